@@ -1,0 +1,78 @@
+"""F1 of schema-based information extraction, as an `evaluate` module; the scoring is `iepile_builder.scoring`."""
+
+import datasets
+import evaluate
+
+from iepile_builder.scoring import score
+
+
+_CITATION = """\
+@inproceedings{gui-etal-2024-iepile,
+    title = {{IEPile}: Unearthing Large Scale Schema-Conditioned Information Extraction Corpus},
+    author = {Gui, Honghao and Yuan, Lin and Ye, Hongbin and Zhang, Ningyu and Sun, Mengshu and Liang, Lei and
+              Chen, Huajun},
+    booktitle = {Proceedings of the 62nd Annual Meeting of the Association for Computational Linguistics
+                 (Volume 2: Short Papers)},
+    year = {2024},
+    pages = {127--146},
+}
+"""
+
+_DESCRIPTION = """\
+Precision, recall and F1 over the facts (entities, relations, event triggers and arguments, attributes) in the JSON
+answers of a language model to schema batches, against a record's annotation. The batches of a record are merged by
+task, source and id.
+"""
+
+_KWARGS_DESCRIPTION = """
+Args:
+    predictions (`list[str]`): the model's answers, one for each instruction.
+    references (`list[str]`): the record's whole annotation in JSON (the column `label`), one for each instruction.
+    tasks (`list[str]`): the task of each instruction, one of NER, RE, SPO, EE, EET, EEA and KG.
+    sources (`list[str]`): the corpus of each instruction.
+    ids (`list[str]`): the record of each instruction.
+    instructions (`list[str]`): the instructions.
+Returns:
+    `dict`: `overall`, `tasks` and `sources`; in each `precision`, `recall`, `f1` (percentages), `tp`, `pred`, `gold`,
+    `records`, `unparsed`, `outside_schema` and `not_in_text`, for EE and EEA in the blocks `trigger` and `argument`.
+Examples:
+    >>> metric = evaluate.load("evaluate_metrics/ie_f1")
+    >>> report = metric.compute(
+    ...     predictions=['{"person": ["Ada Lovelace"], "city": []}'],
+    ...     references=['[{"entity": "Ada Lovelace", "entity_type": "person"}, '
+    ...                 '{"entity": "London", "entity_type": "city"}]'],
+    ...     tasks=["NER"],
+    ...     sources=["example"],
+    ...     ids=["1"],
+    ...     instructions=['{"instruction": "Extract the entities.", "schema": ["person", "city"], '
+    ...                   '"input": "Ada Lovelace was born in London."}'],
+    ... )
+    >>> round(report["overall"]["f1"], 1)
+    66.7
+"""
+
+
+@evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _KWARGS_DESCRIPTION)
+class IEF1(evaluate.Metric):
+    def _info(self) -> evaluate.MetricInfo:
+        columns = ("predictions", "references", "tasks", "sources", "ids", "instructions")
+        return evaluate.MetricInfo(
+            description=_DESCRIPTION,
+            citation=_CITATION,
+            inputs_description=_KWARGS_DESCRIPTION,
+            features=datasets.Features({column: datasets.Value("string") for column in columns}),
+            reference_urls=["https://huggingface.co/papers/2402.14710"],
+        )
+
+    def _compute(
+        self,
+        predictions: list[str],
+        references: list[str],
+        tasks: list[str],
+        sources: list[str],
+        ids: list[str],
+        instructions: list[str],
+    ) -> dict:
+        columns = ("output", "label", "task", "source", "id", "instruction")
+        rows = zip(predictions, references, tasks, sources, ids, instructions, strict=True)
+        return score(dict(zip(columns, row, strict=True)) for row in rows)

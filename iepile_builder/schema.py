@@ -1,0 +1,82 @@
+"""What a corpus may be asked: its types, roles or relations, and the roles of each type."""
+
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from iepile_builder.errors import InputError
+
+
+@dataclass(frozen=True)
+class Schema:
+    """
+    The content of a corpus's `schema.json`.
+
+    Args:
+        types (`tuple[str, ...]`, *optional*, defaults to `()`):
+            Entity types (NER), event types (EE, EET, EEA) or `subjecttype_predicate_objecttype` strings (SPO).
+        roles (`tuple[str, ...]`, *optional*, defaults to `()`):
+            Relations (RE), argument roles (EE, EEA), predicates (SPO) or attributes (KG).
+        type_roles (`dict[str, tuple[str, ...]]`, *optional*, defaults to `{}`):
+            Event type to its roles, or entity type to its attributes, in the order in which they are asked.
+    """
+
+    types: tuple[str, ...] = ()
+    roles: tuple[str, ...] = ()
+    type_roles: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, path: str | Path) -> "Schema":
+        """
+        Read a `schema.json` of three lines: types, roles, and a dictionary from type to roles.
+
+        Args:
+            path (`str` or `Path`):
+                The file.
+
+        Raises:
+            `InputError`: if the file is missing or is not three lines of JSON of these shapes, or repeats a label.
+        """
+        try:
+            lines = [line for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+        except FileNotFoundError:
+            raise InputError(f"{path}: missing; a corpus needs one beside its train, dev and test.json") from None
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
+        if len(lines) != 3:
+            raise InputError(f"{path}: {len(lines)} lines, not 3 (types; roles or relations; type to roles)")
+        values = []
+        for number, line in enumerate(lines, start=1):
+            try:
+                values.append(json.loads(line))
+            except ValueError as error:
+                raise InputError(f"{path}, line {number}: not JSON ({error})") from None
+        types, roles, type_roles = values
+        for number, labels in ((1, types), (2, roles)):
+            check_labels(labels, f"{path}, line {number}")
+        if not isinstance(type_roles, dict):
+            raise InputError(f"{path}, line 3: not a JSON object from type to its roles")
+        for name, labels in type_roles.items():
+            check_labels(labels, f"{path}, line 3, {name!r}")
+        return cls(tuple(types), tuple(roles), {name: tuple(labels) for name, labels in type_roles.items()})
+
+    @cached_property
+    def owners(self) -> dict[str, str]:
+        """Attribute to the one entity type that owns it (KG)."""
+        return {role: name for name, roles in self.type_roles.items() for role in roles}
+
+    def write(self, path: str | Path) -> None:
+        """Write the three lines that `read` reads."""
+        lines = [list(self.types), list(self.roles), {key: list(value) for key, value in self.type_roles.items()}]
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        Path(path).write_text(text, encoding="utf-8")
+
+
+def check_labels(labels: object, where: str) -> None:
+    """Raise an `InputError` unless `labels` is a list of distinct strings that are not empty."""
+    if not isinstance(labels, list) or not all(isinstance(label, str) and label.strip() for label in labels):
+        raise InputError(f"{where}: not a JSON list of label names")
+    for label in labels:
+        if labels.count(label) > 1:
+            raise InputError(f"{where}: label {label!r} stands more than once")

@@ -1,0 +1,84 @@
+"""What several tests use: real corpora where they are at hand, small ones made here, programs as a user runs them."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import datasets
+import pytest
+
+
+ROOT = Path(__file__).parent.parent
+SHARED = ROOT.parent / "shared"
+SAMPLE_CORPUS = ROOT / "iepile_builder" / "sample_corpus"
+ALL_TASKS = ["NER", "RE", "SPO", "EE", "EET", "EEA", "KG"]
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+datasets.disable_progress_bars()
+
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"the real corpora are not at {SHARED}")
+
+
+@pytest.fixture(autouse=True)
+def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test sees what another one, or the user, has cached."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets_cache")
+
+
+def write_lines(path: Path, rows: list) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def write_corpus(folder: Path, schema: list, **splits: list) -> Path:
+    """A corpus folder; `schema` holds the three lines of schema.json, `splits` records by file name."""
+    write_lines(folder / "schema.json", schema)
+    for name, records in splits.items():
+        write_lines(folder / f"{name}.json", records)
+    return folder
+
+
+@pytest.fixture
+def people(tmp_path: Path) -> Path:
+    """A corpus tree with one NER corpus."""
+    records = [
+        {"text": "Ada met Bob in Rome.", "entity": [
+            {"entity": "Ada", "entity_type": "person"},
+            {"entity": "Bob", "entity_type": "person"},
+            {"entity": "Rome", "entity_type": "city"},
+        ]},
+        {"text": "Nothing happened.", "entity": []},
+    ]  # fmt: skip
+    schema = [["person", "city", "river"], [], {}]
+    tree = tmp_path / "tree"
+    write_corpus(tree / "IE-en" / "NER" / "people", schema, train=records, dev=records[:1], test=records)
+    return tree
+
+
+@pytest.fixture
+def run_script(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
+    """Run a program of `scripts/` as a user does."""
+
+    def run(name: str, *arguments: object, check: bool = True) -> subprocess.CompletedProcess:
+        command = [sys.executable, str(ROOT / "scripts" / name), *map(str, arguments)]
+        environment = {**os.environ, "HF_DATASETS_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=600)
+        if check:
+            assert done.returncode == 0, done.stderr
+        return done
+
+    return run
+
+
+def assert_one_clear_line(done: subprocess.CompletedProcess, *parts: str) -> None:
+    """A program ended as it should after bad input: not 0, one line that names these parts, no traceback."""
+    assert done.returncode != 0
+    message = done.stderr.strip().splitlines()[-1]
+    assert message.startswith("error: "), done.stderr
+    for part in parts:
+        assert part in message, message
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,191 @@
+"""Schema batching: the invariants of the method, on generated records of every task."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+
+import datasets
+import pytest
+from conftest import ALL_TASKS, SAMPLE_CORPUS
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import annotated
+
+from iepile_builder import Schema, SchemaBatching
+from iepile_builder.answers import asked_schema, parse_answer
+from iepile_builder.batching import split_labels
+from iepile_builder.corpus import find_corpora, read_split
+from iepile_builder.tasks import TASKS
+
+
+OPTIONS = st.fixed_dictionaries(
+    {
+        "negatives": st.sampled_from(["hard", "all", "ratio"]),
+        "negative_ratio": st.sampled_from([0.0, 0.5, 1.0]),
+        "split_num": st.sampled_from([None, -1, 1, 2, 3, 4, 6]),
+        "schema_order": st.sampled_from(["random", "sorted", "schema"]),
+        "seed": st.integers(0, 3),
+    }
+)
+
+
+def batching_of(task: str, schema: Schema, **options: object) -> SchemaBatching:
+    return SchemaBatching(task, "en", "generated", schema, **options)
+
+
+def asked_labels(instances: list[dict], task: str) -> list[str]:
+    return [label for row in instances for label in TASKS[task].labels(asked_schema(row["instruction"], task))]
+
+
+@pytest.mark.parametrize("task", ALL_TASKS)
+@settings(deadline=None, max_examples=60)
+@given(data=st.data())
+def test_reference_answers_round_trip(task: str, data: st.DataObject) -> None:
+    schema, text, annotations = data.draw(annotated(task))
+    for annotation in annotations:
+        TASKS[task].check(annotation, schema)
+    instances = list(batching_of(task, schema, **data.draw(OPTIONS)).instances("id", text, annotations))
+    answered = Counter()
+    for row in instances:
+        answer = parse_answer(row["output"], task, asked_schema(row["instruction"], task))
+        assert answer.parsed
+        assert answer.outside == 0
+        answered.update(answer.facts)
+    assert answered == Counter(TASKS[task].facts(TASKS[task].distinct(annotations), schema))
+
+
+@pytest.mark.parametrize("task", ALL_TASKS)
+@settings(deadline=None, max_examples=60)
+@given(data=st.data())
+def test_each_positive_is_asked_once_and_no_label_twice(task: str, data: st.DataObject) -> None:
+    schema, text, annotations = data.draw(annotated(task))
+    batching = batching_of(task, schema, **data.draw(OPTIONS))
+    instances = list(batching.instances("id", text, annotations))
+    asked = asked_labels(instances, task)
+    assert len(asked) == len(set(asked))
+    positives = {TASKS[task].label(annotation, schema) for annotation in TASKS[task].distinct(annotations)}
+    assert positives <= set(asked) <= set(TASKS[task].labels(schema))
+    split_num = TASKS[task].split_num if batching.split_num is None else batching.split_num
+    for row in instances:
+        keys = json.loads(row["output"])
+        items = json.loads(row["instruction"])["schema"]
+        assert len(keys) == len(items)
+        assert split_num == -1 or len(items) <= split_num + max(1, split_num // 2) - 1
+    if task == "EEA":
+        assert set(asked) == positives
+    elif batching.negatives == "all":
+        assert set(asked) == set(TASKS[task].labels(schema))
+
+
+@settings(deadline=None)
+@given(data=st.data(), split_num=st.sampled_from([1, 2, 4, 6, -1]))
+def test_hard_negatives_and_random_ones_are_asked_with_the_positives(data: st.DataObject, split_num: int) -> None:
+    schema, text, annotations = data.draw(annotated("NER"))
+    labels = st.sampled_from(schema.types)
+    hard = data.draw(st.dictionaries(labels, st.lists(st.one_of(labels, st.just("no such label")), max_size=4)))
+    batching = batching_of("NER", schema, hard_negatives=hard, split_num=split_num)
+    asked = set(asked_labels(list(batching.instances("id", text, annotations)), "NER"))
+    positives = {annotation["entity_type"] for annotation in annotations}
+    near = positives | {label for positive in positives for label in hard.get(positive, [])} & set(schema.types)
+    others = set(schema.types) - near
+    assert near <= asked
+    assert len(asked - near) == (len(others) if split_num == -1 else min(split_num, len(others)))
+
+
+def test_batches_of_a_remainder() -> None:
+    def sizes(number: int, split_num: int) -> list[int]:
+        return [len(batch) for batch in split_labels([str(n) for n in range(number)], split_num, str)]
+
+    assert sizes(12, 6) == [6, 6]
+    assert sizes(15, 6) == [6, 6, 3]  # 3 = 6 // 2 is a batch of its own
+    assert sizes(14, 6) == [6, 8]  # 2 joins the last
+    assert sizes(2, 6) == [2]
+    assert sizes(5, 4) == [5]
+    assert sizes(3, 1) == [1, 1, 1]
+    assert sizes(7, -1) == [7]
+
+
+def test_no_batch_asks_for_a_predicate_twice() -> None:
+    labels = ["a_p_b", "a_p_c", "a_q_b", "a_r_b", "a_p_d"]
+    assert split_labels(labels, 3, TASKS["SPO"].answer_key) == [["a_p_b", "a_q_b", "a_r_b"], ["a_p_c"], ["a_p_d"]]
+
+
+def test_worked_example() -> None:
+    schema = Schema(types=("person", "city", "river", "date"))
+    annotations = [{"entity": "Rome", "entity_type": "city"}, {"entity": "Ada", "entity_type": "person"}]
+    batching = batching_of("NER", schema, negatives="all", schema_order="schema", split_num=4)
+    (row,) = batching.instances("7", "Ada saw Rome.", annotations)
+    assert list(json.loads(row["instruction"])) == ["instruction", "schema", "input"]
+    assert '"schema": ["person", "city", "river", "date"], "input": "Ada saw Rome."}' in row["instruction"]
+    assert row["output"] == '{"person": ["Ada"], "city": ["Rome"], "river": [], "date": []}'
+    assert json.loads(row["label"]) == annotations
+    assert (row["id"], row["task"], row["source"], row["language"]) == ("7", "NER", "generated", "en")
+
+
+def test_a_role_is_asked_in_the_order_of_the_schema() -> None:
+    schema = Schema(("hire",), ("who", "boss", "date"), {"hire": ("who", "boss", "date")})
+    annotations = [{"event_trigger": "hired", "event_type": "hire", "arguments": [{"argument": "Ada", "role": "who"}]}]
+    orders = {}
+    for order in ("schema", "sorted"):
+        (row,) = batching_of("EE", schema, schema_order=order).instances("7", "Ada was hired.", annotations)
+        orders[order] = json.loads(row["instruction"])["schema"][0]["arguments"]
+        assert list(json.loads(row["output"])["hire"][0]["arguments"]) == orders[order]
+    assert orders == {"schema": ["who", "boss", "date"], "sorted": ["boss", "date", "who"]}
+
+
+def test_an_unknown_record_is_asked_but_not_answered() -> None:
+    (row,) = batching_of("NER", Schema(types=("person",))).instances("7", "Ada.", None)
+    assert row["output"] is None
+    assert row["label"] is None
+
+
+def test_another_seed_or_epoch_is_another_draw() -> None:
+    schema = Schema(types=tuple("abcdefghijklmnop"))
+    batching = batching_of("NER", schema)
+    draws = [
+        tuple(asked_labels(list(changed.instances("7", "Ada.", [])), "NER"))
+        for changed in (batching, batching, replace(batching, seed=1), replace(batching, epoch=1))
+    ]
+    assert draws[0] == draws[1]
+    assert len(set(draws)) == 3
+
+
+def sample_rows(task: str) -> tuple[SchemaBatching, datasets.Dataset]:
+    corpus = find_corpora([SAMPLE_CORPUS], [task], ["en"])[0]
+    batching = SchemaBatching(corpus.task, corpus.language, corpus.source, corpus.schema)
+    return batching, datasets.Dataset.from_list(list(read_split(corpus, "train")))
+
+
+@pytest.mark.parametrize("task", ["NER", "EE"])
+def test_map_gives_the_same_for_any_processes_and_order(task: str) -> None:
+    batching, records = sample_rows(task)
+    remove = records.column_names
+    one = records.map(batching, batched=True, remove_columns=remove)
+    two = records.map(batching, batched=True, remove_columns=remove, num_proc=2)
+    streamed = records.to_iterable_dataset(3).map(batching, batched=True, remove_columns=remove)
+    order = random.Random(0).sample(range(len(records)), len(records))
+    shuffled = records.select(order).map(batching, batched=True, remove_columns=remove)
+    assert one.to_list() == two.to_list() == list(streamed)
+    assert sorted(map(str, one)) == sorted(map(str, shuffled))
+    assert one.num_rows > records.num_rows
+
+
+def test_map_is_cached_and_does_not_depend_on_the_hash_seed() -> None:
+    program = (
+        "from test_batching import sample_rows, asked_labels\n"
+        "from datasets.fingerprint import Hasher\n"
+        "batching, records = sample_rows('NER')\n"
+        "rows = [row for r in records for row in batching.instances(r['id'], r['text'], r['entity'])]\n"
+        "print(Hasher.hash(batching), Hasher.hash(rows))\n"
+    )
+    printed = set()
+    for seed in ("0", "1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.path.dirname(__file__)}
+        done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        printed.add(done.stdout)
+    assert len(printed) == 1

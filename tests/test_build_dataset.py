@@ -1,0 +1,127 @@
+"""`scripts/build_dataset.py` as a user runs it."""
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import ALL_TASKS, SAMPLE_CORPUS, assert_one_clear_line
+from datasets import load_dataset
+
+from iepile_builder import IEPile
+
+
+def read(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_jsonl_holds_the_builders_rows_without_what_is_absent(run_script, people: Path, tmp_path: Path) -> None:
+    (people / "IE-en" / "NER" / "people" / "test.json").write_text('{"text": "Eve."}\n{"text": "Al.", "entity": []}\n')
+    done = run_script("build_dataset.py", "--corpus_dir", people, "--output_dir", tmp_path / "out")
+    assert "train: 2 instances (NER 2)" in done.stdout
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "test.jsonl",
+        "train.jsonl",
+        "validation.jsonl",
+    ]
+    built = IEPile(data_dir=str(people)).as_dataset()
+    for split, rows in built.items():
+        assert read(tmp_path / "out" / f"{split}.jsonl") == [
+            {name: value for name, value in row.items() if value is not None} for row in rows
+        ]
+    unknown, empty = read(tmp_path / "out" / "test.jsonl")
+    assert {"output", "label"}.isdisjoint(unknown)
+    assert empty["label"] == "[]"
+
+
+def test_parquet_opens_with_a_config_for_each_task(run_script, tmp_path: Path) -> None:
+    output_dir = tmp_path / "out"
+    output_dir.mkdir()  # an empty folder is no obstacle
+    options = {"tasks": ALL_TASKS, "seed": 7, "max_records": 15}
+    run_script(
+        "build_dataset.py", "--corpus_dir", SAMPLE_CORPUS, "--tasks", *ALL_TASKS, "--seed", 7, "--max_records", 15,
+        "--num_proc", 2, "--format", "parquet", "--output_dir", output_dir,
+    )  # fmt: skip
+    built = IEPile(data_dir=str(SAMPLE_CORPUS), **options).as_dataset()
+    loaded = load_dataset(str(output_dir))
+    for split, rows in built.items():
+        assert sorted(map(str, loaded[split])) == sorted(map(str, rows))
+    for task in ALL_TASKS:
+        of_task = load_dataset(str(output_dir), task)
+        for split, rows in built.items():
+            assert of_task[split].to_list() == [row for row in rows if row["task"] == task]
+
+
+def test_options_can_stand_in_a_file(run_script, people: Path, tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(f"corpus_dir: [{people}]\ntasks: [NER]\nsplits: [test]\nsplit_num: 1\nseed: 3\n")
+    run_script("build_dataset.py", "--config", config, "--split_num", 2, "--output_dir", tmp_path / "out")
+    rows = read(tmp_path / "out" / "test.jsonl")
+    assert [len(json.loads(row["instruction"])["schema"]) for row in rows] == [2, 1, 2, 1]
+    assert not (tmp_path / "out" / "train.jsonl").exists()
+
+
+def test_an_output_folder_is_replaced_only_when_told(run_script, people: Path, tmp_path: Path) -> None:
+    output_dir = tmp_path / "out"
+    output_dir.mkdir()
+    (output_dir / "precious.txt").write_text("mine")
+    arguments = ("build_dataset.py", "--corpus_dir", people, "--output_dir", output_dir)
+    assert_one_clear_line(run_script(*arguments, check=False), str(output_dir), "not empty")
+    assert (output_dir / "precious.txt").exists()
+    run_script(*arguments, "--overwrite")
+    assert not (output_dir / "precious.txt").exists()
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".out")] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--tasks", "NERR"], ["unknown task 'NERR'", "NER, RE"]),
+        (["--languages", "fr"], ["unknown language 'fr'", "en, zh"]),
+        (["--corpora", "animals"], ["unknown corpus 'animals'", "people"]),
+        (["--tasks", "RE"], ["no corpus for RE"]),
+        (["--split_num", "0"], ["split_num is 0"]),
+        (["--negatives", "many"], ["unknown negatives 'many'"]),
+        (["--hard_negatives", "nowhere.json"], ["nowhere.json", "No such file"]),
+    ],
+)
+def test_wrong_options_end_with_one_clear_line(
+    run_script, people: Path, arguments: list[str], parts: list[str]
+) -> None:
+    done = run_script("build_dataset.py", "--corpus_dir", people, "--output_dir", "out", *arguments, check=False)
+    assert_one_clear_line(done, *parts)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "parts"),
+    [
+        ("train.json", '{"text": "Ada."\n', ["train.json, line 1", "not one JSON object a line"]),
+        ("train.json", '{"text": "Ada."}\n', ["train.json, line 1", "field 'entity' is missing"]),
+        ("dev.json", '{"text": "", "entity": []}\n', ["dev.json, line 1", "'text' is empty"]),
+        (
+            "test.json",
+            '{"text": "Ada.", "entity": [{"entity": "Ada", "entity_type": "Person"}]}\n',
+            ["test.json, line 1", "'Person' is not in schema.json", "'person'"],
+        ),
+        ("schema.json", None, ["schema.json", "missing"]),
+    ],
+)
+def test_wrong_corpora_end_with_one_clear_line(
+    run_script, people: Path, tmp_path: Path, file: str, content: str | None, parts: list[str]
+) -> None:
+    path = people / "IE-en" / "NER" / "people" / file
+    path.unlink()
+    if content is not None:
+        path.write_text(content)
+    arguments = ("build_dataset.py", "--corpus_dir", people, "--output_dir", tmp_path / "out", "--num_proc", 2)
+    assert_one_clear_line(run_script(*arguments, check=False), *parts)
+    assert not (tmp_path / "out").exists()
+
+
+def test_unusable_records_can_be_skipped_and_are_counted(run_script, people: Path, tmp_path: Path) -> None:
+    path = people / "IE-en" / "NER" / "people" / "train.json"
+    path.write_text(path.read_text() + '{"text": "Ada.", "entity": [{"entity": "Ada", "entity_type": "Person"}]}\n{\n')
+    arguments = ("build_dataset.py", "--corpus_dir", people, "--output_dir", tmp_path / "out")
+    done = run_script(*arguments, "--on_error", "skip")
+    assert "left out 2 records; the first: " in done.stderr
+    assert "train.json, line 3" in done.stderr
+    assert len(read(tmp_path / "out" / "train.jsonl")) == 2

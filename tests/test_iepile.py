@@ -1,0 +1,187 @@
+"""The `datasets` builder."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import datasets
+import pytest
+from conftest import ALL_TASKS, SAMPLE_CORPUS, SHARED, needs_shared
+from datasets import load_dataset
+
+import iepile_builder
+from iepile_builder import IEPile, InputError
+from iepile_builder.answers import asked_schema
+from iepile_builder.batching import COLUMNS, is_negative
+from iepile_builder.corpus import find_corpora, read_split
+from iepile_builder.scoring import score
+from iepile_builder.tasks import TASKS
+
+
+def build(data_dir: Path = SAMPLE_CORPUS, **options: object) -> datasets.DatasetDict:
+    return IEPile(data_dir=str(data_dir), **options).as_dataset()
+
+
+def test_load_dataset_and_the_class_give_the_same() -> None:
+    loaded = load_dataset("iepile", data_dir=str(SAMPLE_CORPUS), tasks=["NER", "EET"])
+    assert list(loaded) == ["train", "validation", "test"]
+    built = build(tasks=["NER", "EET"])
+    streamed = load_dataset("iepile", data_dir=str(SAMPLE_CORPUS), tasks=["NER", "EET"], streaming=True)
+    for split, rows in loaded.items():
+        assert rows.column_names == list(COLUMNS)
+        assert rows.to_list() == built[split].to_list() == list(streamed[split])
+
+
+def test_a_task_is_a_config() -> None:
+    rows = load_dataset("iepile", "EEA", data_dir=str(SAMPLE_CORPUS), split="test")
+    assert set(rows["task"]) == {"EEA"}
+    assert rows.to_list() == build(tasks=["EEA"])["test"].to_list()
+    with pytest.raises(ValueError, match="not found"):
+        load_dataset("iepile", "NERR", data_dir=str(SAMPLE_CORPUS))
+
+
+def test_registering_is_all_that_load_dataset_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(datasets.packaged_modules._PACKAGED_DATASETS_MODULES, "iepile")
+    iepile_builder.iepile.register()
+    assert load_dataset("iepile", data_dir=str(SAMPLE_CORPUS), tasks=["NER"], split="test").num_rows
+
+
+def test_without_a_folder_it_does_not_take_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "train.json").write_text("{}\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="no corpora: give data_dir"):
+        load_dataset("iepile")
+
+
+def test_any_number_of_processes_gives_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("iepile_builder.corpus.SHARD_RECORDS", 20)
+    builds = []
+    for num_proc in (1, 3):
+        builder = IEPile(data_dir=str(SAMPLE_CORPUS), tasks=["NER", "RE"], cache_dir=str(tmp_path / str(num_proc)))
+        builder.download_and_prepare(num_proc=num_proc)
+        builds.append(builder.as_dataset())
+    for split in builds[0]:
+        assert builds[0][split].to_list() == builds[1][split].to_list()
+
+
+def test_every_option_reaches_the_instances(people: Path) -> None:
+    default = build(people)["train"]
+    assert build(people, seed=1, epoch=3)["train"].num_rows == default.num_rows
+    in_all = build(people, negatives="all", schema_order="sorted", split_num=-1)["train"]
+    assert [json.loads(row["instruction"])["schema"] for row in in_all] == [["city", "person", "river"]] * 2
+    own = build(people, negatives="ratio", negative_ratio=0.0, split_num={"NER": 1})["train"]
+    assert [len(json.loads(row["instruction"])["schema"]) for row in own] == [1, 1, 1]
+    assert build(people, max_records=1)["train"].num_rows == 1
+    assert list(build(people, splits=["test"])) == ["test"]
+    assert build(SAMPLE_CORPUS, languages=["zh"], corpora=["daily_news_zh"])["train"].unique("source") == [
+        "daily_news_zh"
+    ]
+    for option, value in {
+        "negatives": "none",
+        "schema_order": "alphabetical",
+        "on_error": "ignore",
+        "negative_ratio": 2.0,
+        "split_num": 0,
+        "tasks": ["NERR"],
+        "splits": ["dev"],
+        "languages": ["fr"],
+    }.items():
+        with pytest.raises(InputError, match=str(value[0] if isinstance(value, list) else value)):
+            IEPile(data_dir=str(people), **{option: value})
+
+
+def test_purely_negative_instances_can_be_capped() -> None:
+    def negatives(**options: object) -> tuple[int, int]:
+        rows = build(tasks=["RE"], languages=["en"], negatives="all", **options)["train"]
+        count = sum(map(is_negative, rows))
+        return count, len(rows) - count
+
+    all_negatives, others = negatives()
+    assert all_negatives > others // 3
+    assert negatives(max_negatives_per_positive=1 / 3) == (others // 3, others)
+    assert negatives(max_negatives_per_positive=0.0) == (0, others)
+    assert negatives(max_negatives_per_positive=100.0) == (all_negatives, others)
+
+
+def test_an_edit_of_any_file_is_another_build(people: Path, tmp_path: Path) -> None:
+    folder = people / "IE-en" / "NER" / "people"
+    negatives = tmp_path / "negatives.json"
+    negatives.write_text("{}")
+
+    def key(**options: object) -> str:
+        return IEPile(data_dir=str(people), hard_negatives=str(negatives), **options).config_id
+
+    keys = [key(), key(seed=1)]
+    (folder / "schema.json").write_text('["person", "city", "lake"]\n[]\n{}\n')
+    keys.append(key())
+    (folder / "dev.json").write_text('{"text": "Eve."}\n')
+    keys.append(key())
+    negatives.write_text('{"person": ["city"]}')
+    keys.append(key())
+    assert len(set(keys)) == len(keys)
+    assert key() == keys[-1]
+
+
+def test_test_mode_asks_for_everything_in_schema_order() -> None:
+    for corpus in find_corpora([SAMPLE_CORPUS], ALL_TASKS):
+        task = TASKS[corpus.task]
+        for split in ("validation", "test"):
+            rows = build(corpus.path, tasks=[corpus.task], languages=[corpus.language])[split]
+            records = list(read_split(corpus, split))
+            if corpus.task != "EEA":
+                assert len(set(rows["id"])) == len(records)
+            asked: dict[str, list[str]] = {}
+            for row in rows:
+                asked.setdefault(row["id"], []).extend(task.labels(asked_schema(row["instruction"], corpus.task)))
+                assert row["output"] is not None
+                assert row["label"] is not None
+            for labels in asked.values():
+                if corpus.task == "SPO":  # a predicate of two type pairs waits for the next batch
+                    assert sorted(labels) == sorted(task.labels(corpus.schema))
+                elif corpus.task != "EEA":
+                    assert labels == list(task.labels(corpus.schema))
+
+
+def test_text_without_annotation_is_asked(tmp_path: Path, people: Path) -> None:
+    (people / "IE-en" / "NER" / "people" / "test.json").write_text('{"text": "Eve is in Oslo."}\n')
+    (row,) = build(people)["test"]
+    assert (row["output"], row["label"]) == (None, None)
+
+
+def assert_gold_scores_100(data_dir: Path, **options: object) -> None:
+    for rows in build(data_dir, **options).values():
+        counts = Counter(zip(rows["task"], rows["source"], strict=True))
+        report = score(rows)
+        assert report["overall"]["f1"] == 100
+        for task, source in counts:
+            block = report["sources"][source][task]
+            for part in [block] if "f1" in block else block.values():
+                assert part["tp"] == part["pred"] == part["gold"] > 0
+                assert part["unparsed"] == part["outside_schema"] == 0
+
+
+@pytest.mark.parametrize("negatives", ["hard", "all"])
+def test_gold_answers_score_100_on_the_sample_corpus(negatives: str) -> None:
+    assert_gold_scores_100(SAMPLE_CORPUS, tasks=ALL_TASKS, negatives=negatives)
+
+
+@needs_shared
+@pytest.mark.parametrize("task", ["NER", "RE", "SPO", "EE", "EET", "EEA"])
+def test_gold_answers_score_100_on_real_corpora(task: str) -> None:
+    assert_gold_scores_100(SHARED / "corpora", tasks=[task], max_records=1000)
+
+
+@needs_shared
+@pytest.mark.parametrize("task", ["NER", "RE", "EE"])
+def test_real_records_are_asked_for_each_positive_once(task: str) -> None:
+    rows = build(SHARED / "corpora", tasks=[task], max_records=500)["train"]
+    asked: dict[tuple, list[str]] = {}
+    for row in rows:
+        key = (row["source"], row["id"], row["label"])
+        asked.setdefault(key, []).extend(TASKS[task].labels(asked_schema(row["instruction"], task)))
+    for (_, _, label), labels in asked.items():
+        positives = {annotation[TASKS[task].names[0]] for annotation in json.loads(label)}
+        assert len(labels) == len(set(labels))
+        assert positives <= set(labels)
