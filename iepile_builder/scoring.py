@@ -31,6 +31,7 @@ class Counts:
     pred: int = 0
     gold: int = 0
     records: int = 0
+    answers: int = 0
     unparsed: int = 0
     outside_schema: int = 0
     not_in_text: int = 0
@@ -54,6 +55,7 @@ class ScoredRecord:
 
     type_roles: dict[str, tuple[str, ...]] = field(default_factory=dict)
     predicted: Counter[Fact] = field(default_factory=Counter)
+    answers: int = 0
     unparsed: int = 0
     outside_schema: int = 0
     not_in_text: int = 0
@@ -100,6 +102,7 @@ class Scorer:
         answer = parse_answer(instance["output"], task, schema)
         record.type_roles.update(schema.type_roles)
         record.predicted.update(answer.facts)
+        record.answers += 1
         record.unparsed += not answer.parsed
         record.outside_schema += answer.outside
         record.not_in_text += sum(any(fact[i] not in text for i in MENTIONS[type(fact)]) for fact in answer.facts)
@@ -109,7 +112,7 @@ class Scorer:
         Returns:
             `dict`: `overall`, `tasks` (by task) and `sources` (by source and task). Each is a dictionary of
             `precision`,
-            `recall`, `f1` (percentages), `tp`, `pred`, `gold` (facts), `records`, `unparsed` (answers),
+            `recall`, `f1` (percentages), `tp`, `pred`, `gold` (facts), `records`, `answers`, `unparsed` (answers),
             `outside_schema` (labels) and `not_in_text` (predicted facts with a string that is not in the text).
             Instead, EE has a
             `trigger` and an `argument` block of these, EEA an `argument` block; `overall` pools all facts, and has
@@ -123,6 +126,7 @@ class Scorer:
             predicted = by_block(record.predicted.elements(), task)
             answers = Counts(
                 records=1,
+                answers=record.answers,
                 unparsed=record.unparsed,
                 outside_schema=record.outside_schema,
                 not_in_text=record.not_in_text,

@@ -34,7 +34,8 @@ Args:
     instructions (`list[str]`): the instructions.
 Returns:
     `dict`: `overall`, `tasks` and `sources`; in each `precision`, `recall`, `f1` (percentages), `tp`, `pred`, `gold`,
-    `records`, `unparsed`, `outside_schema` and `not_in_text`, for EE and EEA in the blocks `trigger` and `argument`.
+    `records`, `answers`, `unparsed`, `outside_schema` and `not_in_text`, for EE and EEA in the blocks `trigger` and
+    `argument`.
 Examples:
     >>> metric = evaluate.load("evaluate_metrics/ie_f1")
     >>> report = metric.compute(
