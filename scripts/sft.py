@@ -139,41 +139,40 @@ def take_tokens(rows: Dataset, max_tokens: int, seed: int) -> Dataset:
 def write_card(
     data_args: DataArguments, training_args: SFTConfig, model_args: ModelConfig, rows: int, log: list[dict[str, Any]]
 ) -> None:
-    name = Path(training_args.output_dir).name
-    base = Path(model_args.model_name_or_path).name if Path(model_args.model_name_or_path).is_dir() else None
-    data = Path(data_args.dataset_name).name if Path(data_args.dataset_name).exists() else None
+    # The names of local folders mean nothing to who reads the card elsewhere, and the Hub's metadata refuses them.
+    base, data = model_args.model_name_or_path, data_args.dataset_name
     card_data = ModelCardData(
-        base_model=model_args.model_name_or_path if base is None else None,
-        datasets=data_args.dataset_name if data is None else None,
+        base_model=None if Path(base).exists() else base,
+        datasets=None if Path(data).exists() else data,
         library_name="peft" if model_args.use_peft else "transformers",
-        model_name=name,
         pipeline_tag="text-generation",
         tags=["information-extraction", "iepile", "trl", "sft"],
     )
-    losses = "".join(f"| {entry['step']} | {entry['loss']:.4f} |\n" for entry in log if "loss" in entry)
+    settings = {
+        "LoRA rank and alpha": f"{model_args.lora_r}, {model_args.lora_alpha}"
+        if model_args.use_peft
+        else "all weights",
+        "learning rate": f"{training_args.learning_rate}, {training_args.lr_scheduler_type}",
+        "batch size": training_args.train_batch_size
+        * training_args.gradient_accumulation_steps
+        * training_args.world_size,
+        "steps": log[-1]["step"],
+        "max_length": training_args.max_length,
+        "seed": training_args.seed,
+    }
+    losses = {entry["step"]: f"{entry['loss']:.4f}" for entry in log if "loss" in entry}
+    name = Path(training_args.output_dir).name
     ModelCard(
-        f"""---
-{card_data.to_yaml()}
----
-
-# {name}
-
-{base or model_args.model_name_or_path} fine-tuned for schema-based information extraction on {rows} instances of
-{data or data_args.dataset_name}, the loss on the answers alone.
-
-| hyperparameter | value |
-|---|---|
-| LoRA rank, alpha | {f"{model_args.lora_r}, {model_args.lora_alpha}" if model_args.use_peft else "none: all weights"} |
-| learning rate | {training_args.learning_rate}, {training_args.lr_scheduler_type} |
-| batch size | {training_args.train_batch_size} x {training_args.gradient_accumulation_steps} x {training_args.world_size} |
-| epochs | {training_args.num_train_epochs} |
-| max_length | {training_args.max_length} |
-| seed | {training_args.seed} |
-
-| step | loss |
-|---|---|
-{losses}"""
+        f"---\n{card_data.to_yaml()}\n---\n\n# {name}\n\n"
+        f"{Path(base).name if Path(base).exists() else base}, fine-tuned for schema-based information extraction on "
+        f"{rows} instances of {Path(data).name if Path(data).exists() else data}, the loss on the answers alone.\n\n"
+        + table("hyperparameter", "value", settings)
+        + table("step", "loss", losses)
     ).save(Path(training_args.output_dir, "README.md"))
+
+
+def table(key: str, value: str, rows: dict[Any, Any]) -> str:
+    return "\n".join([f"| {key} | {value} |", "|---|---|", *(f"| {k} | {v} |" for k, v in rows.items())]) + "\n\n"
 
 
 def main(data_args: DataArguments, training_args: SFTConfig, model_args: ModelConfig) -> None:
@@ -241,9 +240,9 @@ def main(data_args: DataArguments, training_args: SFTConfig, model_args: ModelCo
 
     # What is kept
     trainer.save_model(training_args.output_dir)
-    trainer.save_state()
     if trainer.is_world_process_zero():
         write_card(data_args, training_args, model_args, len(train_dataset), trainer.state.log_history)
+    trainer.save_state()
     state.print(f"model, tokenizer with chat template and card: {training_args.output_dir}")
     if training_args.push_to_hub:
         trainer.push_to_hub()

@@ -1,0 +1,123 @@
+"""Instances become messages; datasets, tokenizers and models that cannot be used are named in one line."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import write_lines
+from datasets import Dataset
+from tiny import make_instances, save_tiny_model
+
+from iepile_builder import InputError
+from iepile_builder.chat import load_instances, load_model, load_tokenizer, to_prompt, to_prompt_completion
+
+
+def test_an_instance_becomes_a_question_and_an_answer() -> None:
+    instance = {"task": "NER", "instruction": "Find the cities.", "output": '{"city": []}'}
+    row = to_prompt_completion(instance)
+    assert row == {
+        "prompt": [{"role": "user", "content": "Find the cities."}],
+        "completion": [{"role": "assistant", "content": '{"city": []}'}],
+    }
+    assert row["prompt"] == to_prompt(instance)
+
+
+def test_it_needs_no_torch() -> None:
+    code = "import sys, iepile_builder.chat; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_folder_of_splits_with_different_columns(tmp_path: Path) -> None:
+    rows = make_instances(5)
+    unlabelled = [{key: value for key, value in row.items() if key != "output"} for row in rows]
+    write_lines(tmp_path / "train.jsonl", rows)
+    write_lines(tmp_path / "test.jsonl", unlabelled)
+    splits = load_instances(str(tmp_path), columns=("instruction",))
+    assert splits["train"].to_list() == rows
+    assert splits["test"].to_list() == unlabelled
+    with pytest.raises(InputError, match=r"test\.jsonl: no text column `output`"):
+        load_instances(str(tmp_path), columns=("instruction", "output"))
+
+
+@pytest.mark.parametrize("name", ["rows.json", "rows.jsonl", "rows.parquet"])
+def test_a_file(name: str, tmp_path: Path) -> None:
+    rows = make_instances(5)
+    if name.endswith(".parquet"):
+        Dataset.from_list(rows).to_parquet(tmp_path / name)
+    else:
+        write_lines(tmp_path / name, rows)
+    assert load_instances(str(tmp_path / name), columns=("instruction",))["train"].to_list() == rows
+
+
+def test_a_folder_of_parquet(tmp_path: Path) -> None:
+    rows = make_instances(5)
+    for split in ("train", "validation"):
+        Dataset.from_list(rows).to_parquet(tmp_path / "NER" / f"{split}.parquet")
+    (tmp_path / "README.md").write_text(
+        "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: '*/train.parquet'\n"
+        "  - split: validation\n    path: '*/validation.parquet'\n---\n"
+    )
+    splits = load_instances(str(tmp_path), columns=("instruction", "output"))
+    assert {split: dataset.to_list() for split, dataset in splits.items()} == {"train": rows, "validation": rows}
+
+
+def test_a_malformed_line_is_named(tmp_path: Path) -> None:
+    file = write_lines(tmp_path / "train.jsonl", make_instances(3))
+    file.write_text(file.read_text() + '{"instruction": "torn')
+    with pytest.raises(InputError, match=r"train\.jsonl, line 4: "):
+        load_instances(str(tmp_path), columns=("instruction",))
+
+
+@pytest.mark.parametrize("name", ["missing", "empty", "notes.txt", "broken.parquet"])
+def test_what_is_no_dataset_is_named(name: str, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.txt").write_text("nothing")
+    (tmp_path / "broken.parquet").write_text("nothing")
+    with pytest.raises(InputError, match=name) as error:
+        load_instances(str(tmp_path / name), columns=("instruction",))
+    assert "\n" not in str(error.value)
+
+
+def test_answers_that_are_not_text(tmp_path: Path) -> None:
+    file = write_lines(tmp_path / "rows.jsonl", [{"instruction": "Find.", "output": {"city": []}}])
+    with pytest.raises(InputError, match="no text column `output`"):
+        load_instances(str(file), columns=("instruction", "output"))
+
+
+def test_a_folder_that_is_no_model(tmp_path: Path) -> None:
+    for load in (load_tokenizer, load_model):
+        for name in (str(tmp_path), str(tmp_path / "missing")):
+            with pytest.raises(InputError, match=str(tmp_path)) as error:
+                load(name)
+            assert "\n" not in str(error.value)
+
+
+def test_chat_templates(tmp_path: Path) -> None:
+    model = save_tiny_model(tmp_path / "model")
+    template = tmp_path / "plain.jinja"
+    template.write_text("{% for message in messages %}[{{ message['content'] }}]{% endfor %}")
+    tokenizer = load_tokenizer(str(model), str(template))
+    assert tokenizer.apply_chat_template(to_prompt({"instruction": "Find."}), tokenize=False) == "[Find.]"
+    with pytest.raises(InputError, match=r"missing\.jinja"):
+        load_tokenizer(str(model), str(tmp_path / "missing.jinja"))
+    (model / "chat_template.jinja").unlink()
+    with pytest.raises(InputError, match="chat template"):
+        load_tokenizer(str(model))
+
+
+def test_an_adapter_that_is_none_or_of_another_model(tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    model = save_tiny_model(tmp_path / "model")
+    with pytest.raises(InputError, match="not an adapter"):
+        load_model(str(model), adapter=str(tmp_path))
+    wider = LlamaConfig(
+        vocab_size=320, hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4
+    )
+    lora = LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear")
+    get_peft_model(LlamaForCausalLM(wider), lora).save_pretrained(tmp_path / "adapter")
+    with pytest.raises(InputError, match="not an adapter for") as error:
+        load_model(str(model), adapter=str(tmp_path / "adapter"))
+    assert "\n" not in str(error.value)
