@@ -1,11 +1,18 @@
-"""A model's text to facts, strictly: what is not JSON of the task's form counts against the model."""
+"""
+A model's text to facts.
+
+Strictly by default: what is not JSON of the task's form counts against the model. Repair is asked for, and counted.
+"""
 
 import json
+from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from iepile_builder.errors import InputError
-from iepile_builder.instructions import read_instruction
+from iepile_builder.instructions import TEXT, read_instruction
+from iepile_builder.repair import repair_json
 from iepile_builder.schema import Schema
 from iepile_builder.tasks import TASKS, Fact
 
@@ -19,29 +26,56 @@ class Answer:
         facts (`list[Fact]`):
             What it says, a multiset.
         parsed (`bool`):
-            Whether it is a JSON object.
+            Whether it is a JSON object, or has been made one by repair.
         outside (`int`):
             How many of its keys are no label of the instruction's schema.
+        repaired (`bool`, *optional*, defaults to `False`):
+            Whether repair has changed what it says.
     """
 
     facts: list[Fact]
     parsed: bool
     outside: int
+    repaired: bool = False
+
+
+@dataclass(frozen=True)
+class Asked:
+    """
+    What an instruction asks for, apart from the text.
+
+    Args:
+        schema (`Schema`):
+            Its labels.
+        language (`str`):
+            `"en"` or `"zh"` if its sentence is one of the format's, else `"other"`.
+    """
+
+    schema: Schema
+    language: str
+
+
+LANGUAGE_OF = {sentence: language for texts in TEXT.values() for language, sentence in texts.items()}
+
+
+def strip_fence(text: str) -> str:
+    """An answer without a code fence around the whole of it."""
+    text = text.strip()
+    if text.startswith("```") and text.endswith("```") and "\n" in text:
+        text = text[text.index("\n") : -3]
+    return text
 
 
 def load_answer(text: str) -> dict[str, Any] | None:
     """An answer's JSON object, after one code fence around the whole answer is stripped; `None` if it is not one."""
-    text = text.strip()
-    if text.startswith("```") and text.endswith("```") and "\n" in text:
-        text = text[text.index("\n") : -3]
     try:
-        value = json.loads(text)
+        value = json.loads(strip_fence(text))
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 
 
-def parse_answer(text: str, task: str, schema: Schema) -> Answer:
+def parse_answer(text: str, task: str, schema: Schema, repair: bool = False) -> Answer:
     """
     The facts of a model's answer. Never raises, whatever the text.
 
@@ -52,16 +86,33 @@ def parse_answer(text: str, task: str, schema: Schema) -> Answer:
             One of the seven tasks.
         schema (`Schema`):
             What the instruction asked for, from [`asked_schema`].
+        repair (`bool`, *optional*, defaults to `False`):
+            Whether to read what is only nearly JSON, too; see [`repair_json`].
     """
-    value = load_answer(text)
+    strict = answer_facts(load_answer(text), task, schema)
+    if not repair:
+        return strict
+    lenient = answer_facts(repair_json(strip_fence(text)), task, schema)
+    if not lenient.parsed or (strict.parsed and Counter(strict.facts) == Counter(lenient.facts)):
+        return strict
+    return Answer(lenient.facts, True, lenient.outside, repaired=True)
+
+
+def answer_facts(value: dict[str, Any] | None, task: str, schema: Schema) -> Answer:
+    """The facts of an answer's JSON object."""
     if value is None:
         return Answer([], False, 0)
     try:
         facts = TASKS[task].parse(value, schema)
     except RecursionError:  # nested nearly as deep as JSON can be read
         return Answer([], False, 0)
-    asked = {TASKS[task].answer_key(label) for label in TASKS[task].labels(schema)}
-    return Answer(facts, True, len(value.keys() - asked))
+    return Answer(facts, True, len(value.keys() - answer_keys(task, TASKS[task].labels(schema))))
+
+
+@lru_cache(maxsize=4096)
+def answer_keys(task: str, labels: tuple[str, ...]) -> frozenset[str]:
+    """The keys that an answer may have if it was asked for these labels; many answers are asked for the same ones."""
+    return frozenset(map(TASKS[task].answer_key, labels))
 
 
 def asked_schema(instruction: str, task: str) -> Schema:
@@ -71,10 +122,33 @@ def asked_schema(instruction: str, task: str) -> Schema:
     Raises:
         `InputError`: if the instruction is not JSON with a schema of the task's items.
     """
-    items = read_instruction(instruction)["schema"]
+    return read_asked(instruction, task)[0].schema
+
+
+def read_asked(instruction: str, task: str) -> tuple[Asked, str]:
+    """
+    What an instruction asks for, and its text.
+
+    Many instructions differ in their text alone, which comes last: what stands before it is read once.
+
+    Raises:
+        `InputError`: if the instruction is not JSON with a schema of the task's items.
+    """
+    head, _, tail = instruction.partition(', "input": "')
     try:
-        schema = TASKS[task].read_items(items)
+        text = json.loads('"' + tail.removesuffix("}"))
+        return read_head(head + ', "input": ""}', task), text
+    except ValueError:  # other keys, another order, or wrong
+        return read_head(instruction, task), read_instruction(instruction)["input"]
+
+
+@lru_cache(maxsize=4096)
+def read_head(instruction: str, task: str) -> Asked:
+    """What an instruction asks for, or an `InputError`."""
+    value = read_instruction(instruction)
+    try:
+        schema = TASKS[task].read_items(value["schema"])
         "".join(TASKS[task].labels(schema))  # a TypeError if a label is no string
     except (KeyError, TypeError):
-        raise InputError(f"the instruction's schema is not one of {task}: {str(items)[:80]}") from None
-    return schema
+        raise InputError(f"the instruction's schema is not one of {task}: {str(value['schema'])[:80]}") from None
+    return Asked(schema, LANGUAGE_OF.get(str(value.get("instruction")), "other"))

@@ -7,6 +7,7 @@ The `datasets` builder: folders of annotated corpora to instruction instances.
     dataset = load_dataset("iepile", data_dir="corpora", tasks=["NER", "RE"])
 """
 
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
@@ -16,16 +17,34 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pyarrow as pa
 
-from iepile_builder.batching import COLUMNS, SchemaBatching, is_negative, negative_rank
-from iepile_builder.corpus import SPLIT_FILES, Corpus, Shard, check_choices, find_corpora, index_split, read_shard
+from iepile_builder.batching import COLUMNS, SchemaBatching, draws, negative_ranks
+from iepile_builder.cleaning import Cleaning
+from iepile_builder.corpus import (
+    SPLIT_FILES,
+    TEXT,
+    Corpus,
+    Index,
+    Shard,
+    check_choices,
+    collector_off,
+    find_corpora,
+    index_split,
+    leave_out_evaluation_texts,
+    read_shard,
+    to_shards,
+)
 from iepile_builder.errors import InputError
 from iepile_builder.hard_negatives import PUBLISHED, corpus_hard_negatives, load_hard_negatives
+from iepile_builder.instructions import LANGUAGES, corpus_descriptions, load_descriptions, to_json
 from iepile_builder.tasks import TASKS
 
 
 SOURCE_HASH = sha256(Path(__file__).read_bytes()).hexdigest()
+REPORT = "report.json"  # of what was read and left out, beside the data in the cache
+EXAMPLE_POOL = 64
 
 
 @dataclass
@@ -59,10 +78,29 @@ class IEPileConfig(datasets.BuilderConfig):
             Order of the labels and roles of training instances, `"random"` or `"sorted"`.
         max_negatives_per_positive (`float`, *optional*):
             Keep at most so many purely negative training instances per instance with an answer, in each corpus.
+        held_out_labels (`dict[str, list[str]]`, *optional*):
+            Corpus to labels that training and validation never see; the test split of such a corpus asks them alone.
+        descriptions (`str`, *optional*):
+            A JSON file like the hard-negative dictionary, with descriptions in place of lists: the `schema` of an
+            instruction is then a dictionary (NER, RE and EET).
+        num_examples (`int`, *optional*, defaults to 0):
+            How many training records every instruction shows as examples.
+        corpus_weights (`dict[str, float]`, *optional*):
+            How often the training records of a corpus are given, each time with another draw; 0.1 gives every tenth.
+        language_weights (`dict[str, float]`, *optional*):
+            The same for a language; both are multiplied.
         max_records (`int`, *optional*):
             The first so many records of each corpus and split only.
         on_error (`str`, *optional*, defaults to `"raise"`):
-            `"skip"` leaves unusable records out and says how many.
+            `"skip"` leaves unusable records out and says how many; `"fix"` leaves out their annotations that cannot be
+            used, and those that are not in the text.
+        clean (`bool`, *optional*, defaults to `False`):
+            Leave out texts that are no language; see [`is_noise`].
+        deduplicate (`str`, *optional*, defaults to `"none"`):
+            `"exact"` leaves out training records that repeat another one of their corpus in text and annotation,
+            `"near"` also those that repeat most of a text.
+        drop_evaluation_texts (`bool`, *optional*, defaults to `False`):
+            Leave out training records whose text is in a validation or test split of any of the corpora.
         seed (`int`, *optional*, defaults to 42):
             Another seed gives another draw of negatives and orders.
         epoch (`int`, *optional*, defaults to 0):
@@ -80,8 +118,16 @@ class IEPileConfig(datasets.BuilderConfig):
     split_num: int | dict[str, int] | None = None
     schema_order: str = "random"
     max_negatives_per_positive: float | None = None
+    held_out_labels: dict[str, list[str]] | None = None
+    descriptions: str | None = None
+    num_examples: int = 0
+    corpus_weights: dict[str, float] | None = None
+    language_weights: dict[str, float] | None = None
     max_records: int | None = None
     on_error: str = "raise"
+    clean: bool = False
+    deduplicate: str = "none"
+    drop_evaluation_texts: bool = False
     seed: int = 42
     epoch: int = 0
 
@@ -91,7 +137,12 @@ class IEPileConfig(datasets.BuilderConfig):
         check_choices("split", self.splits, SPLIT_FILES)
         check_choices("negatives", [self.negatives], ("hard", "all", "ratio"))
         check_choices("schema_order", [self.schema_order], ("random", "sorted"))
-        check_choices("on_error", [self.on_error], ("raise", "skip"))
+        check_choices("on_error", [self.on_error], ("raise", "skip", "fix"))
+        check_choices("deduplicate", [self.deduplicate], ("none", "exact", "near"))
+        check_choices("language", list(self.language_weights or ()), LANGUAGES)
+        for name, weight in [*(self.corpus_weights or {}).items(), *(self.language_weights or {}).items()]:
+            if weight < 0:
+                raise InputError(f"the weight of {name} is {weight}; give 0 or more")
         if not 0 <= self.negative_ratio <= 1:
             raise InputError(f"negative_ratio is {self.negative_ratio}; give a number from 0 to 1")
         if isinstance(self.split_num, dict):
@@ -106,22 +157,27 @@ class IEPileConfig(datasets.BuilderConfig):
         if not corpus_dirs:
             raise InputError("no corpora: give data_dir, a corpus folder or a tree of them")
         tasks = [self.name] if self.tasks is None and self.name in TASKS else self.tasks
-        return find_corpora(corpus_dirs, tasks, self.languages, self.corpora)
+        corpora = find_corpora(corpus_dirs, tasks, self.languages, self.corpora)
+        sources = {corpus.source: corpus for corpus in corpora}
+        check_choices("corpus", [*(self.corpus_weights or ()), *(self.held_out_labels or ())], sources)
+        return corpora
 
     def create_config_id(self, config_kwargs: dict[str, Any], custom_features: datasets.Features | None = None) -> str:
         """Name of the cache folder: all that the instances depend on is in it, the contents of every file included."""
         self.check()
         key = sha256()
         for option in fields(self):
-            if option.name not in ("data_dir", "data_files", "corpus_dirs", "hard_negatives"):  # their contents follow
+            if option.name not in ("data_dir", "data_files", "corpus_dirs", "hard_negatives", "descriptions"):
                 key.update(f"{option.name}={getattr(self, option.name)!r}\n".encode())
-        paths = [Path(self.hard_negatives or PUBLISHED), *Path(str(files("iepile_builder"))).glob("*.py")]
+        paths = [Path(self.hard_negatives or PUBLISHED), *sorted(Path(str(files("iepile_builder"))).glob("*.py"))]
+        if self.descriptions is not None:
+            paths.append(Path(self.descriptions))
         for corpus in self.find_corpora():
             key.update(f"{corpus.task} {corpus.language} {corpus.source}\n".encode())
             paths += [corpus.path / "schema.json", *(corpus.file(split) for split in SPLIT_FILES)]
         for path in paths:
             if path.exists():
-                key.update(f"{path.name} {sha256(path.read_bytes()).hexdigest()}\n".encode())
+                key.update(f"{path.name} {file_hash(path)}\n".encode())
         return f"{self.name}-{key.hexdigest()[:16]}"
 
     def batching(self, corpus: Corpus, split: str, hard_negatives: dict[str, Any]) -> SchemaBatching:
@@ -138,8 +194,24 @@ class IEPileConfig(datasets.BuilderConfig):
             hard_negatives=corpus_hard_negatives(hard_negatives, corpus.task, corpus.source),
             seed=self.seed,
             epoch=self.epoch,
+            labels=self.asked_labels(corpus, split),
+            num_examples=self.num_examples,
         )
         return batching if split == "train" else replace(batching, negatives="all", schema_order="schema")
+
+    def asked_labels(self, corpus: Corpus, split: str) -> tuple[str, ...] | None:
+        """The labels that a split of a corpus may ask for, where some are held out."""
+        held_out = (self.held_out_labels or {}).get(corpus.source)
+        if held_out is None:
+            return None
+        labels = TASKS[corpus.task].labels(corpus.schema)
+        check_choices(f"label of {corpus.source}", held_out, labels)
+        return tuple(label for label in labels if (label in held_out) == (split == "test"))
+
+    def weight(self, corpus: Corpus) -> float:
+        """How often the training records of a corpus are given."""
+        of_corpus = (self.corpus_weights or {}).get(corpus.source, 1.0)
+        return of_corpus * (self.language_weights or {}).get(corpus.language, 1.0)
 
 
 class IEPile(datasets.ArrowBasedBuilder):
@@ -154,9 +226,9 @@ class IEPile(datasets.ArrowBasedBuilder):
         dataset = builder.as_dataset()
     """
 
-    VERSION = datasets.Version("1.0.0")
+    VERSION = datasets.Version("1.1.0")
     BUILDER_CONFIG_CLASS = IEPileConfig
-    BUILDER_CONFIGS = [IEPileConfig(name=name, version="1.0.0") for name in ("default", *TASKS)]
+    BUILDER_CONFIGS = [IEPileConfig(name=name, version="1.1.0") for name in ("default", *TASKS)]
     DEFAULT_CONFIG_NAME = "default"
 
     def __init__(self, *args: Any, hash: str | None = None, **kwargs: Any) -> None:
@@ -170,38 +242,61 @@ class IEPile(datasets.ArrowBasedBuilder):
         )
 
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
-        hard_negatives = load_hard_negatives(self.config.hard_negatives or PUBLISHED)
-        corpora = self.config.find_corpora()
-        generators = []
-        for split in self.config.splits or SPLIT_FILES:
-            shards, batchings, limits = [], [], []
+        config = self.config
+        hard_negatives = load_hard_negatives(config.hard_negatives or PUBLISHED)
+        descriptions = load_descriptions(config.descriptions) if config.descriptions is not None else {}
+        corpora = config.find_corpora()
+        splits = config.splits or list(SPLIT_FILES)
+        cleaning = Cleaning(config.on_error, config.clean, config.deduplicate, config.drop_evaluation_texts)
+        needed = SPLIT_FILES if config.drop_evaluation_texts else {*splits, "train"} if config.num_examples else splits
+        indices = {
+            (corpus, split): index_split(
+                corpus, split, cleaning, config.max_records, dl_manager.download_config.num_proc
+            )
+            for corpus in corpora
+            for split in needed
+        }
+        if config.drop_evaluation_texts:
+            leave_out_evaluation_texts(indices)
+        generators, report = [], []
+        for split in splits:
+            shards, batchings = [], []
             for corpus in corpora:
-                found = index_split(corpus, split, self.config.on_error, self.config.max_records)
-                batching = self.config.batching(corpus, split, hard_negatives)
-                limit = None
-                if split == "train" and self.config.max_negatives_per_positive is not None:
-                    limit = negative_limit(found, batching, self.config.max_negatives_per_positive)
-                shards += found
-                batchings += [batching] * len(found)
-                limits += [limit] * len(found)
+                index = indices[corpus, split]
+                batching = config.batching(corpus, split, hard_negatives)
+                batching = replace(
+                    batching, descriptions=corpus_descriptions(descriptions, corpus.task, corpus.source)
+                )
+                if config.num_examples:
+                    batching = replace(batching, examples=draw_examples(corpus, indices[corpus, "train"], config))
+                weight = config.weight(corpus) if split == "train" else 1.0
+                of_corpus = to_shards(corpus, split, index, weight, f"{config.seed} {config.epoch}", cleaning.on_error)
+                if split == "train" and config.max_negatives_per_positive is not None:
+                    limit = max_negative_rank(of_corpus, batching, config.max_negatives_per_positive)
+                    batching = replace(batching, max_negative_rank=limit)
+                shards += of_corpus
+                batchings += [replace(batching, repetition=shard.repetition) for shard in of_corpus]
+                counts = {"given": sum(len(shard.offsets) for shard in of_corpus), **index.report}
+                report.append({**corpus.names(), "split": split, **counts})
             if shards:
-                gen_kwargs = {"shards": shards, "batchings": batchings, "limits": limits}
+                gen_kwargs = {"shards": shards, "batchings": batchings}
                 generators.append(datasets.SplitGenerator(name=split, gen_kwargs=gen_kwargs))
         if not generators:
             raise InputError(f"no records in {', '.join(str(corpus.path) for corpus in corpora)}")
+        if os.path.isdir(self._output_dir):  # there is none when streaming
+            Path(self._output_dir, REPORT).write_text(json.dumps(report, ensure_ascii=False, indent=1))
         return generators
 
-    def _generate_tables(
-        self, shards: list[Shard], batchings: list[SchemaBatching], limits: list[int | None]
-    ) -> Iterator[tuple[int, pa.Table]]:
-        for index, (shard, batching, limit) in enumerate(zip(shards, batchings, limits, strict=True)):
-            instances = shard_instances(shard, batching)
-            if limit is not None:
-                instances = (row for row in instances if not is_negative(row) or negative_rank(row) <= limit)
-            rows = list(instances)
-            if rows:
-                columns = {column: [row[column] for row in rows] for column in COLUMNS}
+    def _generate_tables(self, shards: list[Shard], batchings: list[SchemaBatching]) -> Iterator[tuple[int, pa.Table]]:
+        for index, (shard, batching) in enumerate(zip(shards, batchings, strict=True)):
+            with collector_off():
+                columns = batching(read_columns(shard))
+            if columns["id"]:
                 yield index, pa.table(columns, schema=self.info.features.arrow_schema)
+
+    def report(self) -> list[dict[str, Any]]:
+        """What was read and left out of each corpus and split, after `download_and_prepare`."""
+        return json.loads(Path(self._output_dir, REPORT).read_text())
 
     def as_dataset(self, *args: Any, **kwargs: Any) -> datasets.Dataset | datasets.DatasetDict:
         """As in `datasets`, but builds the dataset first where that has not been done."""
@@ -210,24 +305,42 @@ class IEPile(datasets.ArrowBasedBuilder):
         return super().as_dataset(*args, **kwargs)
 
 
-def shard_instances(shard: Shard, batching: SchemaBatching) -> Iterator[dict[str, Any]]:
-    """The instances of a shard's records."""
-    field = TASKS[batching.task].field
-    for record in read_shard(shard):
-        yield from batching.instances(record["id"], record["text"], record[field])
+def read_columns(shard: Shard) -> dict[str, list]:
+    """The records of a shard as columns."""
+    records = list(read_shard(shard))
+    return {column: [record[column] for record in records] for column in records[0]}
 
 
-def negative_limit(shards: list[Shard], batching: SchemaBatching, per_positive: float) -> int:
-    """The highest [`negative_rank`] to keep for `per_positive` purely negative instances per other one."""
-    ranks, others = [], 0
+def max_negative_rank(shards: list[Shard], batching: SchemaBatching, per_positive: float) -> int:
+    """The highest rank to keep for `per_positive` purely negative instances per other one."""
+    drawn, others = [], 0
     for shard in shards:
-        for instance in shard_instances(shard, batching):
-            if is_negative(instance):
-                ranks.append(negative_rank(instance))
-            else:
-                others += 1
+        columns = read_columns(shard)
+        found = batching.find(columns[TASKS[batching.task].field])
+        seeds = replace(batching, repetition=shard.repetition).seeds(columns["text"], found)
+        for ranks in negative_ranks(found, batching.batches(found, seeds), seeds):
+            drawn += [rank for rank in ranks if rank >= 0]
+            others += ranks.count(-1)
     kept = int(per_positive * others)
-    return sorted(ranks)[min(kept, len(ranks)) - 1] if kept and ranks else -1
+    return sorted(drawn)[min(kept, len(drawn)) - 1] if kept and drawn else -1
+
+
+def draw_examples(corpus: Corpus, index: Index, config: IEPileConfig) -> tuple[tuple[str, str], ...]:
+    """Training records that may be shown as examples."""
+    order = np.argsort(draws(index.rows[:, TEXT], config.seed, 1)[:, 0])
+    few = index._replace(rows=index.rows[order[:EXAMPLE_POOL]])
+    field = TASKS[corpus.task].field
+    records = [record for shard in to_shards(corpus, "train", few) for record in read_shard(shard)]
+    return tuple((record["text"], to_json(record[field])) for record in records if record[field])
+
+
+def file_hash(path: Path) -> str:
+    """The sha256 of a file's content."""
+    digest = sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def register() -> None:

@@ -1,64 +1,146 @@
 """
 Facts to precision, recall and F1.
 
-Micro-averaged over facts, as multisets, of exactly equal strings. The batches of a record are merged before they are
-compared with its gold annotation.
+The batches of a record are merged before they are compared with its gold annotation. Unless a [`Matching`] says
+otherwise, facts are compared as multisets of exactly equal strings.
 """
 
 import json
-from collections import Counter, defaultdict
-from collections.abc import Iterable
+from array import array
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from math import fsum
+from typing import Any, NamedTuple
 
-from iepile_builder.answers import asked_schema, parse_answer
+import numpy as np
+
+from iepile_builder.answers import Asked, parse_answer, read_asked
 from iepile_builder.errors import InputError
-from iepile_builder.instructions import read_instruction
+from iepile_builder.matching import BLOCKS, Label, Matching, in_text
 from iepile_builder.schema import Schema
-from iepile_builder.tasks import MENTIONS, TASKS, Argument, Fact, Trigger
+from iepile_builder.significance import interval, paired_test, precision_recall_f1, resampled
+from iepile_builder.tasks import TASKS, Fact
 
 
-# tasks whose facts are of more than one kind, or not of the task's whole answer
-BLOCKS = {"EE": ("trigger", "argument"), "EEA": ("argument",)}
 FIELDS = ("id", "task", "source", "instruction", "label", "output")
+STRICT = Matching()
+SHOWN = 500  # characters that are kept of an answer that is none
+
+
+class RecordKey(NamedTuple):
+    """What makes instances the batches of one record."""
+
+    task: str
+    source: str
+    id: str
+    label: str
+
+
+class Cell(NamedTuple):
+    """The smallest part of the records that a report tells apart."""
+
+    task: str
+    source: str
+    language: str
+    block: str
 
 
 @dataclass
 class Counts:
     """Counts of facts, records and answers, summed over records."""
 
-    tp: int = 0
-    pred: int = 0
-    gold: int = 0
+    tp: float = 0  # whole but in the mode "partial"
+    pred: float = 0
+    gold: float = 0
     records: int = 0
     answers: int = 0
     unparsed: int = 0
+    repaired: int = 0
     outside_schema: int = 0
     not_in_text: int = 0
+    gold_not_in_text: int = 0
 
     def __iadd__(self, other: "Counts") -> "Counts":
         for name, value in vars(other).items():
             setattr(self, name, vars(self)[name] + value)
         return self
 
-    def report(self) -> dict[str, float]:
-        """Precision, recall and F1 as percentages (0 where they are undefined), then the counts."""
+    def add_facts(self, tp: float, pred: float, gold: float) -> None:
+        """Add facts alone."""
+        self.tp += tp
+        self.pred += pred
+        self.gold += gold
+
+    def scores(self) -> dict[str, float]:
+        """Precision, recall and F1 as percentages (0 where they are undefined)."""
         precision = 100 * self.tp / self.pred if self.pred else 0.0
         recall = 100 * self.tp / self.gold if self.gold else 0.0
         f1 = 200 * self.tp / (self.pred + self.gold) if self.tp else 0.0
-        return {"precision": precision, "recall": recall, "f1": f1, **vars(self)}
+        return {"precision": precision, "recall": recall, "f1": f1}
+
+    def report(self) -> dict[str, Any]:
+        """The scores, then the counts."""
+        return {**self.scores(), **vars(self)}
 
 
-@dataclass
+@dataclass(slots=True)
 class ScoredRecord:
     """What is known of a record from the instances that have been added."""
 
-    type_roles: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    predicted: Counter[Fact] = field(default_factory=Counter)
-    answers: int = 0
-    unparsed: int = 0
+    text: str
+    language: str
+    asked: list[Asked] = field(default_factory=list)
+    facts: list[Fact] = field(default_factory=list)
+    unparsed: list[str] = field(default_factory=list)
+    repaired: int = 0
     outside_schema: int = 0
-    not_in_text: int = 0
+
+    def schema(self) -> Schema:
+        """What all its instructions ask for."""
+        if len(self.asked) == 1:
+            return self.asked[0].schema
+        type_roles: dict[str, tuple[str, ...]] = {}
+        for asked in self.asked:
+            type_roles.update(asked.schema.type_roles)
+        return Schema(
+            tuple(label for asked in self.asked for label in asked.schema.types),
+            tuple(role for asked in self.asked for role in asked.schema.roles),
+            type_roles,
+        )
+
+
+@dataclass
+class Tally:
+    """
+    All records, compared.
+
+    Attributes:
+        rows (`dict[Cell, array]`): one after the other for each record its number and its matches, predicted and
+            gold facts.
+        facts (`dict[Cell, Counts]`): the sums of these.
+        answers (`dict[tuple[str, str, str], Counts]`): by task, source and language what is counted besides facts.
+        labels (`dict[tuple[str, str, Label], Counts]`): by task, block and label the facts.
+    """
+
+    rows: dict[Cell, "array[float]"] = field(default_factory=lambda: defaultdict(lambda: array("d")))
+    facts: dict[Cell, Counts] = field(default_factory=lambda: defaultdict(Counts))
+    answers: dict[tuple[str, str, str], Counts] = field(default_factory=lambda: defaultdict(Counts))
+    labels: dict[tuple[str, str, Label], Counts] = field(default_factory=lambda: defaultdict(Counts))
+
+    def values(self, cell: Cell) -> tuple[np.ndarray, np.ndarray]:
+        """The numbers of a cell's records, and their matches, predicted and gold facts."""
+        values = np.array(self.rows[cell]).reshape(-1, 4)
+        return values[:, 0].astype(np.int64), values[:, 1:]
+
+    def counts(self, cells: Iterable[Cell]) -> Counts:
+        """The sum over some cells; a record with several blocks is one record."""
+        total = Counts()
+        for cell in cells:
+            total += self.facts[cell]
+        for part in {cell[:3] for cell in cells}:
+            total += self.answers[part]
+        return total
 
 
 class Scorer:
@@ -69,10 +151,15 @@ class Scorer:
         for instance in predictions:
             scorer.add(instance)
         report = scorer.report()
+
+    Args:
+        repair (`bool`, *optional*, defaults to `False`):
+            Whether to read answers that are only nearly JSON, too; see [`repair_json`].
     """
 
-    def __init__(self) -> None:
-        self.records: dict[tuple[str, str, str, str], ScoredRecord] = defaultdict(ScoredRecord)
+    def __init__(self, repair: bool = False) -> None:
+        self.repair = repair
+        self.records: dict[RecordKey, ScoredRecord] = {}
 
     def add(self, instance: dict[str, Any]) -> None:
         """
@@ -90,100 +177,250 @@ class Scorer:
             if not isinstance(instance.get(name), str):
                 cure = "; only instances with annotation can be scored" if name == "label" else ""
                 raise InputError(f"field {name!r} is missing or not a string{cure}")
-        task, instruction, label = instance["task"], instance["instruction"], instance["label"]
-        if task not in TASKS:
-            raise InputError(f"unknown task {task!r}; known: {', '.join(TASKS)}")
-        schema = asked_schema(instruction, task)
-        text = read_instruction(instruction)["input"]
-        key = (task, instance["source"], instance["id"], label)
-        if key not in self.records:
-            gold_facts(label, task, schema)  # raises while the line is known
-        record = self.records[key]
-        answer = parse_answer(instance["output"], task, schema)
-        record.type_roles.update(schema.type_roles)
-        record.predicted.update(answer.facts)
-        record.answers += 1
-        record.unparsed += not answer.parsed
+        key = RecordKey(instance["task"], instance["source"], instance["id"], instance["label"])
+        if key.task not in TASKS:
+            raise InputError(f"unknown task {key.task!r}; known: {', '.join(TASKS)}")
+        asked, text = read_asked(instance["instruction"], key.task)
+        record = self.records.get(key)
+        if record is None:
+            gold_facts(key, asked.schema)  # raises while the line is known
+            record = self.records[key] = ScoredRecord(text, asked.language)
+        answer = parse_answer(instance["output"], key.task, asked.schema, self.repair)
+        record.asked.append(asked)
+        record.facts += answer.facts
+        record.repaired += answer.repaired
         record.outside_schema += answer.outside
-        record.not_in_text += sum(any(fact[i] not in text for i in MENTIONS[type(fact)]) for fact in answer.facts)
+        if not answer.parsed:
+            record.unparsed.append(instance["output"][:SHOWN])
 
-    def report(self) -> dict[str, Any]:
+    def compared(self) -> Iterator[tuple[RecordKey, ScoredRecord, list[Fact]]]:
+        """Each record with its gold facts."""
+        for key, record in self.records.items():
+            yield key, record, gold_facts(key, record.schema())
+
+    def tally(self, matching: Matching = STRICT) -> Tally:
+        """Compare all records."""
+        tally = Tally()
+        for number, (key, record, gold) in enumerate(self.compared()):
+            totals = {block: Counts() for block in BLOCKS.get(key.task, ("",))}
+            compared = matching.compare(gold, record.facts, record.text, key.task)
+            for (block, label), (tp, pred, annotated) in compared.items():
+                tally.labels[key.task, block, label].add_facts(tp, pred, annotated)
+                totals[block].add_facts(tp, pred, annotated)
+            for block, counts in totals.items():
+                cell = Cell(key.task, key.source, record.language, block)
+                tally.rows[cell].extend((number, counts.tp, counts.pred, counts.gold))
+                tally.facts[cell].add_facts(counts.tp, counts.pred, counts.gold)
+            answers = tally.answers[key.task, key.source, record.language]
+            answers.records += 1
+            answers.answers += len(record.asked)
+            answers.unparsed += len(record.unparsed)
+            answers.repaired += record.repaired
+            answers.outside_schema += record.outside_schema
+            answers.not_in_text += sum(not in_text(fact, record.text) for fact in record.facts)
+            answers.gold_not_in_text += sum(not in_text(fact, record.text) for fact in gold)
+        return tally
+
+    def report(
+        self, matching: Matching = STRICT, resamples: int = 0, confidence: float = 0.95, seed: int = 0
+    ) -> dict[str, Any]:
         """
+        Scores of the records that have been added.
+
+        Args:
+            matching ([`Matching`], *optional*):
+                When a predicted fact counts as a gold one; strict by default.
+            resamples (`int`, *optional*, defaults to 0):
+                Of the bootstrap over records; 0 for none.
+            confidence (`float`, *optional*, defaults to 0.95):
+                Of the intervals.
+            seed (`int`, *optional*, defaults to 0):
+                The same seed gives the same intervals.
+
         Returns:
-            `dict`: `overall`, `tasks` (by task) and `sources` (by source and task). Each is a dictionary of
-            `precision`,
-            `recall`, `f1` (percentages), `tp`, `pred`, `gold` (facts), `records`, `answers`, `unparsed` (answers),
-            `outside_schema` (labels) and `not_in_text` (predicted facts with a string that is not in the text).
-            Instead, EE has a
-            `trigger` and an `argument` block of these, EEA an `argument` block; `overall` pools all facts, and has
-            these two blocks besides where EE is present.
+            `dict`: `overall`, `tasks` (by task), `sources` (by source and task), `languages` and `labels` (by task and
+            label). Each is a dictionary of `precision`, `recall`, `f1` (percentages), `tp`, `pred`, `gold` (facts),
+            `records`, `answers`, `unparsed` and `repaired` (answers), `outside_schema` (labels), `not_in_text` and
+            `gold_not_in_text` (facts with a string that is not in the text); those of labels have the facts alone.
+            With resamples there is also `intervals`, of precision, recall and f1.
+            Instead, EE has a `trigger` and an `argument` block of these, EEA an `argument` block; `overall` and each
+            language pool all facts, and have these two blocks besides where EE is present.
+
+            `macro` has `overall` and `tasks`, with the means over `sources` (the corpora of each task) and over the
+            `labels` that have gold facts. Where the mode ignores labels there is nothing by label.
         """
-        overall: dict[str, Counts] = defaultdict(Counts)
-        tasks: dict[str, dict[str, Counts]] = defaultdict(lambda: defaultdict(Counts))
-        sources: dict[str, dict[str, dict[str, Counts]]] = {}
-        for (task, source, _, label), record in self.records.items():
-            gold = by_block(gold_facts(label, task, Schema(type_roles=record.type_roles)), task)
-            predicted = by_block(record.predicted.elements(), task)
-            answers = Counts(
-                records=1,
-                answers=record.answers,
-                unparsed=record.unparsed,
-                outside_schema=record.outside_schema,
-                not_in_text=record.not_in_text,
-            )
-            overall[""] += answers
-            for block in BLOCKS.get(task, ("",)):
-                tp = (gold[block] & predicted[block]).total()
-                facts = Counts(tp=tp, pred=predicted[block].total(), gold=gold[block].total())
-                overall[""] += facts
-                of_source = sources.setdefault(source, {}).setdefault(task, defaultdict(Counts))
-                for counts in (tasks[task][block], of_source[block]):
-                    counts += facts
-                    counts += answers
-                if block:
-                    overall[block] += facts
-                    overall[block] += answers
-        if "EE" not in tasks:
-            overall = {"": overall[""]}
+        tally = self.tally(matching)
+        samples = bootstrap(tally, len(self.records), resamples, seed)
+
+        def block(cells: list[Cell]) -> dict[str, Any]:
+            report = tally.counts(cells).report()
+            if samples and cells:
+                scores = precision_recall_f1(np.sum([samples[cell] for cell in cells], axis=0))
+                report["intervals"] = dict(
+                    zip(("precision", "recall", "f1"), interval(scores, confidence), strict=True)
+                )
+            return report
+
+        def pooled(cells: list[Cell]) -> dict[str, Any]:
+            report = block(cells)
+            if any(cell.task == "EE" for cell in cells):
+                report.update(by_block("EE", cells, block))
+            return report
+
+        cells = list(tally.rows)
+        of_task = {task: group for task in TASKS if (group := [cell for cell in cells if cell.task == task])}
         return {
-            "overall": report_blocks(overall),
-            "tasks": {task: report_blocks(tasks[task]) for task in TASKS if task in tasks},
+            "overall": pooled(cells),
+            "tasks": {task: by_block(task, group, block) for task, group in of_task.items()},
             "sources": {
-                source: {task: report_blocks(blocks) for task, blocks in sorted(sources[source].items())}
-                for source in sorted(sources)
+                source: {
+                    task: by_block(task, of_source, block)
+                    for task, group in sorted(of_task.items())
+                    if (of_source := [cell for cell in group if cell.source == source])
+                }
+                for source in sorted({cell.source for cell in cells})
             },
+            "languages": {
+                language: pooled([cell for cell in cells if cell.language == language])
+                for language in sorted({cell.language for cell in cells})
+            },
+            "labels": label_report(tally) if matching.labelled else {},
+            "macro": {
+                "overall": macro(tally, cells, matching.labelled),
+                "tasks": {
+                    task: by_block(task, group, lambda part: macro(tally, part, matching.labelled))
+                    for task, group in of_task.items()
+                },
+            },
+        }
+
+    def compare(
+        self,
+        other: "Scorer",
+        matching: Matching = STRICT,
+        resamples: int = 1000,
+        confidence: float = 0.95,
+        seed: int = 0,
+    ) -> dict[str, Any]:
+        """
+        The paired test of two systems' F1.
+
+        Args:
+            other ([`Scorer`]):
+                The other system's answers to the same records.
+            matching ([`Matching`], *optional*):
+                When a predicted fact counts as a gold one; strict by default.
+            resamples (`int`, *optional*, defaults to 1000):
+                Of the bootstrap, and of the randomization.
+            confidence (`float`, *optional*, defaults to 0.95):
+                Of the interval.
+            seed (`int`, *optional*, defaults to 0):
+                The same seed gives the same result.
+
+        Returns:
+            `dict`: `overall` and `tasks`, in each what [`paired_test`] gives.
+
+        Raises:
+            `InputError`: if the records are not the same.
+        """
+        alone = self.records.keys() ^ other.records.keys()
+        if alone:
+            example = min(alone)
+            raise InputError(
+                f"{len(alone)} records are in one of the two only, such as {example.id!r} of {example.source!r} "
+                f"({example.task}): a paired test needs the same records"
+            )
+        numbers = {key: number for number, key in enumerate(self.records)}
+        ours = np.arange(len(numbers))
+        theirs = np.array([numbers[key] for key in other.records])
+        tallies = ((self.tally(matching), ours), (other.tally(matching), theirs))
+
+        def test(cells: list[Cell]) -> dict[str, Any]:
+            parts = {(cell.task, cell.block) for cell in cells}
+            counts = np.zeros((2, len(numbers), 3))
+            concerned = np.zeros(len(numbers), dtype=bool)
+            for system, (tally, places) in enumerate(tallies):
+                for cell in tally.rows:
+                    if (cell.task, cell.block) in parts:
+                        records, values = tally.values(cell)
+                        counts[system, places[records]] += values
+                        concerned[places[records]] = True
+            return paired_test(counts[0, concerned], counts[1, concerned], resamples, confidence, seed)
+
+        cells = list(tallies[0][0].rows)
+        of_task = {task: group for task in TASKS if (group := [cell for cell in cells if cell.task == task])}
+        return {
+            "overall": test(cells),
+            "tasks": {task: by_block(task, group, test) for task, group in of_task.items()},
         }
 
 
 def score(instances: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """The report of [`Scorer`] on instances."""
+    """The strict report of [`Scorer`] on instances."""
     scorer = Scorer()
     for instance in instances:
         scorer.add(instance)
     return scorer.report()
 
 
-def gold_facts(label: str, task: str, schema: Schema) -> list[Fact]:
+def gold_facts(key: RecordKey, schema: Schema) -> list[Fact]:
     """The facts of a record's annotation in JSON, or an `InputError`."""
     try:
-        return TASKS[task].facts(json.loads(label), schema)
+        return TASKS[key.task].facts(json.loads(key.label), schema)
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise InputError(f"the label is not an annotation of {task} in JSON: {label[:80]!r}") from None
+        raise InputError(f"the label is not an annotation of {key.task} in JSON: {key.label[:80]!r}") from None
 
 
-def by_block(facts: Iterable[Fact], task: str) -> dict[str, Counter[tuple[str, ...]]]:
-    """What is compared of the facts of a task, by block."""
-    blocks: dict[str, Counter[tuple[str, ...]]] = defaultdict(Counter)
-    for fact in facts:
-        if isinstance(fact, Argument):  # whatever the trigger of its event
-            blocks["argument"][fact[:3]] += 1
-        else:
-            blocks["trigger" if task == "EE" and isinstance(fact, Trigger) else ""][fact] += 1
-    return blocks
+def bootstrap(tally: Tally, records: int, resamples: int, seed: int) -> dict[Cell, np.ndarray]:
+    """Matches, predicted and gold facts of each cell in each resample of the records; nothing for no resamples."""
+    if not resamples or not records:
+        return {}
+    sums: dict[Cell, list[np.ndarray]] = defaultdict(list)
+    rows = {cell: tally.values(cell) for cell in tally.rows}
+    for weights in resampled(records, resamples, seed):
+        for cell, (numbers, values) in rows.items():
+            sums[cell].append(weights[:, numbers] @ values)
+    return {cell: np.concatenate(parts) for cell, parts in sums.items()}
 
 
-def report_blocks(blocks: dict[str, Counts]) -> dict[str, Any]:
-    """The block named "" itself, and the others in it under their names."""
-    report: dict[str, Any] = blocks[""].report() if "" in blocks else {}
-    report.update({name: counts.report() for name, counts in blocks.items() if name})
+def by_block(task: str, cells: list[Cell], make: Callable[[list[Cell]], dict[str, Any]]) -> dict[str, Any]:
+    """What `make` makes of the cells of a task: by block where the task has blocks."""
+    if task not in BLOCKS:
+        return make(cells)
+    return {name: make([cell for cell in cells if cell.block == name]) for name in BLOCKS[task]}
+
+
+def label_report(tally: Tally) -> dict[str, Any]:
+    """By task (and block) and label the scores and facts, the labels with most gold facts first."""
+    report: dict[str, Any] = {}
+    for (task, block, label), counts in sorted(tally.labels.items(), key=lambda item: (-item[1].gold, item[0])):
+        place = report.setdefault(task, {})
+        place = place.setdefault(block, {}) if block else place
+        facts = {"tp": counts.tp, "pred": counts.pred, "gold": counts.gold}
+        place[label_name(label)] = {**counts.scores(), **facts}
     return report
+
+
+def label_name(label: Label) -> str:
+    """A label as a report shows it: SPO's as its corpora write it, roles and attributes after their type."""
+    return ("_" if len(label) == 3 else ": ").join(label)
+
+
+def macro(tally: Tally, cells: list[Cell], labelled: bool) -> dict[str, Any]:
+    """The mean scores over the corpora of each task in these cells and, if asked for, over their labels."""
+    of_source: dict[tuple[str, str], list[Cell]] = defaultdict(list)
+    for cell in cells:
+        of_source[cell.task, cell.source].append(cell)
+    means = {"sources": mean([tally.counts(part) for part in of_source.values()])}
+    if labelled:
+        parts = {(cell.task, cell.block) for cell in cells}
+        means["labels"] = mean([counts for key, counts in tally.labels.items() if key[:2] in parts and counts.gold])
+    return means
+
+
+def mean(parts: list[Counts]) -> dict[str, float]:
+    """The means of the scores of those that have a gold or a predicted fact, and how many these are."""
+    scores = [part.scores() for part in parts if part.gold or part.pred]
+    names = ("precision", "recall", "f1")
+    means = {name: fsum(part[name] for part in scores) / max(len(scores), 1) for name in names}
+    return {**means, "count": len(scores)}

@@ -9,9 +9,11 @@ and a model's answer are both turned into. The formats are those of the IEPile d
 
 import difflib
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from functools import cache
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from iepile_builder.errors import InputError
@@ -120,12 +122,18 @@ class Task:
         """The part of a schema that an instruction's schema items ask for: the inverse of `item`."""
         raise NotImplementedError
 
+    def __init__(self) -> None:
+        self.strings = itemgetter(*self.names, *self.mentions)
+
     def identity(self, annotation: Annotation) -> tuple[Any, ...]:
         """What makes two annotations of a record the same."""
-        return tuple(annotation[key] for key in (*self.names, *self.mentions))
+        return self.strings(annotation)
 
     def distinct(self, annotations: Iterable[Annotation]) -> list[Annotation]:
         """A record's annotations without exact duplicates, in their order."""
+        annotations = list(annotations)
+        if len(annotations) < 2:
+            return annotations
         first: dict[tuple[Any, ...], Annotation] = {}
         for annotation in annotations:
             first.setdefault(self.identity(annotation), annotation)
@@ -143,8 +151,25 @@ class Task:
             check_mention(strings[key], key)
         check_known(self.label(strings, schema), self.labels(schema), self.names[0])
 
+    def absent(self, annotation: Annotation, text: str) -> int:
+        """How many mentions of a checked annotation are not in the text."""
+        return sum([annotation[key] not in text for key in self.mentions])
+
+    def fix(self, annotation: Any, text: str, schema: Schema) -> Annotation | None:
+        """An annotation with its mentions in the spelling of the text, or `None` if it cannot be used."""
+        try:
+            self.check(annotation, schema)
+        except InputError:
+            return None
+        mentions = {key: spelling(annotation[key], text) for key in self.mentions}
+        return None if None in mentions.values() else {**annotation, **mentions}
+
     def answer_value(self, annotations: list[Annotation], roles: Sequence[str], text: str) -> Any:
         """A label's value in a reference answer; lists in order of first occurrence in `text`."""
+        raise NotImplementedError
+
+    def annotations(self, answer: dict[str, Any], schema: Schema) -> list[Annotation]:
+        """The annotations of which a reference answer was made: the inverse of `answer_value`, for all labels."""
         raise NotImplementedError
 
     def facts(self, annotations: Iterable[Annotation], schema: Schema) -> list[Fact]:
@@ -184,6 +209,9 @@ class NER(Task):
     def answer_value(self, annotations: list[Annotation], roles: Sequence[str], text: str) -> Any:
         return distinct_in_text((annotation["entity"] for annotation in annotations), text)
 
+    def annotations(self, answer: dict[str, Any], schema: Schema) -> list[Annotation]:
+        return [{"entity": entity, "entity_type": label} for label, value in answer.items() for entity in value]
+
     def facts(self, annotations: Iterable[Annotation], schema: Schema) -> list[Fact]:
         return [Entity(annotation["entity_type"], annotation["entity"]) for annotation in annotations]
 
@@ -206,8 +234,17 @@ class RE(Task):
         return Schema(roles=tuple(items))
 
     def answer_value(self, annotations: list[Annotation], roles: Sequence[str], text: str) -> Any:
-        pairs = sorted(annotations, key=lambda pair: (position(pair["head"], text), position(pair["tail"], text)))
+        pairs = annotations
+        if len(pairs) > 1:
+            pairs = sorted(pairs, key=lambda pair: (position(pair["head"], text), position(pair["tail"], text)))
         return [{"subject": pair["head"], "object": pair["tail"]} for pair in pairs]
+
+    def annotations(self, answer: dict[str, Any], schema: Schema) -> list[Annotation]:
+        return [
+            {"head": pair["subject"], "relation": label, "tail": pair["object"]}
+            for label, value in answer.items()
+            for pair in value
+        ]
 
     def facts(self, annotations: Iterable[Annotation], schema: Schema) -> list[Fact]:
         return [Relation(triple["relation"], triple["head"], triple["tail"]) for triple in annotations]
@@ -245,6 +282,13 @@ class SPO(RE):
     def check(self, annotation: object, schema: Schema) -> None:
         super().check(annotation, schema)
         check_types(annotation)
+
+    def annotations(self, answer: dict[str, Any], schema: Schema) -> list[Annotation]:
+        types = {self.answer_key(label): split_label(label) for label in schema.types}
+        return [
+            {**triple, "head_type": types[triple["relation"]][0], "tail_type": types[triple["relation"]][2]}
+            for triple in super().annotations(answer, schema)
+        ]
 
     def facts(self, annotations: Iterable[Annotation], schema: Schema) -> list[Fact]:
         return [
@@ -292,7 +336,9 @@ class EE(Task):
             arguments: dict[tuple[str, str], Annotation] = {}
             for argument in event["arguments"]:
                 arguments.setdefault((argument["role"], argument["argument"]), argument)
-            events.append({**event, "arguments": list(arguments.values())})
+            if len(arguments) < len(event["arguments"]):
+                event = {**event, "arguments": list(arguments.values())}
+            events.append(event)
         return super().distinct(events)
 
     def check(self, annotation: object, schema: Schema) -> None:
@@ -308,6 +354,26 @@ class EE(Task):
             check_mention(argument["argument"], "argument")
             check_known(argument["role"], roles, f"role of {event['event_type']!r}")
 
+    def absent(self, annotation: Annotation, text: str) -> int:
+        mentions = [argument["argument"] for argument in annotation["arguments"]]
+        return sum([mention not in text for mention in (annotation["event_trigger"], *mentions)])
+
+    def fix(self, annotation: Any, text: str, schema: Schema) -> Annotation | None:
+        if not isinstance(annotation, dict) or not isinstance(annotation.get("arguments"), list):
+            return None
+        event = super().fix({**annotation, "arguments": []}, text, schema)
+        if event is None:
+            return None
+        for argument in annotation["arguments"]:
+            try:
+                self.check({**event, "arguments": [argument]}, schema)
+            except InputError:
+                continue
+            mention = spelling(argument["argument"], text)
+            if mention is not None:
+                event["arguments"].append({**argument, "argument": mention})
+        return event
+
     def answer_value(self, annotations: list[Annotation], roles: Sequence[str], text: str) -> Any:
         events = []
         for event in sorted(annotations, key=lambda event: position(event["event_trigger"], text)):
@@ -316,9 +382,24 @@ class EE(Task):
                 by_role = defaultdict(list)
                 for argument in event["arguments"]:
                     by_role[argument["role"]].append(argument["argument"])
-                arguments = {role: one_or_list(by_role.get(role, []), text) or NOTHING for role in roles}
+                arguments = {role: one_or_list(by_role[role], text) if role in by_role else NOTHING for role in roles}
             events.append({"trigger": event["event_trigger"] or NOTHING, "arguments": arguments})
         return events
+
+    def annotations(self, answer: dict[str, Any], schema: Schema) -> list[Annotation]:
+        return [
+            {
+                "event_trigger": "" if event["trigger"] == NOTHING else event["trigger"],
+                "event_type": label,
+                "arguments": [
+                    {"argument": text, "role": role}
+                    for role, value in event["arguments"].items()
+                    for text in parse_one_or_list(value)
+                ],
+            }
+            for label, events in answer.items()
+            for event in events
+        ]
 
     def facts(self, annotations: Iterable[Annotation], schema: Schema) -> list[Fact]:
         facts: list[Fact] = []
@@ -372,6 +453,12 @@ class EET(EE):
             check_mention(event["event_trigger"], "event_trigger")
         check_known(event["event_type"], schema.types, "event_type")
 
+    def absent(self, annotation: Annotation, text: str) -> int:
+        return Task.absent(self, annotation, text)
+
+    def fix(self, annotation: Any, text: str, schema: Schema) -> Annotation | None:
+        return Task.fix(self, annotation, text, schema)
+
     def identity(self, annotation: Annotation) -> tuple[Any, ...]:
         return annotation["event_type"], annotation["event_trigger"]
 
@@ -380,6 +467,13 @@ class EET(EE):
 
     def answer_value(self, annotations: list[Annotation], roles: Sequence[str], text: str) -> Any:
         return distinct_in_text((event["event_trigger"] for event in annotations), text)
+
+    def annotations(self, answer: dict[str, Any], schema: Schema) -> list[Annotation]:
+        return [
+            {"event_trigger": trigger, "event_type": label, "arguments": []}
+            for label, triggers in answer.items()
+            for trigger in triggers
+        ]
 
     def facts(self, annotations: Iterable[Annotation], schema: Schema) -> list[Fact]:
         return [Trigger(event["event_type"], event["event_trigger"]) for event in self.distinct(annotations)]
@@ -446,6 +540,15 @@ class KG(Task):
             for entity, found in values.items()
         }
 
+    def annotations(self, answer: dict[str, Any], schema: Schema) -> list[Annotation]:
+        return [
+            {"head": entity, "relation": attribute, "tail": text}
+            for entities in answer.values()
+            for entity, attributes in entities.items()
+            for attribute, value in attributes.items()
+            for text in parse_one_or_list(value)
+        ]
+
     def facts(self, annotations: Iterable[Annotation], schema: Schema) -> list[Fact]:
         return [
             Attribute(self.label(triple, schema), triple["head"], triple["relation"], triple["tail"])
@@ -497,10 +600,11 @@ def check_strings(value: object, keys: Iterable[str], field: str) -> Annotation:
     if not isinstance(value, dict):
         raise InputError(f"an element of {field!r} is not a JSON object")
     for key in keys:
+        if isinstance(value.get(key), str):
+            continue
         if key not in value:
             raise InputError(f"field {key!r} is missing in an element of {field!r}")
-        if not isinstance(value[key], str):
-            raise InputError(f"{key!r} in {field!r} is not a string: {str(value[key])[:80]}")
+        raise InputError(f"{key!r} in {field!r} is not a string: {str(value[key])[:80]}")
     return value
 
 
@@ -518,6 +622,15 @@ def check_known(name: str, known: Iterable[str], kind: str) -> None:
         raise InputError(f"{kind} {name!r} is not in schema.json{hint}")
 
 
+def spelling(mention: str, text: str) -> str | None:
+    """A mention as it stands in the text, but for case and white space; `None` where it does not."""
+    if mention in text:
+        return mention
+    words = r"\s*".join(map(re.escape, mention.split()))
+    found = re.search(words, text, re.IGNORECASE)
+    return found.group() if found else None
+
+
 def position(mention: str, text: str) -> int:
     """Where a mention stands first in the text; strings that are not in it come last."""
     start = text.find(mention) if mention else -1
@@ -526,11 +639,14 @@ def position(mention: str, text: str) -> int:
 
 def distinct_in_text(mentions: Iterable[str], text: str) -> list[str]:
     """Distinct mentions in order of first occurrence in the text."""
-    return sorted(dict.fromkeys(mentions), key=lambda mention: position(mention, text))
+    distinct = list(dict.fromkeys(mentions))
+    return distinct if len(distinct) == 1 else sorted(distinct, key=lambda mention: position(mention, text))
 
 
 def one_or_list(mentions: list[str], text: str) -> str | list[str]:
     """A single mention as a string, several as a list."""
+    if len(mentions) == 1:
+        return mentions[0]
     values = distinct_in_text(mentions, text)
     return values[0] if len(values) == 1 else values
 

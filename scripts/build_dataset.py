@@ -6,27 +6,37 @@ Build instruction instances from annotated corpora.
 
 `--corpus_dir` is one corpus folder (`train.json`, `dev.json`, `test.json` and `schema.json`) or a tree of them,
 `{IE-en,IE-zh}/{TASK}/{corpus}`. `--format jsonl` writes `{train,validation,test}.jsonl`; `--format parquet` writes a
-folder that `load_dataset` opens, with a config for each task and a default one of all.
+folder that `load_dataset` opens and `--push_to_hub` pushes: a config for each task, for each task and language, and a
+default one of all, with a dataset card. A build that was killed goes on with the split at which it was, when the same
+command is given again.
 """
 
+import shlex
 import shutil
 import sys
-import tempfile
 from collections import Counter
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow.compute as pc
 from datasets.utils import tqdm
-from huggingface_hub import DatasetCard, DatasetCardData
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 
 from iepile_builder import IEPile, IEPileConfig, InputError
+from iepile_builder.corpus import SPLIT_FILES, Corpus
+from iepile_builder.hub import dataset_card, push_dataset
 from iepile_builder.instructions import to_json
+from iepile_builder.lengths import FitLength
+from iepile_builder.readers import read_conll, read_instances
+from iepile_builder.statistics import count_instances, look_into, plot
 
 
 OPTIONS = {field.name for field in fields(IEPileConfig)}
+READERS = {"instances": read_instances, "conll": read_conll}
+NO_REASONS = {"task", "language", "source", "split", "records", "given"}  # what a report says besides
 SHARD_BYTES = 500_000_000
 
 
@@ -48,8 +58,28 @@ def main() -> None:
     parser.add_argument("--epoch", type=int, default=0, help="another epoch draws other negatives")
     parser.add_argument("--num_proc", type=int, help="number of processes")
     parser.add_argument("--max_records", type=int, help="the first so many of each corpus and split")
-    parser.add_argument("--on_error", type=str, default="raise", help="raise or skip, at a record that cannot be used")
+    parser.add_argument("--held_out_labels", type=dict[str, list[str]], help="corpus to labels that only test asks")
+    parser.add_argument("--descriptions", type=str, help="JSON with label descriptions, to stand in the instruction")
+    parser.add_argument("--num_examples", type=int, default=0, help="training records that an instruction shows")
+    parser.add_argument("--corpus_weights", type=dict[str, float], help="how often each corpus is given to train")
+    parser.add_argument("--language_weights", type=dict[str, float], help="how often each language is given to train")
+    parser.add_argument("--max_length", type=int, help="in tokens; longer instances are split, then dropped")
+    parser.add_argument("--tokenizer", type=str, help="name or folder of the tokenizer that counts them")
+    parser.add_argument("--on_error", type=str, default="raise", help="raise, skip or fix, at unusable annotation")
+    parser.add_argument("--clean", action="store_true", help="leave out texts that are no language")
+    parser.add_argument("--deduplicate", type=str, default="none", help="none, exact or near, for train")
+    parser.add_argument(
+        "--drop_evaluation_texts", action="store_true", help="leave texts of dev and test out of train"
+    )
+    parser.add_argument("--report_file", type=Path, help="JSON lines: what was read and left out, and why")
+    parser.add_argument(
+        "--input_format", choices=["unified", *READERS], default="unified", help="what the files of the corpora are"
+    )
     parser.add_argument("--format", choices=["jsonl", "parquet"], default="jsonl")
+    parser.add_argument("--statistics", action="store_true", help="plots in the dataset card, with --format parquet")
+    parser.add_argument("--licenses", type=dict[str, str], default={}, help="corpus to licence, for the dataset card")
+    parser.add_argument("--push_to_hub", type=str, help="id of a dataset repository, with --format parquet")
+    parser.add_argument("--private", action="store_true", help="make a new repository private")
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--overwrite", action="store_true", help="replace what is in the output folder")
     args = parser.parse_args()
@@ -59,28 +89,104 @@ def main() -> None:
         raise InputError(f"{output_dir}: not a folder")
     if output_dir.is_dir() and any(output_dir.iterdir()) and not args.overwrite:
         raise InputError(f"{output_dir}: not empty; give another folder or --overwrite")
+    if args.push_to_hub is not None and args.format != "parquet":
+        raise InputError("--push_to_hub needs --format parquet")
+    if (args.max_length is None) != (args.tokenizer is None):
+        raise InputError("--max_length and --tokenizer need each other")
     options = {name: value for name, value in vars(args).items() if name in OPTIONS}
 
-    # everything is made beside the output folder and moved there when it is whole
-    output_dir.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{output_dir.name}-", dir=output_dir.parent) as temporary:
-        builder = IEPile(corpus_dirs=args.corpus_dir, cache_dir=f"{temporary}/cache", **options)
-        builder.download_and_prepare(num_proc=args.num_proc)
-        dataset = builder.as_dataset()
-        whole = Path(temporary) / "whole"
-        whole.mkdir()
-        if args.format == "jsonl":
-            write_jsonl(dataset, whole)
-        else:
-            write_parquet(dataset, whole)
-        if output_dir.exists():
-            shutil.rmtree(output_dir)
-        whole.replace(output_dir)
+    # Everything is made beside the output folder and moved there when it is whole. What a killed build leaves in the
+    # cache of this folder, split by split, is taken up by the next one.
+    work = output_dir.parent / f".{output_dir.name}.incomplete"
+    work.mkdir(parents=True, exist_ok=True)
+    try:
+        dataset, report, corpora = build_splits(args, options, work)
+    except InputError:
+        shutil.rmtree(work)
+        raise
+    notes = []
+    if args.max_length is not None:
+        for split in dataset:
+            dataset[split], note = fit_length(dataset[split], split, args.tokenizer, args.max_length, args.num_proc)
+            notes.append(note)
+    counts = {split: count_instances(rows) for split, rows in dataset.items()}
 
-    for split, rows in dataset.items():
-        counts = Counter(rows["task"])
-        print(f"{split}: {len(rows)} instances ({', '.join(f'{task} {count}' for task, count in counts.items())})")
+    whole = work / "whole"
+    shutil.rmtree(whole, ignore_errors=True)
+    whole.mkdir()
+    if args.format == "jsonl":
+        write_jsonl(dataset, whole)
+    else:
+        write_parquet(dataset, counts, whole)
+        plots = []
+        if args.statistics:
+            (whole / "statistics").mkdir()
+            plots = plot(look_into(next(iter(dataset.values()))), whole / "statistics")
+        command, name = shlex.join(["python", *sys.argv]), args.push_to_hub or output_dir.name
+        dataset_card(corpora, counts, report, command, args.licenses, name, notes, plots).save(whole / "README.md")
+    if args.report_file is not None:
+        write_whole(args.report_file, "".join(to_json(of_split) + "\n" for of_split in report))
+    if output_dir.exists():
+        shutil.rmtree(output_dir)
+    whole.replace(output_dir)
+    shutil.rmtree(work)
+
+    for split, of_split in counts.items():
+        by_task: Counter[str] = Counter()
+        for (task, _, _), count in of_split.items():
+            by_task[task] += count
+        tasks = ", ".join(f"{task} {count}" for task, count in by_task.items())
+        print(f"{split}: {of_split.total()} instances ({tasks})")
+    reasons = sum((Counter({name: of[name] for name in of.keys() - NO_REASONS}) for of in report), Counter())
+    for reason, count in sorted(reasons.items()):
+        print(f"{reason}: {count}")
+    for note in notes:
+        print(note)
     print(f"written to {output_dir}")
+    if args.push_to_hub is not None:
+        print(f"pushed to {push_dataset(output_dir, args.push_to_hub, args.private)}")
+
+
+def build_splits(
+    args: Namespace, options: dict[str, Any], work: Path
+) -> tuple[datasets.DatasetDict, list[dict[str, Any]], list[Corpus]]:
+    """Build one split after the other, so that those which a killed build had finished are not built again."""
+    corpus_dirs = args.corpus_dir
+    if args.input_format != "unified":
+        corpus_dirs = [str(work / "unified")]
+        shutil.rmtree(work / "unified", ignore_errors=True)
+        READERS[args.input_format](args.corpus_dir, work / "unified", args.languages)
+    config = IEPileConfig(corpus_dirs=corpus_dirs, **options)
+    config.check()
+    corpora = config.find_corpora()
+    dataset, report = datasets.DatasetDict(), []
+    for split in args.splits or SPLIT_FILES:
+        if any(corpus.file(split).exists() for corpus in corpora):
+            builder = IEPile(corpus_dirs=corpus_dirs, cache_dir=str(work / "cache"), **{**options, "splits": [split]})
+            builder.download_and_prepare(num_proc=args.num_proc)
+            dataset[split] = builder.as_dataset(split=split)
+            report += builder.report()
+    if not dataset:
+        raise InputError(f"{', '.join(args.corpus_dir)}: nothing for {', '.join(args.splits or SPLIT_FILES)}")
+    return dataset, report, corpora
+
+
+def fit_length(
+    rows: datasets.Dataset, split: str, tokenizer: str, max_length: int, num_proc: int | None
+) -> tuple[datasets.Dataset, str]:
+    """
+    Split instances that are too long; a training instance that is too long with a single label is dropped, an
+    evaluation instance is kept, so that the score stays that of the whole split.
+    """
+    before = len(rows)
+    rows = rows.map(FitLength(tokenizer, max_length), batched=True, num_proc=num_proc, desc=f"Fitting {split}")
+    fits = np.asarray(rows.with_format("numpy")["fits"])
+    rows = rows.remove_columns("fits")
+    split_up, too_long = len(rows) - before, int((~fits).sum())
+    note = f"{split}: {split_up} instances more, to stay within {max_length} tokens; {too_long} are too long "
+    if split != "train":
+        return rows, note + "with a single label, and kept."
+    return rows.select(np.flatnonzero(fits)).flatten_indices(), note + "with a single label, and dropped."
 
 
 def write_jsonl(dataset: datasets.DatasetDict, folder: Path) -> None:
@@ -92,27 +198,28 @@ def write_jsonl(dataset: datasets.DatasetDict, folder: Path) -> None:
                     file.write(to_json({name: value for name, value in row.items() if value is not None}) + "\n")
 
 
-def write_parquet(dataset: datasets.DatasetDict, folder: Path) -> None:
-    """Write `data/{task}/{split}-*.parquet`, and the configs of a dataset repository in README.md."""
-    splits: dict[str, list[str]] = {}
+def write_parquet(
+    dataset: datasets.DatasetDict, counts: dict[str, Counter[tuple[str, str, str]]], folder: Path
+) -> None:
+    """Write `data/{task}-{language}/{split}-*.parquet`."""
     for split, rows in dataset.items():
-        tasks = np.array(rows["task"])
-        for task in dict.fromkeys(rows["task"]):
-            splits.setdefault(task, []).append(split)
-            of_task = rows.select(np.flatnonzero(tasks == task))
-            shards = of_task.data.nbytes // SHARD_BYTES + 1
+        columns = rows.data.table
+        for task, language in dict.fromkeys((task, language) for task, language, _ in counts[split]):
+            wanted = pc.and_(pc.equal(columns["task"], task), pc.equal(columns["language"], language))
+            part = rows.select(np.flatnonzero(wanted.to_numpy()))
+            shards = part.data.nbytes * len(part) // len(rows) // SHARD_BYTES + 1
             for index in range(shards):
-                path = folder / "data" / task / f"{split}-{index:05d}-of-{shards:05d}.parquet"
+                path = folder / "data" / f"{task}-{language}" / f"{split}-{index:05d}-of-{shards:05d}.parquet"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                of_task.shard(shards, index, contiguous=True).to_parquet(path)
-    configs = [{"config_name": "default", "data_files": data_files(list(dataset), "*"), "default": True}]
-    configs += [{"config_name": task, "data_files": data_files(splits[task], task)} for task in splits]
-    DatasetCard(f"---\n{DatasetCardData(configs=configs)}\n---\n").save(folder / "README.md")
+                part.shard(shards, index, contiguous=True).to_parquet(path)
 
 
-def data_files(splits: list[str], task: str) -> list[dict[str, str]]:
-    """The files of each split of a config."""
-    return [{"split": split, "path": f"data/{task}/{split}-*.parquet"} for split in splits]
+def write_whole(path: Path, text: str) -> None:
+    """Write a file under a temporary name and rename it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import replace
 
 import datasets
+import numpy as np
 import pytest
 from conftest import ALL_TASKS, SAMPLE_CORPUS
 from hypothesis import given, settings
@@ -17,8 +18,9 @@ from strategies import annotated
 
 from iepile_builder import Schema, SchemaBatching
 from iepile_builder.answers import asked_schema, parse_answer
-from iepile_builder.batching import split_labels
+from iepile_builder.batching import ROLE_ORDERS, draws, shuffled, split_labels
 from iepile_builder.corpus import find_corpora, read_split
+from iepile_builder.instructions import read_instruction, to_json
 from iepile_builder.tasks import TASKS
 
 
@@ -189,3 +191,114 @@ def test_map_is_cached_and_does_not_depend_on_the_hash_seed() -> None:
         assert done.returncode == 0, done.stderr
         printed.add(done.stdout)
     assert len(printed) == 1
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    )
+)
+def test_json_is_written_as_the_standard_library_does(value: object) -> None:
+    assert to_json(value) == json.dumps(value, ensure_ascii=False)
+
+
+@given(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=5), st.integers(0, 4), st.integers(1, 9))
+def test_draws_are_a_function_of_seed_stream_and_place(seeds: list[int], stream: int, number: int) -> None:
+    together = draws(np.array(seeds, dtype=np.uint64), stream, number)
+    assert together.shape == (len(seeds), number)
+    for seed, row in zip(seeds, together, strict=True):
+        assert draws(np.array([seed], dtype=np.uint64), stream, number + 3)[0, :number].tolist() == row.tolist()
+        assert not np.isin(row, draws(np.array([seed], dtype=np.uint64), stream + 1, number)).any()
+
+
+def test_draws_are_even() -> None:
+    drawn = draws(np.arange(2000, dtype=np.uint64), 0, 10) * 2.0**-64
+    assert np.abs(np.histogram(drawn, bins=10, range=(0, 1))[0] - 2000).max() < 200
+    first = np.argsort(drawn, axis=1)[:, 0]
+    assert np.abs(np.bincount(first, minlength=10) - 200).max() < 70
+
+
+def test_random_negatives_and_orders_are_even() -> None:
+    batching = batching_of("NER", Schema(types=tuple("abcdefghij")), split_num=3)
+    records = {"text": [str(number) for number in range(3000)], "entity": [[]] * 3000}
+    asked = [json.loads(instruction)["schema"] for instruction in batching(records)["instruction"]]
+    for place in range(3):
+        counts = Counter(labels[place] for labels in asked)
+        assert len(counts) == 10
+        assert all(abs(count - 300) < 100 for count in counts.values())
+
+
+def test_roles_come_in_many_orders() -> None:
+    roles = tuple("abcd")
+    orders = {shuffled(roles, order) for order in range(ROLE_ORDERS)}
+    assert len(orders) > 18  # of 24
+    assert all(sorted(order) == sorted(roles) for order in orders)
+
+
+@pytest.mark.parametrize("task", ALL_TASKS)
+@settings(deadline=None, max_examples=30)
+@given(data=st.data())
+def test_a_batch_of_records_gives_what_each_of_them_gives(task: str, data: st.DataObject) -> None:
+    schema, text, annotations = data.draw(annotated(task))
+    batching = batching_of(task, schema, **data.draw(OPTIONS))
+    records = [("1", text, annotations), ("2", text + ".", []), ("3", text, None), ("4", text, annotations[:1])]
+    ids, texts, of_records = zip(*records, strict=True)
+    columns = batching({"id": list(ids), "text": list(texts), TASKS[task].field: list(of_records)})
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    assert rows == [row for record in records for row in batching.instances(*record)]
+
+
+@pytest.mark.parametrize("task", ALL_TASKS)
+@settings(deadline=None, max_examples=30)
+@given(data=st.data())
+def test_labels_that_are_left_out_are_neither_asked_nor_answered(task: str, data: st.DataObject) -> None:
+    schema, text, annotations = data.draw(annotated(task))
+    every = TASKS[task].labels(schema)
+    kept = tuple(label for label in every if data.draw(st.booleans())) or every[:1]
+    instances = list(batching_of(task, schema, labels=kept, **data.draw(OPTIONS)).instances("id", text, annotations))
+    assert set(asked_labels(instances, task)) <= set(kept)
+    for row in instances:
+        left = [TASKS[task].label(annotation, schema) for annotation in json.loads(row["label"])]
+        distinct = TASKS[task].distinct(annotations)
+        assert left == [label for label in (TASKS[task].label(each, schema) for each in distinct) if label in kept]
+
+
+def test_another_repetition_is_another_draw() -> None:
+    batching = batching_of("NER", Schema(types=tuple("abcdefghijklmnop")))
+    asked = [
+        tuple(asked_labels(list(replace(batching, repetition=number).instances("7", "Ada.", [])), "NER"))
+        for number in range(3)
+    ]
+    assert len(set(asked)) == 3
+
+
+def test_descriptions_make_the_schema_a_dictionary() -> None:
+    descriptions = {"city": "a large town"}
+    batching = batching_of("NER", Schema(types=("person", "city")), schema_order="schema", descriptions=descriptions)
+    (row,) = batching.instances("7", "Ada saw Rome.", [{"entity": "Rome", "entity_type": "city"}])
+    assert '"schema": {"person": "", "city": "a large town"}, "input": "Ada saw Rome."}' in row["instruction"]
+    assert row["output"] == '{"person": [], "city": ["Rome"]}'
+    assert read_instruction(row["instruction"])["schema"] == ["person", "city"]
+    assert TASKS["NER"].labels(asked_schema(row["instruction"], "NER")) == ("person", "city")
+
+
+def test_examples_are_other_records_with_their_answers() -> None:
+    records = {
+        "Ada left.": [{"entity": "Ada", "entity_type": "person"}],
+        "Oslo.": [{"entity": "Oslo", "entity_type": "city"}],
+        "Hm.": [],
+    }
+    batching = batching_of(
+        "NER", Schema(types=("person", "city")), schema_order="schema", split_num=1, num_examples=2,
+        examples=tuple((text, to_json(annotations)) for text, annotations in records.items()),
+    )  # fmt: skip
+    first, second = batching.instances("7", "Ada left.", records["Ada left."])
+    asked = json.loads(second["instruction"])
+    assert list(asked) == ["instruction", "schema", "example", "input"]
+    assert asked["instruction"].endswith("You can refer to the example for extraction.")
+    assert asked["schema"] == ["city"]
+    assert asked["example"][0] == {"input": "Oslo.", "output": {"city": ["Oslo"]}}  # it answers the instruction
+    assert asked["example"][1] == {"input": "Hm.", "output": {"city": []}}  # "Ada left." is the text itself
+    assert [len(json.loads(row["instruction"])["example"]) for row in (first, second)] == [2, 2]
+    assert json.loads(second["output"]) == {"city": []}

@@ -1,11 +1,19 @@
 """`scripts/build_dataset.py` as a user runs it."""
 
+import base64
 import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
-from conftest import ALL_TASKS, SAMPLE_CORPUS, assert_one_clear_line
+from conftest import ALL_TASKS, ROOT, SAMPLE_CORPUS, assert_one_clear_line
 from datasets import load_dataset
+from huggingface_hub import DatasetCard
 
 from iepile_builder import IEPile
 
@@ -51,6 +59,152 @@ def test_parquet_opens_with_a_config_for_each_task(run_script, tmp_path: Path) -
             assert of_task[split].to_list() == [row for row in rows if row["task"] == task]
 
 
+def test_the_card_says_what_is_in_it(run_script, tmp_path: Path) -> None:
+    output_dir = tmp_path / "out"
+    run_script(
+        "build_dataset.py", "--corpus_dir", SAMPLE_CORPUS, "--tasks", "NER", "EE", "--format", "parquet",
+        "--statistics", "--licenses", '{"daily_news": "CC0-1.0"}', "--output_dir", output_dir,
+    )  # fmt: skip
+    card = DatasetCard.load(output_dir / "README.md")
+    assert [config["config_name"] for config in card.data.configs] == [
+        "default", "EE", "NER", "EE-en", "EE-zh", "NER-en", "NER-zh",
+    ]  # fmt: skip
+    assert card.data.language == ["en", "zh"]
+    built = IEPile(data_dir=str(SAMPLE_CORPUS), tasks=["NER", "EE"]).as_dataset()
+    for task, language in (("NER", "zh"), ("EE", "en")):
+        of_both = load_dataset(str(output_dir), f"{task}-{language}")
+        streamed = load_dataset(str(output_dir), f"{task}-{language}", streaming=True)
+        for split, rows in built.items():
+            wanted = [row for row in rows if (row["task"], row["language"]) == (task, language)]
+            assert of_both[split].to_list() == list(streamed[split]) == wanted
+    count = sum(row["source"] == "daily_news" for row in built["train"])
+    assert f"| NER | en | daily_news | CC0-1.0 | 14 | {count:,} |" in card.text
+    assert "| EE | zh | working_life_zh | not stated |" in card.text
+    assert "build_dataset.py --corpus_dir" in card.text
+    assert "`sports team`" in card.text
+    plots = sorted(path.name for path in (output_dir / "statistics").iterdir())
+    assert {"lengths.png", "labels.png", "positives.png", "together_NER_daily_news.png"} <= set(plots)
+    assert all(f"(statistics/{name})" in card.text for name in plots)
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, {scripts!r})
+import build_dataset
+when, sys.argv[1:] = sys.argv[1], sys.argv[2:]
+prepare = build_dataset.IEPile.download_and_prepare
+
+def kill(*args, **kwargs):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def prepare_or_kill(self, **kwargs):
+    prepare(self, **kwargs) if self.config.splits != ["test"] else kill()
+
+if when == "test":
+    build_dataset.IEPile.download_and_prepare = prepare_or_kill
+else:
+    build_dataset.write_jsonl = kill
+build_dataset.main()
+"""
+
+
+def test_a_killed_build_leaves_nothing_that_looks_whole_and_goes_on(run_script, people: Path, tmp_path: Path) -> None:
+    output_dir, work = tmp_path / "out", tmp_path / ".out.incomplete"
+    arguments = ["--corpus_dir", str(people), "--output_dir", str(output_dir)]
+    program = KILLED.format(scripts=str(ROOT / "scripts"))
+    built = []
+    for when in ("test", "writing"):
+        done = subprocess.run([sys.executable, "-c", program, when, *arguments], cwd=tmp_path, capture_output=True)
+        assert done.returncode < 0, done.stderr
+        assert not output_dir.exists()
+        (file,) = work.rglob("*train*.arrow")
+        built.append((file, file.stat().st_mtime_ns))
+    assert built[0] == built[1]  # a finished split is not built again
+    run_script("build_dataset.py", *arguments)
+    assert not work.exists()
+    run_script("build_dataset.py", *arguments[:-1], tmp_path / "whole")
+    for split in ("train", "validation", "test"):
+        assert (output_dir / f"{split}.jsonl").read_bytes() == (tmp_path / "whole" / f"{split}.jsonl").read_bytes()
+
+
+class Hub(BaseHTTPRequestHandler):
+    """As much of the Hub's interface as a push of small files takes."""
+
+    repositories: dict[str, dict[str, bytes]] = {}
+
+    def answer(self, value: object) -> None:
+        body = json.dumps(value).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_GET(self) -> None:
+        self.answer([] if "/tree/" in self.path else {"id": "me/mine", "sha": "0" * 40, "siblings": []})
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.path == "/api/repos/create":
+            name = f"me/{json.loads(body)['name']}"
+            self.repositories[name] = {}
+            self.answer({"url": f"http://{self.headers['Host']}/datasets/{name}", "name": name})
+        elif "/preupload/" in self.path:
+            mode = {"uploadMode": "regular", "shouldIgnore": False}
+            self.answer({"files": [{"path": file["path"], **mode} for file in json.loads(body)["files"]]})
+        elif "/commit/" in self.path:
+            name = "/".join(self.path.split("/")[3:5])
+            for line in body.splitlines():
+                operation = json.loads(line)
+                if operation["key"] == "file":
+                    content = base64.b64decode(operation["value"]["content"])
+                    self.repositories[name][operation["value"]["path"]] = content
+            self.answer(
+                {
+                    "commitUrl": f"http://{self.headers['Host']}/datasets/{name}/commit/{'0' * 40}",
+                    "commitOid": "0" * 40,
+                }
+            )
+        else:
+            self.answer({"errors": [], "warnings": []})
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def hub() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_a_build_can_be_pushed(people: Path, tmp_path: Path, hub: str) -> None:
+    output_dir = tmp_path / "out"
+    command = [
+        sys.executable,
+        str(ROOT / "scripts" / "build_dataset.py"),
+        "--corpus_dir",
+        people,
+        "--format",
+        "parquet",
+    ]
+    command += ["--output_dir", output_dir, "--push_to_hub", "me/mine"]
+    environment = {
+        **os.environ, "HF_ENDPOINT": hub, "HF_HUB_OFFLINE": "0", "HF_TOKEN": "hf_none", "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert "pushed to " in done.stdout
+    written = {
+        str(path.relative_to(output_dir)): path.read_bytes() for path in output_dir.rglob("*.*") if path.is_file()
+    }
+    assert Hub.repositories["me/mine"] == written
+    assert b'load_dataset("me/mine", ' in written["README.md"]
+
+
 def test_options_can_stand_in_a_file(run_script, people: Path, tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text(f"corpus_dir: [{people}]\ntasks: [NER]\nsplits: [test]\nsplit_num: 1\nseed: 3\n")
@@ -81,6 +235,9 @@ def test_an_output_folder_is_replaced_only_when_told(run_script, people: Path, t
         (["--tasks", "RE"], ["no corpus for RE"]),
         (["--split_num", "0"], ["split_num is 0"]),
         (["--negatives", "many"], ["unknown negatives 'many'"]),
+        (["--push_to_hub", "me/mine"], ["--push_to_hub needs --format parquet"]),
+        (["--corpus_weights", '{"animals": 2}'], ["unknown corpus 'animals'"]),
+        (["--descriptions", "nowhere.json"], ["nowhere.json", "No such file"]),
         (["--hard_negatives", "nowhere.json"], ["nowhere.json", "No such file"]),
     ],
 )

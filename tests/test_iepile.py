@@ -1,6 +1,7 @@
 """The `datasets` builder."""
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -13,7 +14,8 @@ import iepile_builder
 from iepile_builder import IEPile, InputError
 from iepile_builder.answers import asked_schema
 from iepile_builder.batching import COLUMNS, is_negative
-from iepile_builder.corpus import find_corpora, read_split
+from iepile_builder.cleaning import Cleaning
+from iepile_builder.corpus import find_corpora, index_split, read_split
 from iepile_builder.scoring import score
 from iepile_builder.tasks import TASKS
 
@@ -148,6 +150,80 @@ def test_text_without_annotation_is_asked(tmp_path: Path, people: Path) -> None:
     (people / "IE-en" / "NER" / "people" / "test.json").write_text('{"text": "Eve is in Oslo."}\n')
     (row,) = build(people)["test"]
     assert (row["output"], row["label"]) == (None, None)
+
+
+def test_weights_repeat_records_with_another_draw_or_leave_them_out() -> None:
+    corpora = {"tasks": ["NER"], "splits": ["train"]}
+    records = {
+        corpus.source: len(list(read_split(corpus, "train"))) for corpus in find_corpora([SAMPLE_CORPUS], ["NER"])
+    }
+    rows = build(**corpora, corpus_weights={"daily_news": 2.5}, language_weights={"zh": 0.5})["train"]
+    given = Counter(source for source, _ in set(zip(rows["source"], rows["id"], strict=True)))
+    assert abs(given["daily_news"] - 2.5 * records["daily_news"]) < 0.2 * records["daily_news"]
+    assert abs(given["daily_news_zh"] - 0.5 * records["daily_news_zh"]) < 0.2 * records["daily_news_zh"]
+    english = [row for row in rows if row["source"] == "daily_news"]
+    first = [row for row in english if "-" not in row["id"]]
+    assert first == build(**corpora, corpora=["daily_news"])["train"].to_list()
+    again = {row["instruction"] for row in english if row["id"].endswith("-2")}
+    assert len(again & {row["instruction"] for row in first}) < len(again) / 2
+    with pytest.raises(InputError, match="unknown corpus 'daily'"):
+        build(corpus_weights={"daily": 2.0})
+    with pytest.raises(InputError, match="the weight of zh is -1"):
+        build(language_weights={"zh": -1})
+
+
+def test_held_out_labels_are_asked_in_test_alone() -> None:
+    held_out = ["person", "city"]
+    built = build(tasks=["NER"], languages=["en"], held_out_labels={"daily_news": held_out})
+    for split, rows in built.items():
+        asked = {label for row in rows for label in asked_schema(row["instruction"], "NER").types}
+        found = {entity["entity_type"] for row in rows for entity in json.loads(row["label"])}
+        assert (asked == set(held_out)) if split == "test" else asked.isdisjoint(held_out)
+        assert found <= asked
+    report = score(built["test"])
+    assert report["overall"]["f1"] == 100
+    with pytest.raises(InputError, match="unknown label of daily_news 'people'"):
+        build(tasks=["NER"], languages=["en"], held_out_labels={"daily_news": ["people"]})
+
+
+def test_examples_come_from_train_in_every_split() -> None:
+    texts = {record["text"] for record in read_split(find_corpora([SAMPLE_CORPUS], ["EE"], ["en"])[0], "train")}
+    for rows in build(tasks=["EE"], languages=["en"], num_examples=2).values():
+        for row in rows:
+            instruction = json.loads(row["instruction"])
+            shown = [example["input"] for example in instruction["example"]]
+            assert len(set(shown)) == 2
+            assert set(shown) <= texts - {instruction["input"]}
+            for example in instruction["example"]:
+                assert list(example["output"]) == [item["event_type"] for item in instruction["schema"]]
+
+
+def test_descriptions_are_of_a_corpus(people: Path, tmp_path: Path) -> None:
+    path = tmp_path / "descriptions.json"
+    path.write_text('{"NER": {"people": {"city": "a large town"}}}')
+    (row, _) = build(people, descriptions=str(path))["test"]
+    assert json.loads(row["instruction"])["schema"] == {"person": "", "city": "a large town", "river": ""}
+    for text, message in (("{", "not JSON"), ('{"person": ["a"]}', "neither")):
+        path.write_text(text)
+        with pytest.raises(InputError, match=message):
+            build(people, descriptions=str(path))
+
+
+def test_checking_in_parts_and_processes_gives_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    corpus = find_corpora([SAMPLE_CORPUS], ["NER"], ["en"])[0]
+    whole = index_split(corpus, "train", Cleaning(clean=True))
+    monkeypatch.setattr("iepile_builder.corpus.PART_BYTES", 1000)
+    for num_proc in (None, 2):
+        parts = index_split(corpus, "train", Cleaning(clean=True), num_proc=num_proc)
+        assert parts.rows.tolist() == whole.rows.tolist()
+        assert parts.report == whole.report
+    folder = tmp_path / "IE-en" / "NER" / "daily_news"
+    shutil.copytree(corpus.path, folder)
+    lines = (folder / "train.json").read_text().splitlines()
+    lines[40] = "{"
+    (folder / "train.json").write_text("\n".join(lines))
+    with pytest.raises(InputError, match="train.json, line 41: not one JSON object"):
+        index_split(find_corpora([tmp_path])[0], "train", num_proc=2)
 
 
 def assert_gold_scores_100(data_dir: Path, **options: object) -> None:

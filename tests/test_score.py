@@ -92,3 +92,31 @@ def test_any_answer_is_scored(run_script, predictions: list[dict], tmp_path: Pat
     report = json.loads(run_script("score.py", "--predictions_file", file).stdout)
     assert report["overall"]["unparsed"] == len(answers)
     assert report["overall"]["pred"] == 0
+    report = json.loads(run_script("score.py", "--predictions_file", file, "--repair", "--report", "folder").stdout)
+    assert report["overall"]["unparsed"] == len(answers) - 3  # "[]", "null" and "" say that nothing was found
+    assert report["overall"]["repaired"] == 3
+
+
+def test_a_label_that_cannot_be_written_is_escaped(run_script, predictions: list[dict], tmp_path: Path) -> None:
+    file = write_lines(tmp_path / "preds.jsonl", [{**predictions[0], "output": '{"\\ud800": ["\\udfff"]}'}])
+    report = json.loads(run_script("score.py", "--predictions_file", file).stdout)
+    assert "\ud800" in report["labels"][predictions[0]["task"]]
+    run_script("score.py", "--predictions_file", file, "--output_file", "report.json", "--report", "folder")
+    assert json.loads((tmp_path / "report.json").read_text()) == report
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        (["--min_overlap", "2", "--mode", "type"], "min_overlap is 2"),
+        (["--bootstrap", "-1"], "give bootstrap a number of resamples"),
+        (["--compare", "nowhere.jsonl"], "no such file of predictions"),
+        (["--compare", "less.jsonl"], "records are in one of the two only"),
+    ],
+)
+def test_a_wrong_option_ends_with_one_clear_line(
+    run_script, predictions: list[dict], tmp_path: Path, options: list[str], part: str
+) -> None:
+    file = write_lines(tmp_path / "preds.jsonl", predictions)
+    write_lines(tmp_path / "less.jsonl", predictions[:1])
+    assert_one_clear_line(run_script("score.py", "--predictions_file", file, *options, check=False), part)

@@ -3,7 +3,8 @@
 import datasets
 import evaluate
 
-from iepile_builder.scoring import score
+from iepile_builder.matching import Matching
+from iepile_builder.scoring import Scorer
 
 
 _CITATION = """\
@@ -32,24 +33,39 @@ Args:
     sources (`list[str]`): the corpus of each instruction.
     ids (`list[str]`): the record of each instruction.
     instructions (`list[str]`): the instructions.
+    by (`str`, *optional*): `"task"`, `"source"`, `"language"` or `"label"` for this part of the report alone.
+    repair (`bool`, *optional*, defaults to `False`): also read answers that are only nearly JSON.
+    bootstrap (`int`, *optional*, defaults to 0): resamples of the records, for intervals.
+    confidence (`float`, *optional*, defaults to 0.95): of the intervals.
+    seed (`int`, *optional*, defaults to 0): of the resamples.
+    matching: the options of `iepile_builder.matching.Matching`, when a predicted fact counts as a gold one: `mode`
+        (`"strict"`, `"set"`, `"normalized"`, `"boundary"`, `"type"`, `"partial"` or `"grounded"`), `min_overlap`,
+        `entity_types`, `linked`, `lowercase`, `nfkc`, `whitespace`, `punctuation`, `articles`.
 Returns:
-    `dict`: `overall`, `tasks` and `sources`; in each `precision`, `recall`, `f1` (percentages), `tp`, `pred`, `gold`,
-    `records`, `answers`, `unparsed`, `outside_schema` and `not_in_text`, for EE and EEA in the blocks `trigger` and
-    `argument`.
+    `dict`: `overall`, `tasks`, `sources`, `languages`, `labels` and `macro`; in each `precision`, `recall`, `f1`
+    (percentages), `tp`, `pred`, `gold`, `records`, `answers`, `unparsed`, `repaired`, `outside_schema`, `not_in_text`
+    and `gold_not_in_text`, for EE and EEA in the blocks `trigger` and `argument`; `intervals` where asked for.
 Examples:
     >>> metric = evaluate.load("evaluate_metrics/ie_f1")
-    >>> report = metric.compute(
-    ...     predictions=['{"person": ["Ada Lovelace"], "city": []}'],
-    ...     references=['[{"entity": "Ada Lovelace", "entity_type": "person"}, '
-    ...                 '{"entity": "London", "entity_type": "city"}]'],
-    ...     tasks=["NER"],
-    ...     sources=["example"],
-    ...     ids=["1"],
-    ...     instructions=['{"instruction": "Extract the entities.", "schema": ["person", "city"], '
-    ...                   '"input": "Ada Lovelace was born in London."}'],
-    ... )
+    >>> example = {
+    ...     "predictions": ['{"person": ["Ada Lovelace"], "city": []}'],
+    ...     "references": ['[{"entity": "Ada Lovelace", "entity_type": "person"}, '
+    ...                    '{"entity": "London", "entity_type": "city"}]'],
+    ...     "tasks": ["NER"],
+    ...     "sources": ["example"],
+    ...     "ids": ["1"],
+    ...     "instructions": ['{"instruction": "Extract the entities.", "schema": ["person", "city"], '
+    ...                      '"input": "Ada Lovelace was born in London."}'],
+    ... }
+    >>> report = metric.compute(**example)
     >>> round(report["overall"]["f1"], 1)
     66.7
+    >>> report = metric.compute(**example, by="label")
+    >>> report["NER"]["person"]["recall"]
+    100.0
+    >>> example["predictions"] = ['{"person": ["Ada"], "city": ["London"]}']
+    >>> metric.compute(**example, mode="partial")["overall"]["f1"]
+    75.0
 """
 
 
@@ -73,7 +89,16 @@ class IEF1(evaluate.Metric):
         sources: list[str],
         ids: list[str],
         instructions: list[str],
+        by: str | None = None,
+        repair: bool = False,
+        bootstrap: int = 0,
+        confidence: float = 0.95,
+        seed: int = 0,
+        **matching: str | float,
     ) -> dict:
+        scorer = Scorer(repair)
         columns = ("output", "label", "task", "source", "id", "instruction")
-        rows = zip(predictions, references, tasks, sources, ids, instructions, strict=True)
-        return score(dict(zip(columns, row, strict=True)) for row in rows)
+        for row in zip(predictions, references, tasks, sources, ids, instructions, strict=True):
+            scorer.add(dict(zip(columns, row, strict=True)))
+        report = scorer.report(Matching(**matching), bootstrap, confidence, seed)
+        return report if by is None else report[f"{by}s"]

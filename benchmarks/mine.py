@@ -1,0 +1,60 @@
+"""
+How well each way of mining recovers the hard negatives that IEPile published, which were made by hand.
+
+    python benchmarks/mine.py --model_name_or_path path/to/sentence-transformers/model
+
+For each published table, the labels that have hard negatives there: precision and recall of the best k that a method
+gives, over all labels of the table together. `random` is what drawing k other labels gives.
+"""
+
+import numpy as np
+from jsonargparse import ArgumentParser
+
+from iepile_builder.hard_negatives import load_hard_negatives
+from iepile_builder.mining import embedding_scores, label_texts, lexical_scores, nearest, recovered, union
+
+
+def main() -> None:
+    parser = ArgumentParser(description=__doc__.strip().splitlines()[0])
+    parser.add_argument("--model_name_or_path", type=str, help="a sentence-transformers model; default: lexical alone")
+    parser.add_argument("--top_k", type=list[int], default=[1, 3, 5, 10])
+    args = parser.parse_args()
+
+    print("| task | corpus | labels | published |", end="")
+    methods = ["random", "lexical", *(["embedding", "union"] if args.model_name_or_path else [])]
+    print("".join(f" {method} P/R@{k} |" for method in methods for k in args.top_k))
+    print("|" + "---|" * (4 + len(methods) * len(args.top_k)))
+    totals: dict[tuple[str, int], np.ndarray] = {}
+    for task, corpora in load_hard_negatives().items():
+        if task in ("EET", "EEA"):  # the same tables as EE
+            continue
+        for source, published in corpora.items():
+            labels = sorted({*published, *(other for others in published.values() for other in others)})
+            if len(labels) < 4:  # every other label is one
+                continue
+            scores = {"random": np.random.default_rng(0).random((len(labels), len(labels)))}
+            scores["lexical"] = lexical_scores(labels)
+            if args.model_name_or_path:
+                texts = label_texts(labels, {}, {})
+                scores["embedding"] = embedding_scores(labels, texts, args.model_name_or_path)
+            cells = []
+            for method in methods:
+                for k in args.top_k:
+                    parts = ["lexical", "embedding"] if method == "union" else [method]
+                    found = union([nearest(labels, scores[part], k) for part in parts])
+                    counts = np.array(recovered(found, published))
+                    totals[method, k] = totals.get((method, k), 0) + counts
+                    cells.append(cell(counts))
+            edges = sum(map(len, published.values()))
+            print(f"| {task} | {source} | {len(labels)} | {edges} | {' | '.join(cells)} |", flush=True)
+    print(f"| all | | | | {' | '.join(cell(totals[method, k]) for method in methods for k in args.top_k)} |")
+
+
+def cell(counts: np.ndarray) -> str:
+    """Precision and recall as percentages."""
+    both, mined, wanted = counts
+    return f"{100 * both / max(1, mined):.0f}/{100 * both / wanted:.0f}"
+
+
+if __name__ == "__main__":
+    main()
