@@ -90,7 +90,17 @@ def test_the_real_model_learns_to_answer(
 
     file = write_lines(tmp_path / "train.jsonl", make_instances(24))
     recipe = Path(__file__).parent.parent / "recipes" / "smollm2-135m-instruct" / "sft" / "config_lora.yaml"
-    arguments = ["--config", recipe, "--model_name_or_path", model, "--dataset_name", file]
-    done = run_script("sft.py", *arguments, "--output_dir", tmp_path / "out", "--logging_steps", 1)
+    arguments = [
+        "--config",
+        recipe,
+        "--model_name_or_path",
+        model,
+        "--dataset_name",
+        file,
+        "--output_dir",
+        tmp_path / "out",
+    ]
+    steps = ["--packing", "false", "--per_device_train_batch_size", 4, "--logging_steps", 1]  # packed it would be one
+    done = run_script("sft.py", *arguments, *steps)
     losses = [float(part.split("'")[1]) for part in done.stdout.split("'loss': ")[1:]]
     assert losses[-1] < losses[0] / 2
