@@ -1,8 +1,7 @@
 """
 Build instruction instances from annotated corpora.
 
-    python scripts/build_dataset.py --corpus_dir iepile_builder/sample_corpus --tasks NER RE EE --output_dir
-    outputs/sample
+    python scripts/build_dataset.py --corpus_dir iepile_builder/sample_corpus --output_dir outputs/sample
 
 `--corpus_dir` is one corpus folder (`train.json`, `dev.json`, `test.json` and `schema.json`) or a tree of them,
 `{IE-en,IE-zh}/{TASK}/{corpus}`. `--format jsonl` writes `{train,validation,test}.jsonl`; `--format parquet` writes a
