@@ -4,7 +4,6 @@ Choose the labels that a record is asked for, order them, split them into batche
 These are the hard-negative batched instructions of IEPile (https://huggingface.co/papers/2402.14710, section 3).
 """
 
-import json
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
@@ -357,8 +356,3 @@ def negative_ranks(found: list[Found], batches: list[list[list[int]]], seeds: np
         ]
         for (label, by_label), asked, ranks in zip(found, batches, drawn, strict=True)
     ]
-
-
-def is_negative(instance: dict[str, Any]) -> bool:
-    """Whether the reference answer finds nothing for any label of the instance."""
-    return instance["output"] is not None and not any(json.loads(instance["output"]).values())
