@@ -4,6 +4,7 @@ Choose the labels that a record is asked for, order them, split them into batche
 These are the hard-negative batched instructions of IEPile (https://huggingface.co/papers/2402.14710, section 3).
 """
 
+import json
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
