@@ -25,7 +25,7 @@ quickstart: install
 	$(BIN)/python scripts/quickstart.py $(if $(CORPORA),--corpus_dir $(CORPORA))
 
 test: install
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 quality: install
 	$(BIN)/ruff check .
