@@ -132,7 +132,7 @@ def main() -> None:
 
     for split, of_split in counts.items():
         by_task: Counter[str] = Counter()
-        for (task, _, _), count in of_split.items():
+        for (task, _, _), count in sorted(of_split.items()):  # in any order from several processes
             by_task[task] += count
         tasks = ", ".join(f"{task} {count}" for task, count in by_task.items())
         print(f"{split}: {of_split.total()} instances ({tasks})")
