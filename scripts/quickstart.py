@@ -36,7 +36,7 @@ RECIPE = RECIPES / "smollm2-135m-instruct" / "sft" / "config_lora.yaml"
 # A 135M English model learns this much of the sample corpus in a few minutes; it has all seven tasks, and Chinese too.
 SAMPLE_PART = ["--tasks", "NER", "RE", "EE", "--languages", "en"]
 SAMPLE_ROWS = ["--max_length", "512"]  # its rows are shorter than the recipe allows for: smaller packs, more steps
-# Of 60,000 tokens with many negatives so small a model learns to find nothing; "hard" is for more of them.
+# With many negatives and 60,000 tokens so small a model found next to nothing; see the recipe's README.
 FEW_NEGATIVES = ["--negatives", "ratio", "--negative_ratio", "0.15", "--max_negatives_per_positive", "0.1"]
 
 
