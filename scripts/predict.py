@@ -16,13 +16,14 @@ goes on where it was. Arguments can also stand in a YAML file, given with `--con
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from iepile_builder.chat import load_instances, load_model, load_tokenizer, to_prompt
+from iepile_builder.chat import load_instances, to_prompt
+from iepile_builder.engines import Completion, Request, TransformersEngine
 from iepile_builder.errors import InputError
 
 
@@ -30,44 +31,32 @@ from iepile_builder.errors import InputError
 WINDOW = 4
 
 
-def read_done(file: Path, instances: list[dict[str, Any]]) -> int:
+def read_done(file: Path, dataset: Iterable[dict[str, Any]]) -> int:
     """Counts the answers that an earlier run left in the file, and cuts a line that it could not finish."""
-    content = file.read_bytes()
-    complete = content[: content.rfind(b"\n") + 1]
-    lines = complete.splitlines()
-    for number, line in enumerate(lines, start=1):
-        try:
-            same = number <= len(instances) and json.loads(line)["instruction"] == instances[number - 1]["instruction"]
-        except (ValueError, KeyError, TypeError):
-            same = False
-        if not same:
-            raise InputError(
-                f"{file}, line {number}: not an answer to instance {number} of this dataset: "
-                "give another --output_file, or delete this one"
-            )
-    if len(complete) < len(content):
-        with file.open("r+b") as output:
-            output.truncate(len(complete))
-    return len(lines)
-
-
-def batches(lengths: list[int], batch_size: int) -> Iterator[list[int]]:
-    """
-    Groups the instances by length within each window.
-
-    The groups depend on the dataset alone, not on where a run was stopped: padding changes the last bits of what a
-    model computes, so an instance must always be answered in the same company.
-    """
-    size = WINDOW * batch_size
-    for start in range(0, len(lengths), size):
-        window = sorted(range(start, min(start + size, len(lengths))), key=lambda index: lengths[index])
-        yield from (window[i : i + batch_size] for i in range(0, len(window), batch_size))
+    done = complete = 0
+    instances = iter(dataset)
+    with file.open("rb") as lines:
+        for line in lines:
+            if not line.endswith(b"\n"):
+                break
+            try:
+                same = json.loads(line)["instruction"] == next(instances)["instruction"]
+            except (ValueError, KeyError, TypeError, StopIteration):
+                same = False
+            if not same:
+                raise InputError(
+                    f"{file}, line {done + 1}: not an answer to instance {done + 1} of this dataset: "
+                    "give another --output_file, or delete this one"
+                )
+            done += 1
+            complete += len(line)
+    with file.open("r+b") as output:
+        output.truncate(complete)
+    return done
 
 
 def main(args: Namespace) -> None:
-    import torch
     from tqdm import tqdm
-    from transformers.utils import has_file
 
     # Data
     splits = load_instances(args.dataset, columns=("instruction",))
@@ -79,77 +68,65 @@ def main(args: Namespace) -> None:
         dataset = dataset.filter(lambda task: task in args.tasks, input_columns="task")
     if args.max_samples is not None:
         dataset = dataset.select(range(min(args.max_samples, len(dataset))))
-    # A field that a line does not have is null in the table.
-    instances = [{key: value for key, value in row.items() if value is not None} for row in dataset]
 
     output_file = Path(args.output_file)
     output_file.parent.mkdir(parents=True, exist_ok=True)
-    done = read_done(output_file, instances) if output_file.exists() else 0
+    done = read_done(output_file, dataset) if output_file.exists() else 0
     if done:
-        print(f"{output_file}: {done} of {len(instances)} are answered already", file=sys.stderr)
-    if done == len(instances):
+        print(f"{output_file}: {done} of {len(dataset)} are answered already", file=sys.stderr)
+    if done == len(dataset):
         return
 
     # Model
-    adapter = args.adapter_name_or_path
-    with_tokenizer = adapter is not None and has_file(adapter, "tokenizer_config.json")
-    tokenizer = load_tokenizer(adapter if with_tokenizer else args.model_name_or_path, padding_side="left")
-    model = load_model(args.model_name_or_path, adapter, dtype=args.dtype, device_map="auto").eval()
-    if adapter is not None:
-        model = model.merge_and_unload()
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    end_tokens = {tokenizer.eos_token_id}
-    if (configured := model.generation_config.eos_token_id) is not None:
-        end_tokens |= {configured} if isinstance(configured, int) else set(configured)
-    model.generation_config = type(model.generation_config)(
-        do_sample=False,
-        max_new_tokens=args.max_new_tokens,
-        eos_token_id=sorted(end_tokens),
-        pad_token_id=tokenizer.pad_token_id,
+    engine = TransformersEngine.from_pretrained(
+        args.model_name_or_path,
+        args.adapter_name_or_path,
+        chat_template_path=args.chat_template_path,
+        dtype=args.dtype,
+        load_in_4bit=args.load_in_4bit,
+        load_in_8bit=args.load_in_8bit,
+        attn_implementation=args.attn_implementation,
+        batch_size=args.batch_size,
     )
 
     # Answers
-    prompts = [
-        tokenizer.apply_chat_template(to_prompt(instance), add_generation_prompt=True, tokenize=False)
-        for instance in instances
-    ]
-    token_ids = tokenizer(prompts, add_special_tokens=False)["input_ids"]
-    room = model.config.get_text_config().max_position_embeddings - args.max_new_tokens
-    too_long = unfinished = 0
-    answers: dict[int, str] = {}
-    written = done
+    too_long = cut = 0
+    size = WINDOW * args.batch_size
     with (
         output_file.open("a", encoding="utf-8") as output,
-        tqdm(total=len(instances), initial=done, unit="instance", desc="Answering") as progress,
+        tqdm(total=len(dataset), initial=done, unit="instance", desc="Answering") as progress,
     ):
-        for batch in batches([len(ids) for ids in token_ids], args.batch_size):
-            if max(batch) < done:
-                continue
-            fitting = [index for index in batch if len(token_ids[index]) <= room]
-            answers |= dict.fromkeys(batch, "")
-            too_long += len(batch) - len(fitting)
-            if fitting:
-                inputs = tokenizer.pad({"input_ids": [token_ids[index] for index in fitting]}, return_tensors="pt")
-                inputs = inputs.to(model.device)
-                with torch.inference_mode():
-                    generated = model.generate(**inputs)[:, inputs["input_ids"].shape[1] :]
-                for index, ids in zip(fitting, generated.tolist(), strict=True):
-                    answers[index] = tokenizer.decode(ids, skip_special_tokens=True)
-                    unfinished += end_tokens.isdisjoint(ids)
-            progress.update(sum(index >= done for index in batch))
-            while written in answers:
-                instance = instances[written]
-                answer = {"output": answers[written]}
-                if "output" in instance:
-                    answer["reference"] = instance["output"]
-                output.write(json.dumps({**instance, **answer}, ensure_ascii=False) + "\n")
+        # Windows depend on the dataset alone, not on where a run was stopped: padding changes the last bits of what a
+        # model computes, so an instance must always be answered in the same company.
+        for start in range(done - done % size, len(dataset), size):
+            rows = dataset.select(range(start, min(start + size, len(dataset))))
+            # A field that a line does not have is null in the table.
+            instances = [{key: value for key, value in row.items() if value is not None} for row in rows]
+            requests = [Request(to_prompt(instance)) for instance in instances]
+            fitting = [
+                i for i, request in enumerate(requests) if engine.context_left(request, args.max_new_tokens) >= 0
+            ]
+            completions = dict(
+                zip(
+                    fitting,
+                    engine.generate([requests[index] for index in fitting], args.max_new_tokens),
+                    strict=True,
+                )
+            )
+            too_long += len(instances) - len(fitting)
+            for index in range(max(0, done - start), len(instances)):
+                completion = completions.get(index, Completion(""))
+                cut += completion.cut
+                answer = {"output": completion.text}
+                if "output" in instances[index]:
+                    answer["reference"] = instances[index]["output"]
+                output.write(json.dumps({**instances[index], **answer}, ensure_ascii=False) + "\n")
                 output.flush()
-                written += 1
+                progress.update()
 
     print(f"answers: {output_file}", file=sys.stderr)
-    if unfinished:
-        print(f"{unfinished} answers were cut at --max_new_tokens {args.max_new_tokens}", file=sys.stderr)
+    if cut:
+        print(f"{cut} answers were cut at --max_new_tokens {args.max_new_tokens}", file=sys.stderr)
     if too_long:
         print(
             f"{too_long} prompts leave no room for --max_new_tokens {args.max_new_tokens} in the model's context: "
@@ -171,6 +148,10 @@ if __name__ == "__main__":
     parser.add_argument("--batch_size", type=int, default=16, help="instances answered at once")
     parser.add_argument("--max_new_tokens", type=int, default=512, help="longest answer, in tokens")
     parser.add_argument("--dtype", choices=("auto", "bfloat16", "float16", "float32"), default="auto")
+    parser.add_argument("--load_in_4bit", type=bool, default=False, help="quantize the model to 4 bits")
+    parser.add_argument("--load_in_8bit", type=bool, default=False, help="quantize the model to 8 bits")
+    parser.add_argument("--attn_implementation", type=str | None, help="attention of the model, such as sdpa")
+    parser.add_argument("--chat_template_path", type=str | None, help="Jinja file, the tokenizer's own by default")
     try:
         main(parser.parse_args())
     except InputError as error:

@@ -55,6 +55,10 @@ def answer(predict: ModuleType, model: str, data: Path, tmp_path: Path) -> Calla
                     "batch_size": 4,
                     "max_new_tokens": 8,
                     "dtype": "float32",
+                    "load_in_4bit": False,
+                    "load_in_8bit": False,
+                    "attn_implementation": None,
+                    "chat_template_path": None,
                     **args,
                 }
             )
