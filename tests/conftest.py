@@ -4,11 +4,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import datasets
 import pytest
+from hub_server import LocalHub
 
 
 ROOT = Path(__file__).parent.parent
@@ -26,6 +27,26 @@ needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"the real corpora
 def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test sees what another one, or the user, has cached."""
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "datasets_cache")
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
+    """
+    A local Hub. `hub.api()` talks to it from this process, and so does what `huggingface_hub` does by default; other
+    libraries have read their endpoint when they were imported, and need `hub.run` or `hub.environment`.
+    """
+    with LocalHub(tmp_path / "hub_home") as server:
+        monkeypatch.setenv("HF_TOKEN", server.token)
+        for name, value in {
+            "ENDPOINT": server.url,
+            "HF_HUB_OFFLINE": False,
+            "HF_HUB_DISABLE_XET": True,
+            "HF_HUB_DISABLE_TELEMETRY": True,
+            "HF_HUB_CACHE": str(tmp_path / "hub_home" / "hub"),
+            "HUGGINGFACE_CO_URL_TEMPLATE": server.url + "/{repo_id}/resolve/{revision}/{filename}",
+        }.items():
+            monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
+        yield server
 
 
 def write_lines(path: Path, rows: list) -> Path:
