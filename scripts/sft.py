@@ -12,7 +12,13 @@ Every argument of TRL's `SFTConfig` and `ModelConfig` works on the command line 
 wins. Where `output_dir` already holds a checkpoint, training goes on from it.
 """
 
+import json
+import math
+import random
 import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,14 +27,21 @@ import torch
 import torch.nn.functional as F
 import yaml
 from accelerate import PartialState
+from accelerate.utils import gather_object
 from datasets import Dataset
 from huggingface_hub import ModelCard, ModelCardData
-from transformers import PreTrainedTokenizerBase
-from transformers.trainer_utils import get_last_checkpoint
+from peft import PeftModel
+from tqdm import trange
+from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy, get_last_checkpoint
 from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser, get_peft_config, get_quantization_config
+from trl.models import unwrap_model_for_generation
 
-from iepile_builder.chat import first_line, load_instances, load_model, load_tokenizer, to_prompt_completion
+from iepile_builder.answers import asked_schema, load_answer
+from iepile_builder.chat import first_line, load_instances, load_model, load_tokenizer, to_prompt, to_prompt_completion
 from iepile_builder.errors import InputError
+from iepile_builder.scoring import Scorer
+from iepile_builder.tasks import TASKS
 
 
 @dataclass
@@ -48,6 +61,11 @@ class DataArguments:
             Train on a random subset of the rows, of about this many tokens in all.
         max_eval_samples (`int`, *optional*):
             Evaluate on a random subset of so many rows.
+        ie_f1_records (`int`, *optional*, defaults to `0`):
+            Answer so many random validation records at every evaluation, and report the IE F1 of the answers; where
+            the other options do not say otherwise, evaluate whenever a checkpoint is saved, and keep the best one.
+        ie_f1_max_new_tokens (`int`, *optional*):
+            Longest of these answers in tokens; by default half as long again as the longest reference answer.
         adapter_name_or_path (`str`, *optional*):
             Continue this adapter in place of starting a new one.
     """
@@ -63,16 +81,33 @@ class DataArguments:
     max_eval_samples: int | None = field(
         default=None, metadata={"help": "Evaluate on a random subset of so many rows."}
     )
+    ie_f1_records: int = field(
+        default=0, metadata={"help": "Report IE F1 on so many validation records while training, and keep the best."}
+    )
+    ie_f1_max_new_tokens: int | None = field(
+        default=None, metadata={"help": "Longest answer for that, in tokens; default: 1.5 x the longest reference."}
+    )
     adapter_name_or_path: str | None = field(default=None, metadata={"help": "Adapter to continue."})
 
 
 class AnswerTrainer(SFTTrainer):
     """
-    [`~trl.SFTTrainer`] that on a CPU computes logits only where some row of the batch has an answer token.
+    [`~trl.SFTTrainer`] that on a CPU computes logits only where some row of the batch has an answer token, and that
+    scores answers to validation records where it evaluates.
 
-    There `SFTTrainer` computes them for every token of the prompt too: most of the cost of a small model with long
-    prompts and short answers. The loss is the same.
+    On a CPU `SFTTrainer` computes logits for every token of the prompt too: most of the cost of a small model with
+    long prompts and short answers. The loss is the same.
+
+    Args:
+        questions ([`Questions`], *optional*):
+            The records to answer at every evaluation, in addition to computing the loss.
+        *args, **kwargs:
+            Passed to [`~trl.SFTTrainer`].
     """
+
+    def __init__(self, *args: Any, questions: "Questions | None" = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.questions = questions
 
     def compute_loss(
         self,
@@ -95,6 +130,41 @@ class AnswerTrainer(SFTTrainer):
         loss = loss / num_items_in_batch
         # `num_items_in_batch` counts the tokens of all processes, whose gradients are then averaged.
         return loss * self.accelerator.num_processes if self.args.average_tokens_across_devices else loss
+
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        if self.questions is not None:
+            scores = self.questions.score(self.answer(self.questions))
+            output.metrics.update({f"{metric_key_prefix}_ie_{name}": value for name, value in scores.items()})
+        return output
+
+    def answer(self, questions: "Questions") -> list[str]:
+        """The greedy answers of the model as it is now, each process's share in batches of similar length."""
+        tokenizer, size = self.processing_class, self.args.per_device_eval_batch_size
+        order = sorted(range(len(questions.prompts)), key=lambda index: len(questions.prompts[index]), reverse=True)
+        # As many for every process, because sharded weights are gathered from all of them at every step.
+        world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        share = [order[(rank + world * turn) % len(order)] for turn in range(math.ceil(len(order) / world))]
+        answers: list[tuple[int, str]] = []
+        with (
+            unwrap_model_for_generation(
+                self.model_wrapped,
+                self.accelerator,
+                gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
+            ) as model,
+            greedy(model, tokenizer, questions.max_new_tokens),
+            torch.no_grad(),
+        ):
+            for start in trange(0, len(share), size, desc="Answering", leave=False, disable=self.args.disable_tqdm):
+                batch = share[start : start + size]
+                inputs = tokenizer.pad(
+                    {"input_ids": [questions.prompts[index] for index in batch]},
+                    padding_side="left",
+                    return_tensors="pt",
+                ).to(self.accelerator.device)
+                generated = model.generate(**inputs)[:, inputs["input_ids"].shape[1] :]
+                answers += zip(batch, tokenizer.batch_decode(generated, skip_special_tokens=True), strict=True)
+        return [text for _, text in sorted(dict(gather_object(answers)).items())]
 
 
 def prepare(
@@ -124,6 +194,99 @@ def prepare(
     return fitting
 
 
+@dataclass
+class Questions:
+    """
+    Whole validation records, to be answered and scored while the model learns.
+
+    Args:
+        instances (`list[dict[str, Any]]`):
+            With the annotation of their record as `label`.
+        prompts (`list[list[int]]`):
+            The token ids of their prompts.
+        max_new_tokens (`int`):
+            Longest answer.
+    """
+
+    instances: list[dict[str, Any]]
+    prompts: list[list[int]]
+    max_new_tokens: int
+
+    def score(self, answers: list[str]) -> dict[str, float]:
+        """IE F1, precision and recall over all facts, and how many answers are JSON, all in per cent."""
+        scorer = Scorer()
+        for instance, answer in zip(self.instances, answers, strict=True):
+            scorer.add({**instance, "output": answer})
+        overall = scorer.report()["overall"]
+        scores = {name: overall[name] for name in ("f1", "precision", "recall")}
+        return {**scores, "valid_json": 100 - 100 * overall["unparsed"] / overall["answers"]}
+
+
+def take_records(
+    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, data_args: DataArguments, max_length: int | None, seed: int
+) -> Questions:
+    """Random whole records of the validation split."""
+    if "task" not in dataset.column_names:
+        raise InputError("--ie_f1_records: the validation rows have no `task` column to score their answers by")
+    records: dict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
+    for index, row in enumerate(dataset):
+        if row["output"] is None or (data_args.tasks is not None and row["task"] not in data_args.tasks):
+            continue
+        instance = {"source": "", **row}
+        if row.get("id") is None or row.get("label") is None:  # a training row: a record of its own
+            answer, schema = load_answer(row["output"]), asked_schema(row["instruction"], row["task"])
+            annotations = TASKS[row["task"]].annotations(answer, schema)
+            instance |= {"id": str(index), "label": json.dumps(annotations, ensure_ascii=False)}
+        records[instance["task"], instance["source"], instance["id"], instance["label"]].append(instance)
+
+    order = list(records.values())
+    random.Random(seed).shuffle(order)
+    instances, prompts, answers = [], [], []
+    taken = too_long = 0
+    for record in order:
+        ids = [
+            tokenizer.apply_chat_template(to_prompt(instance), add_generation_prompt=True)["input_ids"]
+            for instance in record
+        ]
+        if max_length is not None and max(map(len, ids)) > max_length:
+            too_long += 1
+            continue
+        instances += record
+        prompts += ids
+        answers += [tokenizer(instance["output"], add_special_tokens=False)["input_ids"] for instance in record]
+        taken += 1
+        if taken == data_args.ie_f1_records:
+            break
+    PartialState().print(
+        f"IE F1 on {taken} of {len(records)} validation records, {len(instances)} answers each time; left out: "
+        f"{too_long} with a prompt longer than max_length={max_length}"
+    )
+    if not instances:
+        raise InputError("--ie_f1_records: no validation record to answer is left: raise --max_length")
+    longest = 3 * max(map(len, answers)) // 2 + 1
+    questions = Questions(instances, prompts, data_args.ie_f1_max_new_tokens or longest)
+    questions.score([instance["output"] for instance in instances])  # what cannot be scored is known before training
+    return questions
+
+
+@contextmanager
+def greedy(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int) -> Iterator[None]:
+    """Greedy generation whatever the model's own settings, which are put back afterwards."""
+    model = model.get_base_model() if isinstance(model, PeftModel) else model
+    own = model.generation_config
+    ends = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
+    model.generation_config = GenerationConfig(
+        do_sample=False,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=sorted({tokenizer.eos_token_id, *ends} - {None}),
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    try:
+        yield
+    finally:
+        model.generation_config = own
+
+
 def take_tokens(rows: Dataset, max_tokens: int, seed: int) -> Dataset:
     """A random subset of the rows, in random order, that has about `max_tokens` tokens in all."""
     rows = rows.shuffle(seed=seed)
@@ -134,6 +297,19 @@ def take_tokens(rows: Dataset, max_tokens: int, seed: int) -> Dataset:
         total, count = total + length, count + 1
     PartialState().print(f"train: {count} of {len(rows)} rows taken, {total} tokens")
     return rows.select(range(count))
+
+
+def keep_best(args: SFTConfig) -> None:
+    """Evaluates whenever a checkpoint is saved and keeps the one with the best IE F1, unless the options differ."""
+    if args.eval_strategy == "no":
+        if args.save_strategy in ("no", "best"):
+            raise InputError("--ie_f1_records: nothing says when to evaluate: give --eval_strategy steps")
+        args.eval_strategy, args.eval_steps = IntervalStrategy(args.save_strategy), args.save_steps
+    matching = args.eval_strategy == args.save_strategy and args.eval_steps == args.save_steps
+    if args.metric_for_best_model is None and matching:
+        args.metric_for_best_model, args.greater_is_better, args.load_best_model_at_end = "ie_f1", True, True
+    elif args.metric_for_best_model is None:
+        PartialState().print("IE F1 is reported only: to keep the best checkpoint, evaluate whenever one is saved")
 
 
 def write_card(
@@ -179,6 +355,8 @@ def main(data_args: DataArguments, training_args: SFTConfig, model_args: ModelCo
     if model_args.model_name_or_path is None:
         raise InputError("no model: give --model_name_or_path")
     state = PartialState()
+    if data_args.ie_f1_records:
+        keep_best(training_args)
 
     # Data
     tokenizer = load_tokenizer(
@@ -201,10 +379,14 @@ def main(data_args: DataArguments, training_args: SFTConfig, model_args: ModelCo
         train_dataset = prepare(train_split, "train", tokenizer, data_args.tasks, training_args.max_length)
         if data_args.max_train_tokens is not None:
             train_dataset = take_tokens(train_dataset, data_args.max_train_tokens, training_args.seed)
-        eval_dataset = None
+        eval_dataset = questions = None
         if training_args.eval_strategy != "no":
             if eval_split is None:
                 raise InputError("nothing to evaluate on: give --val_set_size, or --eval_strategy no")
+            if data_args.ie_f1_records:
+                questions = take_records(
+                    eval_split, tokenizer, data_args, training_args.max_length, training_args.seed
+                )
             if data_args.max_eval_samples is not None:
                 eval_split = eval_split.shuffle(seed=training_args.seed)
                 eval_split = eval_split.select(range(min(data_args.max_eval_samples, len(eval_split))))
@@ -228,6 +410,7 @@ def main(data_args: DataArguments, training_args: SFTConfig, model_args: ModelCo
         eval_dataset=eval_dataset,
         processing_class=tokenizer,
         peft_config=get_peft_config(model_args) if data_args.adapter_name_or_path is None else None,
+        questions=questions,
     )
 
     # Training

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from trl import ModelConfig, SFTConfig, SFTTrainer
 
 from iepile_builder import InputError
 from iepile_builder.chat import load_model, load_tokenizer
+from iepile_builder.scoring import score
 
 
 @pytest.fixture(scope="module")
@@ -215,3 +217,105 @@ def test_bad_input(run_script: Callable, model: str, data: Path, tmp_path: Path)
     write_lines(tmp_path / "rows.jsonl", [{"text": "Rome", "entity": []}])
     done = run_script("sft.py", *common, tmp_path / "rows.jsonl", "--model_name_or_path", model, check=False)
     assert_one_clear_line(done, "rows.jsonl", "instruction")
+
+
+def cities(count: int, split: str = "test", text: str = "They left for Rome at dawn.") -> list[dict]:
+    """Records whose answer is always the same, each asked in two batches."""
+    asked = [("city", '{"city": ["Rome"]}'), ("river", '{"river": []}')]
+    return [
+        {
+            "id": f"{split} {index}",
+            "task": "NER",
+            "source": "trips",
+            "instruction": f'{{"instruction": "Find them.", "schema": ["{label}"], "input": "{index}: {text}"}}',
+            "output": output,
+            "label": '[{"entity": "Rome", "entity_type": "city"}]',
+        }
+        for index in range(count)
+        for label, output in asked
+    ]
+
+
+def scores(log: list[dict], name: str = "eval_ie_f1") -> list[float]:
+    return [entry[name] for entry in log if name in entry]
+
+
+F1_WHILE_TRAINING = {"save_strategy": "steps", "save_steps": 2, "max_steps": 6, "per_device_eval_batch_size": 3}
+
+
+def test_f1_rises_while_it_learns_and_is_that_of_the_programs(
+    train: Callable[..., list[dict]], model: str, data: Path, tmp_path: Path, run_script: Callable
+) -> None:
+    write_lines(data / "train.jsonl", cities(12, "train"))
+    write_lines(data / "validation.jsonl", cities(5))
+    args = {**F1_WHILE_TRAINING, "save_steps": 10, "max_steps": 30, "eval_on_start": True}
+    log = train(data_args={"ie_f1_records": 5}, model_args={"use_peft": False}, **args)
+    assert scores(log)[0] == 0
+    assert scores(log)[-1] == scores(log, "eval_ie_valid_json")[-1] == 100
+    assert len(scores(log)) == 4
+
+    answers = tmp_path / "answers.jsonl"
+    arguments = ("--dataset", data, "--split", "validation", "--max_new_tokens", 30, "--output_file", answers)
+    run_script("predict.py", "--model_name_or_path", tmp_path / "out" / "checkpoint-10", *arguments)
+    report = score(json.loads(line) for line in answers.read_text().splitlines())
+    assert scores(log)[1] == report["overall"]["f1"]
+    assert scores(log, "eval_ie_precision")[1] == report["overall"]["precision"]
+
+
+def test_f1_does_not_change_what_is_learned(train: Callable[..., list[dict]], data: Path) -> None:
+    write_lines(data / "validation.jsonl", cities(3))
+    args = {**F1_WHILE_TRAINING, "packing": True, "max_length": 256, "eval_strategy": "steps", "eval_steps": 2}
+    dropout = {"lora_dropout": 0.1}
+    plain = train("plain", model_args=dropout, **args)
+    assert losses(train("scored", {"ie_f1_records": 2}, dropout, **args)) == losses(plain)
+    assert not scores(plain)
+
+
+@pytest.mark.parametrize("best", [2, 4])
+def test_the_checkpoint_with_the_best_f1_is_kept(
+    sft: ModuleType, train: Callable[..., list[dict]], data: Path, tmp_path: Path, best: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def answer(trainer: SFTTrainer, questions: Any) -> list[str]:
+        right = trainer.state.global_step == best
+        return [instance["output"] if right else "{}" for instance in questions.instances]
+
+    monkeypatch.setattr(sft.AnswerTrainer, "answer", answer)
+    write_lines(data / "validation.jsonl", cities(3))
+    log = train(data_args={"ie_f1_records": 2}, **F1_WHILE_TRAINING)
+    assert scores(log) == [100 if step == best else 0 for step in (2, 4, 6)]
+    kept = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    folders = sorted(tmp_path.glob("out/checkpoint-*"))
+    assert len(folders) == 3
+    for folder in folders:
+        same = all(
+            torch.equal(kept[name], weight) for name, weight in load_file(folder / "adapter_model.safetensors").items()
+        )
+        assert same == (folder.name == f"checkpoint-{best}")
+
+
+def test_records_are_taken_whole(sft: ModuleType, model: str, capsys: pytest.CaptureFixture) -> None:
+    tokenizer = load_tokenizer(model)
+    arguments = sft.DataArguments(dataset_name="", tasks=["NER"], ie_f1_records=4)
+    rows = [*cities(6), *cities(2, "long", "by train " * 40)]
+    taken = sft.take_records(Dataset.from_list(rows), tokenizer, arguments, 200, seed=3)
+    ids = [instance["id"] for instance in taken.instances]
+    assert len(ids) == 8 and all(ids.count(name) == 2 and name.startswith("test") for name in ids)
+    assert taken.score([instance["output"] for instance in taken.instances])["f1"] == 100
+    assert "IE F1 on 4 of 8 validation records, 8 answers" in capsys.readouterr().out
+    # Training rows have neither an id nor the record's annotation: each is scored by its own answer.
+    columns = ["task", "instruction", "output"]
+    taken = sft.take_records(Dataset.from_list(rows[:6]).select_columns(columns), tokenizer, arguments, None, seed=3)
+    assert len(taken.instances) == 4
+    assert taken.score([instance["output"] for instance in taken.instances])["f1"] == 100
+    with pytest.raises(InputError, match="task"):
+        sft.take_records(Dataset.from_list(rows).select_columns(["output"]), tokenizer, arguments, None, seed=3)
+
+
+def test_when_f1_is_computed(sft: ModuleType, tmp_path: Path) -> None:
+    config = SFTConfig(**{**CONFIG, "output_dir": str(tmp_path)})
+    with pytest.raises(InputError, match="--eval_strategy"):
+        sft.keep_best(config)
+    config = SFTConfig(**{**CONFIG, "output_dir": str(tmp_path), "save_strategy": "epoch", "eval_strategy": "steps"})
+    sft.keep_best(config)  # does not fit: F1 is reported, and the last model kept
+    assert not config.load_best_model_at_end
