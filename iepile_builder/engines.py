@@ -187,6 +187,8 @@ class TransformersEngine:
         pad = self.tokenizer.pad_token_id
         config = GenerationConfig(  # type: ignore[no-untyped-call]
             do_sample=False,
+            repetition_penalty=1.0,  # what is not given here is taken from the model's own settings
+            no_repeat_ngram_size=0,
             max_new_tokens=max_new_tokens,
             eos_token_id=sorted(self.end_tokens),
             pad_token_id=self.tokenizer.eos_token_id if pad is None else pad,

@@ -17,8 +17,6 @@ import math
 import random
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,15 +28,14 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset
 from huggingface_hub import ModelCard, ModelCardData
-from peft import PeftModel
-from tqdm import trange
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy, get_last_checkpoint
 from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser, get_peft_config, get_quantization_config
 from trl.models import unwrap_model_for_generation
 
 from iepile_builder.answers import asked_schema, load_answer
 from iepile_builder.chat import first_line, load_instances, load_model, load_tokenizer, to_prompt, to_prompt_completion
+from iepile_builder.engines import Request, TransformersEngine
 from iepile_builder.errors import InputError
 from iepile_builder.scoring import Scorer
 from iepile_builder.tasks import TASKS
@@ -139,32 +136,25 @@ class AnswerTrainer(SFTTrainer):
         return output
 
     def answer(self, questions: "Questions") -> list[str]:
-        """The greedy answers of the model as it is now, each process's share in batches of similar length."""
-        tokenizer, size = self.processing_class, self.args.per_device_eval_batch_size
-        order = sorted(range(len(questions.prompts)), key=lambda index: len(questions.prompts[index]), reverse=True)
+        """The greedy answers of the model as it is now; each process gives its share of them."""
         # As many for every process, because sharded weights are gathered from all of them at every step.
-        world, rank = self.accelerator.num_processes, self.accelerator.process_index
-        share = [order[(rank + world * turn) % len(order)] for turn in range(math.ceil(len(order) / world))]
-        answers: list[tuple[int, str]] = []
-        with (
-            unwrap_model_for_generation(
-                self.model_wrapped,
-                self.accelerator,
-                gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
-            ) as model,
-            greedy(model, tokenizer, questions.max_new_tokens),
-            torch.no_grad(),
-        ):
-            for start in trange(0, len(share), size, desc="Answering", leave=False, disable=self.args.disable_tqdm):
-                batch = share[start : start + size]
-                inputs = tokenizer.pad(
-                    {"input_ids": [questions.prompts[index] for index in batch]},
-                    padding_side="left",
-                    return_tensors="pt",
-                ).to(self.accelerator.device)
-                generated = model.generate(**inputs)[:, inputs["input_ids"].shape[1] :]
-                answers += zip(batch, tokenizer.batch_decode(generated, skip_special_tokens=True), strict=True)
-        return [text for _, text in sorted(dict(gather_object(answers)).items())]
+        world, rank, count = self.accelerator.num_processes, self.accelerator.process_index, len(questions.instances)
+        share = [(rank + world * turn) % count for turn in range(math.ceil(count / world))]
+        with unwrap_model_for_generation(
+            self.model_wrapped,
+            self.accelerator,
+            gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
+        ) as model:
+            engine = TransformersEngine(model, self.processing_class, self.args.per_device_eval_batch_size)
+            requests = [Request(to_prompt(questions.instances[index])) for index in share]
+            answers = [answer.text for answer in engine.generate(requests, questions.max_new_tokens)]
+        return [text for _, text in sorted(dict(gather_object(list(zip(share, answers, strict=True)))).items())]
+
+
+def count_tokens(instance: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> int:
+    """The length of an instance's prompt and answer."""
+    row = to_prompt_completion(instance)
+    return len(tokenizer.apply_chat_template(row["prompt"] + row["completion"])["input_ids"])
 
 
 def prepare(
@@ -178,9 +168,7 @@ def prepare(
     answered = dataset.filter(lambda output: output is not None, input_columns="output")
 
     def to_row(instance: dict[str, Any]) -> dict[str, Any]:
-        row = to_prompt_completion(instance)
-        length = len(tokenizer.apply_chat_template(row["prompt"] + row["completion"])["input_ids"])
-        return {**row, "length": length}
+        return {**to_prompt_completion(instance), "length": count_tokens(instance, tokenizer)}
 
     rows = answered.map(to_row, remove_columns=answered.column_names, desc=f"Counting the tokens of {split}")
     # Longer rows would lose the end of their answer in the trainer.
@@ -202,14 +190,11 @@ class Questions:
     Args:
         instances (`list[dict[str, Any]]`):
             With the annotation of their record as `label`.
-        prompts (`list[list[int]]`):
-            The token ids of their prompts.
         max_new_tokens (`int`):
             Longest answer.
     """
 
     instances: list[dict[str, Any]]
-    prompts: list[list[int]]
     max_new_tokens: int
 
     def score(self, answers: list[str]) -> dict[str, float]:
@@ -241,50 +226,26 @@ def take_records(
 
     order = list(records.values())
     random.Random(seed).shuffle(order)
-    instances, prompts, answers = [], [], []
+    instances: list[dict[str, Any]] = []
     taken = too_long = 0
     for record in order:
-        ids = [
-            tokenizer.apply_chat_template(to_prompt(instance), add_generation_prompt=True)["input_ids"]
-            for instance in record
-        ]
-        if max_length is not None and max(map(len, ids)) > max_length:
+        if max_length is not None and max(count_tokens(instance, tokenizer) for instance in record) > max_length:
             too_long += 1
             continue
         instances += record
-        prompts += ids
-        answers += [tokenizer(instance["output"], add_special_tokens=False)["input_ids"] for instance in record]
         taken += 1
         if taken == data_args.ie_f1_records:
             break
     PartialState().print(
         f"IE F1 on {taken} of {len(records)} validation records, {len(instances)} answers each time; left out: "
-        f"{too_long} with a prompt longer than max_length={max_length}"
+        f"{too_long} longer than max_length={max_length}"
     )
     if not instances:
         raise InputError("--ie_f1_records: no validation record to answer is left: raise --max_length")
-    longest = 3 * max(map(len, answers)) // 2 + 1
-    questions = Questions(instances, prompts, data_args.ie_f1_max_new_tokens or longest)
+    longest = max(len(tokenizer(instance["output"])["input_ids"]) for instance in instances)
+    questions = Questions(instances, data_args.ie_f1_max_new_tokens or 3 * longest // 2)
     questions.score([instance["output"] for instance in instances])  # what cannot be scored is known before training
     return questions
-
-
-@contextmanager
-def greedy(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int) -> Iterator[None]:
-    """Greedy generation whatever the model's own settings, which are put back afterwards."""
-    model = model.get_base_model() if isinstance(model, PeftModel) else model
-    own = model.generation_config
-    ends = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
-    model.generation_config = GenerationConfig(
-        do_sample=False,
-        max_new_tokens=max_new_tokens,
-        eos_token_id=sorted({tokenizer.eos_token_id, *ends} - {None}),
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    try:
-        yield
-    finally:
-        model.generation_config = own
 
 
 def take_tokens(rows: Dataset, max_tokens: int, seed: int) -> Dataset:
