@@ -76,10 +76,13 @@ class SchemaBatching:
             What the corpus may be asked.
         negatives (`str`, *optional*, defaults to `"hard"`):
             Which labels are asked besides the record's own: `"hard"`, their hard negatives and as many others at
-            random as `split_num` says; `"all"`, all labels; `"ratio"`, each with probability `negative_ratio`. EEA has
-            none.
+            random as `num_random` says; `"random"`, as many labels as `"hard"` would ask, but all drawn at random;
+            `"all"`, all labels; `"ratio"`, each with probability `negative_ratio`. EEA has none.
         negative_ratio (`float`, *optional*, defaults to 1.0):
             For `negatives="ratio"`, between 0 and 1.
+        num_random (`int`, *optional*):
+            For `negatives="hard"` and `"random"`, the labels drawn at random besides the hard negatives; -1 for all.
+            By default `split_num`.
         split_num (`int`, *optional*):
             Labels in one instruction; -1 for all in one. By default the task's: 6 for NER, 1 for KG, 4 for the others.
         schema_order (`str`, *optional*, defaults to `"random"`):
@@ -110,6 +113,7 @@ class SchemaBatching:
     schema: Schema
     negatives: str = "hard"
     negative_ratio: float = 1.0
+    num_random: int | None = None
     split_num: int | None = None
     schema_order: str = "random"
     hard_negatives: dict[str, list[str]] = field(default_factory=dict)
@@ -219,13 +223,16 @@ class SchemaBatching:
             rest = draws(seeds, REST, len(labels))
             if self.negatives == "ratio":
                 chosen = positive | (rest * 2.0**-64 < self.negative_ratio)
-                empty = np.flatnonzero(~chosen.any(axis=1))
-                chosen[empty, rest[empty].argmin(axis=1)] = True
             else:
+                num_random = split_num if self.num_random is None else self.num_random
+                drawn = len(labels) if num_random == -1 else min(num_random, len(labels))
                 near = positive | (positive @ self.near())
-                rest[near] = LAST
-                drawn = len(labels) if split_num == -1 else min(split_num, len(labels))
-                chosen = near | (rest <= np.partition(rest, drawn - 1)[:, drawn - 1 : drawn])
+                chosen = near | lowest(np.where(near, LAST, rest), np.full(len(found), drawn))
+                if self.negatives == "random":
+                    drawn_instead = chosen.sum(axis=1) - positive.sum(axis=1)
+                    chosen = positive | lowest(np.where(positive, LAST, rest), drawn_instead)
+            empty = np.flatnonzero(~chosen.any(axis=1))
+            chosen[empty, rest[empty].argmin(axis=1)] = True
         if self.schema_order == "random":
             ranks = draws(seeds, ORDER, len(labels))
         else:
@@ -293,6 +300,12 @@ def draws(seeds: np.ndarray, stream: int, number: int) -> np.ndarray:
     bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return bits ^ (bits >> np.uint64(31))
+
+
+def lowest(numbers: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """Which numbers are among the `count` lowest of their row; where equal ones are at the edge, all of them."""
+    last = np.take_along_axis(np.sort(numbers, axis=1), np.maximum(count, 1)[:, None] - 1, axis=1)
+    return (numbers <= last) & (count > 0)[:, None]
 
 
 def split_labels(labels: list[T], split_num: int, answer_key: Callable[[T], str]) -> list[list[T]]:

@@ -65,10 +65,13 @@ class IEPileConfig(datasets.BuilderConfig):
         splits (`list[str]`, *optional*):
             The splits that are wanted, of `"train"`, `"validation"` and `"test"`.
         negatives (`str`, *optional*, defaults to `"hard"`):
-            Which labels a training record is asked for besides its own: `"hard"`, `"all"` or `"ratio"`, see
-            [`SchemaBatching`]. Validation and test records are asked for all labels.
+            Which labels a training record is asked for besides its own: `"hard"`, `"random"`, `"all"` or `"ratio"`,
+            see [`SchemaBatching`]. Validation and test records are asked for all labels.
         negative_ratio (`float`, *optional*, defaults to 1.0):
             For `negatives="ratio"`, the probability of each negative label.
+        num_random (`int`, *optional*):
+            For `negatives="hard"` and `"random"`, the labels drawn at random besides the hard negatives; -1 for all.
+            By default as many as `split_num`.
         hard_negatives (`str`, *optional*):
             A hard-negative dictionary in JSON, nested or flat; by default the published one.
         split_num (`int` or `dict[str, int]`, *optional*):
@@ -114,6 +117,7 @@ class IEPileConfig(datasets.BuilderConfig):
     splits: list[str] | None = None
     negatives: str = "hard"
     negative_ratio: float = 1.0
+    num_random: int | None = None
     hard_negatives: str | None = None
     split_num: int | dict[str, int] | None = None
     schema_order: str = "random"
@@ -135,7 +139,7 @@ class IEPileConfig(datasets.BuilderConfig):
         """Raise an `InputError` for a value that cannot be."""
         check_choices("task", self.tasks, TASKS)
         check_choices("split", self.splits, SPLIT_FILES)
-        check_choices("negatives", [self.negatives], ("hard", "all", "ratio"))
+        check_choices("negatives", [self.negatives], ("hard", "random", "all", "ratio"))
         check_choices("schema_order", [self.schema_order], ("random", "sorted"))
         check_choices("on_error", [self.on_error], ("raise", "skip", "fix"))
         check_choices("deduplicate", [self.deduplicate], ("none", "exact", "near"))
@@ -145,6 +149,8 @@ class IEPileConfig(datasets.BuilderConfig):
                 raise InputError(f"the weight of {name} is {weight}; give 0 or more")
         if not 0 <= self.negative_ratio <= 1:
             raise InputError(f"negative_ratio is {self.negative_ratio}; give a number from 0 to 1")
+        if self.num_random is not None and self.num_random < -1:
+            raise InputError(f"num_random is {self.num_random}; give a number of labels, or -1 for all")
         if isinstance(self.split_num, dict):
             check_choices("task", list(self.split_num), TASKS)
         for split_num in self.split_num.values() if isinstance(self.split_num, dict) else [self.split_num]:
@@ -189,6 +195,7 @@ class IEPileConfig(datasets.BuilderConfig):
             schema=corpus.schema,
             negatives=self.negatives,
             negative_ratio=self.negative_ratio,
+            num_random=self.num_random,
             split_num=self.split_num.get(corpus.task) if isinstance(self.split_num, dict) else self.split_num,
             schema_order=self.schema_order,
             hard_negatives=corpus_hard_negatives(hard_negatives, corpus.task, corpus.source),

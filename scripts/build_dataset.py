@@ -47,8 +47,11 @@ def main() -> None:
     parser.add_argument("--languages", type=str, nargs="+", help="of en zh; default: both")
     parser.add_argument("--corpora", type=str, nargs="+", help="names of corpora; default: all")
     parser.add_argument("--splits", type=str, nargs="+", help="of train validation test; default: all")
-    parser.add_argument("--negatives", type=str, default="hard", help="hard, all or ratio: what train asks besides")
+    parser.add_argument(
+        "--negatives", type=str, default="hard", help="hard, random, all or ratio: what train asks besides"
+    )
     parser.add_argument("--negative_ratio", type=float, default=1.0, help="share of negatives with --negatives ratio")
+    parser.add_argument("--num_random", type=int, help="labels at random with --negatives hard; default: split_num")
     parser.add_argument("--hard_negatives", type=str, help="dictionary in JSON; default: the published one")
     parser.add_argument("--max_negatives_per_positive", type=float, help="cap on purely negative train instances")
     parser.add_argument("--split_num", type=int, help="labels in one instruction, -1 for all; default: by task")

@@ -26,7 +26,8 @@ from iepile_builder.tasks import TASKS
 
 OPTIONS = st.fixed_dictionaries(
     {
-        "negatives": st.sampled_from(["hard", "all", "ratio"]),
+        "negatives": st.sampled_from(["hard", "random", "all", "ratio"]),
+        "num_random": st.sampled_from([None, -1, 0, 1, 5]),
         "negative_ratio": st.sampled_from([0.0, 0.5, 1.0]),
         "split_num": st.sampled_from([None, -1, 1, 2, 3, 4, 6]),
         "schema_order": st.sampled_from(["random", "sorted", "schema"]),
@@ -96,6 +97,41 @@ def test_hard_negatives_and_random_ones_are_asked_with_the_positives(data: st.Da
     others = set(schema.types) - near
     assert near <= asked
     assert len(asked - near) == (len(others) if split_num == -1 else min(split_num, len(others)))
+
+
+@settings(deadline=None)
+@given(data=st.data(), num_random=st.sampled_from([None, -1, 0, 1, 3]))
+def test_random_negatives_are_as_many_as_the_hard_ones(data: st.DataObject, num_random: int | None) -> None:
+    schema, text, annotations = data.draw(annotated("NER"))
+    labels = st.sampled_from(schema.types)
+    hard_negatives = data.draw(st.dictionaries(labels, st.lists(labels, max_size=4)))
+    hard = batching_of("NER", schema, hard_negatives=hard_negatives, num_random=num_random)
+    random_ones = replace(hard, negatives="random")
+    positives = {annotation["entity_type"] for annotation in annotations}
+    near = positives | {label for positive in positives for label in hard_negatives.get(positive, [])}
+    others = len(schema.types) - len(near)
+    asked = asked_labels(list(hard.instances("id", text, annotations)), "NER")
+    drawn = {None: min(6, others), -1: others}.get(num_random, min(num_random or 0, others))
+    assert near <= set(asked)
+    assert len(asked) == max(len(near) + drawn, 1)
+    asked_at_random = asked_labels(list(random_ones.instances("id", text, annotations)), "NER")
+    assert positives <= set(asked_at_random)
+    assert len(asked_at_random) == len(asked)
+
+
+def test_random_negatives_are_all_labels_alike() -> None:
+    schema = Schema(types=tuple("abcdefghij"))
+    options = {"hard_negatives": {"a": ["b", "c", "d"]}, "num_random": 0}
+    annotations = [{"entity": "x", "entity_type": "a"}]
+    counts: dict[str, Counter] = {"hard": Counter(), "random": Counter()}
+    for negatives, counter in counts.items():
+        for number in range(900):
+            batching = batching_of("NER", schema, negatives=negatives, **options)
+            counter.update(asked_labels(list(batching.instances("id", f"x {number}", annotations)), "NER"))
+    assert counts["hard"] == {"a": 900, "b": 900, "c": 900, "d": 900}
+    assert counts["random"].pop("a") == 900
+    assert counts["random"].keys() == set("bcdefghij")
+    assert all(230 < count < 370 for count in counts["random"].values())  # 300 each, give or take 5 deviations
 
 
 def test_batches_of_a_remainder() -> None:
