@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--corpora", type=str, nargs="+", help="names of corpora; default: all")
     parser.add_argument("--splits", type=str, nargs="+", help="of train validation test; default: all")
     parser.add_argument(
-        "--negatives", type=str, default="hard", help="hard, random, all or ratio: what train asks besides"
+        "--negatives", type=str, default="hard", help="hard, random, all, ratio: what train asks besides"
     )
     parser.add_argument("--negative_ratio", type=float, default=1.0, help="share of negatives with --negatives ratio")
     parser.add_argument("--num_random", type=int, help="labels at random with --negatives hard; default: split_num")
