@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from iepile_builder.instructions import instruction_end, instruction_start, to_json
+from iepile_builder.instructions import Description, description_texts, instruction_end, instruction_start, to_json
 from iepile_builder.schema import Schema
 from iepile_builder.tasks import TASKS, Annotation, Task
 
@@ -54,7 +54,7 @@ class Parts(NamedTuple):
         return "{" + ", ".join([values[label] if label in values else self.nothing[label] for label in batch]) + "}"
 
 
-@dataclass(frozen=True)
+@dataclass
 class SchemaBatching:
     """
     Annotated records of one corpus to instances, as a transform for `datasets`:
@@ -63,7 +63,12 @@ class SchemaBatching:
         records.map(batching, batched=True, remove_columns=records.column_names)
 
     The instances of a record depend on these arguments and on the record alone: they are the same for any number of
-    processes, order of records or hash seed.
+    processes, order of records or hash seed. Other negatives and orders for each epoch, of a stream:
+
+        instances = stream.map(batching, batched=True, remove_columns=stream.column_names)
+        for epoch in range(3):
+            batching.set_epoch(epoch)
+            for instance in instances: ...
 
     Args:
         task (`str`):
@@ -92,15 +97,16 @@ class SchemaBatching:
         seed (`int`, *optional*, defaults to 42):
             Another seed gives another draw.
         epoch (`int`, *optional*, defaults to 0):
-            Another epoch gives another draw.
+            Another epoch gives another draw, see [`SchemaBatching.set_epoch`].
         repetition (`int`, *optional*, defaults to 0):
             So does each further time that a corpus is repeated for its weight.
         labels (`tuple[str, ...]`, *optional*):
             The labels that may be asked and answered, by default all of the schema.
         max_negative_rank (`int`, *optional*):
             Leave out purely negative instances of a higher rank, see [`negative_ranks`].
-        descriptions (`dict[str, str]`, *optional*, defaults to `{}`):
-            Label to description, for NER, RE and EET: the `schema` of an instruction is then a dictionary.
+        descriptions (`dict[str, str | dict[str, str]]`, *optional*, defaults to `{}`):
+            Label to description, or to descriptions of the label and its roles, by their names: they stand in the
+            `schema` of an instruction.
         examples (`tuple[tuple[str, str], ...]`, *optional*, defaults to `()`):
             Records that instructions may show as examples: each its text, and its annotation as JSON.
         num_examples (`int`, *optional*, defaults to 0):
@@ -122,7 +128,7 @@ class SchemaBatching:
     repetition: int = 0
     labels: tuple[str, ...] | None = None
     max_negative_rank: int | None = None
-    descriptions: dict[str, str] = field(default_factory=dict)
+    descriptions: dict[str, Description] = field(default_factory=dict)
     examples: tuple[tuple[str, str], ...] = ()
     num_examples: int = 0
 
@@ -149,7 +155,8 @@ class SchemaBatching:
         parts_of = {order: self.parts(order) for order in set(orders)}
         shown = self.find([json.loads(annotations) for _, annotations in self.examples])
 
-        start = instruction_start(self.task, self.language, bool(self.descriptions), bool(shown))
+        keyed = bool(self.descriptions) and task.keyed
+        start = instruction_start(self.task, self.language, keyed, bool(shown))
         columns: dict[str, list] = {column: [] for column in COLUMNS}
         instructions, outputs = columns["instruction"], columns["output"]
         for row, (text, (label, by_label)) in enumerate(zip(texts, found, strict=True)):
@@ -158,11 +165,11 @@ class SchemaBatching:
             items: list[str] | dict[int, str] = parts.items
             if self.task == "EEA":
                 items = self.items_with_triggers(parts, by_label)
-            end = instruction_end(text, bool(self.descriptions))
+            end = instruction_end(text, keyed)
             for batch in batches[row]:
                 if shown:
                     examples = self.examples_json(text, batch, seeds[row], shown, parts)
-                    end = instruction_end(text, bool(self.descriptions), examples)
+                    end = instruction_end(text, keyed, examples)
                 instructions.append(f"{start}{', '.join([items[index] for index in batch])}{end}")
                 outputs.append(None if label is None else parts.answer(values, batch))
             columns["id"] += [ids[row]] * len(batches[row])
@@ -170,6 +177,13 @@ class SchemaBatching:
         for column in ("task", "source", "language"):
             columns[column] = [getattr(self, column)] * len(columns["id"])
         return columns
+
+    def set_epoch(self, epoch: int) -> None:
+        """
+        Draw anew from here on, as `IterableDataset.set_epoch` does for the order of a stream. A stream that this is
+        mapped over follows; a `Dataset` is mapped once more, which its cache knows to be another transform.
+        """
+        self.epoch = epoch
 
     def instances(self, id: str, text: str, annotations: list[Annotation] | None) -> Iterator[dict[str, Any]]:
         """The instances of one record; their `output` and `label` are `None` where it has no annotation."""
@@ -254,18 +268,24 @@ class SchemaBatching:
             if self.schema_order == "random":
                 of_label = shuffled(of_label, order)
             roles.append(tuple(sorted(of_label)) if self.schema_order == "sorted" else of_label)
-        if self.descriptions:
-            items = [f"{to_json(label)}: {to_json(self.descriptions.get(label, ''))}" for label in labels]
-        else:
-            items = [item_json(self.task, label, of_label, ()) for label, of_label in zip(labels, roles, strict=True)]
+        items = [self.item(label, of_label) for label, of_label in zip(labels, roles, strict=True)]
         keys = [to_json(task.answer_key(label)) for label in labels]
         return Parts(roles, items, keys, [f"{key}: {to_json(task.nothing)}" for key in keys])
+
+    def item(self, label: str, roles: tuple[str, ...], triggers: tuple[str, ...] = ()) -> str:
+        """A schema item as JSON, `label: item` where they make an object."""
+        if not self.descriptions:
+            return item_json(self.task, label, roles, triggers)
+        task = TASKS[self.task]
+        texts = description_texts(label, self.descriptions.get(label, ""))
+        item = to_json(task.described_item(label, roles, triggers, texts))
+        return f"{to_json(label)}: {item}" if task.keyed else item
 
     def items_with_triggers(self, parts: Parts, by_label: dict[int, list[Annotation]]) -> dict[int, str]:
         """The schema items of EEA, which give the triggers away."""
         task, labels = TASKS[self.task], self.asked_labels()
         return {
-            index: item_json(self.task, labels[index], parts.roles[index], task.given_triggers(annotations))
+            index: self.item(labels[index], parts.roles[index], task.given_triggers(annotations))
             for index, annotations in by_label.items()
         }
 

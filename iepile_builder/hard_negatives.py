@@ -1,6 +1,7 @@
 """The dictionary label -> confusable labels: labels that are asked together with the positive ones."""
 
 import json
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -22,17 +23,37 @@ def load_hard_negatives(path: str | Path = PUBLISHED) -> dict[str, Any]:
     Raises:
         `InputError`: if the file is missing or has neither form.
     """
+    return load_table(path, is_flat, "a hard-negative dictionary", "[labels]")
+
+
+def load_table(path: str | Path, is_flat: Callable[[object], bool], what: str, value: str) -> dict[str, Any]:
+    """
+    Read what is said of labels from a JSON file, of each task and corpus or, if it is flat, of any.
+
+    Args:
+        path (`str` or `Path`):
+            The file.
+        is_flat (`Callable`):
+            Whether an object is one from label to value.
+        what (`str`):
+            What the file should hold, for the error.
+        value (`str`):
+            What a label's value should be, for the error.
+
+    Raises:
+        `InputError`: if the file is missing or has neither form.
+    """
     try:
         table: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; give a hard-negative dictionary in JSON") from None
+        raise InputError(f"{path}: {error.strerror}; give {what} in JSON") from None
     except ValueError as error:
         raise InputError(f"{path}: not JSON ({error})") from None
     nested = isinstance(table, dict) and all(
-        isinstance(corpora, dict) and all(is_flat(labels) for labels in corpora.values()) for corpora in table.values()
+        isinstance(corpora, dict) and all(map(is_flat, corpora.values())) for corpora in table.values()
     )
     if not nested and not is_flat(table):
-        raise InputError(f"{path}: neither {{task: {{corpus: {{label: [labels]}}}}}} nor {{label: [labels]}}")
+        raise InputError(f"{path}: neither {{task: {{corpus: {{label: {value}}}}}}} nor {{label: {value}}}")
     return table
 
 

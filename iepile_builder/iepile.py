@@ -19,6 +19,7 @@ from typing import Any
 import datasets
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from iepile_builder.batching import COLUMNS, SchemaBatching, draws, negative_ranks
 from iepile_builder.cleaning import Cleaning
@@ -39,11 +40,15 @@ from iepile_builder.corpus import (
 from iepile_builder.errors import InputError
 from iepile_builder.hard_negatives import PUBLISHED, corpus_hard_negatives, load_hard_negatives
 from iepile_builder.instructions import LANGUAGES, corpus_descriptions, load_descriptions, to_json
+from iepile_builder.lengths import FitLength
 from iepile_builder.tasks import TASKS
 
 
 SOURCE_HASH = sha256(Path(__file__).read_bytes()).hexdigest()
 REPORT = "report.json"  # of what was read and left out, beside the data in the cache
+LENGTHS = "lengths.jsonl"  # of each shard, what was too long, beside it
+TO_FIT, TOO_LONG = "more instances, to fit", "too long"  # names in a report
+TOKENIZER_SUFFIXES = (".json", ".jinja", ".model", ".txt")
 EXAMPLE_POOL = 64
 
 
@@ -84,8 +89,8 @@ class IEPileConfig(datasets.BuilderConfig):
         held_out_labels (`dict[str, list[str]]`, *optional*):
             Corpus to labels that training and validation never see; the test split of such a corpus asks them alone.
         descriptions (`str`, *optional*):
-            A JSON file like the hard-negative dictionary, with descriptions in place of lists: the `schema` of an
-            instruction is then a dictionary (NER, RE and EET).
+            A JSON file like the hard-negative dictionary, with descriptions in place of lists, see
+            [`load_descriptions`]: they stand in the `schema` of an instruction.
         num_examples (`int`, *optional*, defaults to 0):
             How many training records every instruction shows as examples.
         corpus_weights (`dict[str, float]`, *optional*):
@@ -94,6 +99,12 @@ class IEPileConfig(datasets.BuilderConfig):
             The same for a language; both are multiplied.
         max_records (`int`, *optional*):
             The first so many records of each corpus and split only.
+        max_length (`int`, *optional*):
+            The most tokens of an instance, in the tokenizer's chat template: a longer one is split into instances that
+            ask for fewer labels each. One that is too long with a single label is left out of the training split, kept
+            in the others, so that a score stays that of the whole split, and counted in [`IEPile.report`].
+        tokenizer (`str`, *optional*):
+            Name or folder of the tokenizer that counts.
         on_error (`str`, *optional*, defaults to `"raise"`):
             `"skip"` leaves unusable records out and says how many; `"fix"` leaves out their annotations that cannot be
             used, and those that are not in the text.
@@ -107,7 +118,7 @@ class IEPileConfig(datasets.BuilderConfig):
         seed (`int`, *optional*, defaults to 42):
             Another seed gives another draw of negatives and orders.
         epoch (`int`, *optional*, defaults to 0):
-            Another epoch gives another draw.
+            Another epoch gives another draw, see [`IEPile.set_epoch`].
     """
 
     corpus_dirs: list[str] | None = None
@@ -128,6 +139,8 @@ class IEPileConfig(datasets.BuilderConfig):
     corpus_weights: dict[str, float] | None = None
     language_weights: dict[str, float] | None = None
     max_records: int | None = None
+    max_length: int | None = None
+    tokenizer: str | None = None
     on_error: str = "raise"
     clean: bool = False
     deduplicate: str = "none"
@@ -151,6 +164,8 @@ class IEPileConfig(datasets.BuilderConfig):
             raise InputError(f"negative_ratio is {self.negative_ratio}; give a number from 0 to 1")
         if self.num_random is not None and self.num_random < -1:
             raise InputError(f"num_random is {self.num_random}; give a number of labels, or -1 for all")
+        if (self.max_length is None) != (self.tokenizer is None):
+            raise InputError("max_length and tokenizer need each other")
         if isinstance(self.split_num, dict):
             check_choices("task", list(self.split_num), TASKS)
         for split_num in self.split_num.values() if isinstance(self.split_num, dict) else [self.split_num]:
@@ -178,6 +193,8 @@ class IEPileConfig(datasets.BuilderConfig):
         paths = [Path(self.hard_negatives or PUBLISHED), *sorted(Path(str(files("iepile_builder"))).glob("*.py"))]
         if self.descriptions is not None:
             paths.append(Path(self.descriptions))
+        if self.tokenizer is not None and os.path.isdir(self.tokenizer):
+            paths += [path for path in sorted(Path(self.tokenizer).iterdir()) if path.suffix in TOKENIZER_SUFFIXES]
         for corpus in self.find_corpora():
             key.update(f"{corpus.task} {corpus.language} {corpus.source}\n".encode())
             paths += [corpus.path / "schema.json", *(corpus.file(split) for split in SPLIT_FILES)]
@@ -295,20 +312,62 @@ class IEPile(datasets.ArrowBasedBuilder):
         return generators
 
     def _generate_tables(self, shards: list[Shard], batchings: list[SchemaBatching]) -> Iterator[tuple[int, pa.Table]]:
+        schema = self.info.features.arrow_schema
         for index, (shard, batching) in enumerate(zip(shards, batchings, strict=True)):
             with collector_off():
                 columns = batching(read_columns(shard))
-            if columns["id"]:
-                yield index, pa.table(columns, schema=self.info.features.arrow_schema)
+            table = pa.table(columns, schema=schema)
+            if self.config.max_length is not None:
+                fitted = pa.table(FitLength(self.config.tokenizer, self.config.max_length)(columns))
+                table, fits = fitted.select(COLUMNS).cast(schema), fitted["fits"]
+                self.note_lengths(shard, len(table) - len(columns["id"]), pc.sum(pc.invert(fits)).as_py())
+                table = table.filter(fits) if shard.split == "train" else table
+            if len(table):
+                yield index, table
+
+    def note_lengths(self, shard: Shard, more: int, too_long: int) -> None:
+        """Write down what was too long in a shard; the processes of a build write one file."""
+        if os.path.isdir(self._output_dir):  # there is none when streaming
+            place = [shard.repetition, int(shard.offsets[0])]
+            line = [[*shard.corpus.names().values(), shard.split], place, {TO_FIT: more, TOO_LONG: too_long}]
+            with Path(self._output_dir, LENGTHS).open("a", encoding="utf-8") as file:
+                file.write(to_json(line) + "\n")
+
+    def set_epoch(self, epoch: int) -> None:
+        """
+        Draw other negatives and orders in what is built or streamed from here on:
+
+            for epoch in range(3):
+                builder.set_epoch(epoch)
+                rows = builder.as_dataset(split="train")
+        """
+        self.config.epoch = epoch
+        self.config_id = self.config.create_config_id({})
+        self._cache_dir = self._output_dir = self._build_cache_dir()
 
     def report(self) -> list[dict[str, Any]]:
         """What was read and left out of each corpus and split, after `download_and_prepare`."""
-        return json.loads(Path(self._output_dir, REPORT).read_text())
+        report: list[dict[str, Any]] = json.loads(Path(self._output_dir, REPORT).read_text())
+        if self.config.max_length is not None:
+            # a shard stands twice where a build that was killed went on
+            lines = map(json.loads, Path(self._output_dir, LENGTHS).read_text(encoding="utf-8").splitlines())
+            counts = {(tuple(names), tuple(place)): of_shard for names, place, of_shard in lines}
+            for of_split in report:
+                names = tuple(of_split[name] for name in ("task", "language", "source", "split"))
+                of_shards = [of_shard for (shard_names, _), of_shard in counts.items() if shard_names == names]
+                of_split |= {reason: sum(of[reason] for of in of_shards) for reason in (TO_FIT, TOO_LONG)}
+        return report
 
     def as_dataset(self, *args: Any, **kwargs: Any) -> datasets.Dataset | datasets.DatasetDict:
         """As in `datasets`, but builds the dataset first where that has not been done."""
         if not os.path.exists(self._output_dir):
             self.download_and_prepare()
+        for split in self.info.splits.values():
+            if not split.num_examples:
+                raise InputError(
+                    f"no instances for {split.name}: its records have none, or all are longer than max_length; leave "
+                    "the split out, see splits, or change this"
+                )
         return super().as_dataset(*args, **kwargs)
 
 

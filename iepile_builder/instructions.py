@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from iepile_builder.errors import InputError
+from iepile_builder.hard_negatives import load_table
+from iepile_builder.tasks import plain_items
 
 
 TEXT: dict[str, dict[str, str]] = json.loads(files("iepile_builder").joinpath("data/instructions.json").read_bytes())
 EXAMPLE_TEXT = {"en": " You can refer to the example for extraction.", "zh": "你可以参考example进行抽取。"}
 LANGUAGES = ("en", "zh")
+Description = str | dict[str, str]  # of a label; or of a label and its roles, by their names
 
 # json.dumps makes a new encoder at each call, which takes longer than most of what is encoded here
 _encode = c_make_encoder(None, None, encode_basestring, None, ": ", ", ", False, False, True)
@@ -23,60 +26,58 @@ def to_json(value: Any) -> str:
     return "".join(_encode(value, 0))
 
 
-# An instruction as the IEPile dataset writes it is JSON with the keys `instruction`, `schema` (a list of schema items,
-# or an object from label to description), `example` (if any: objects with the keys `input` and `output`) and `input`.
+# An instruction as the IEPile dataset writes it is JSON with the keys `instruction`, `schema` (a list of schema items;
+# with descriptions an object from label to item, in SPO and KG a list all the same), `example` (if any: objects with
+# the keys `input` and `output`) and `input`.
 
 
 @cache
-def instruction_start(task: str, language: str, descriptions: bool = False, examples: bool = False) -> str:
+def instruction_start(task: str, language: str, keyed: bool = False, examples: bool = False) -> str:
     """An instruction up to its first schema item, which the instructions of a task and language share."""
     text = TEXT[task][language] + (EXAMPLE_TEXT[language] if examples else "")
-    return f'{{"instruction": {to_json(text)}, "schema": {"{" if descriptions else "["}'
+    return f'{{"instruction": {to_json(text)}, "schema": {"{" if keyed else "["}'
 
 
-def instruction_end(text: str, descriptions: bool = False, examples: str = "") -> str:
+def instruction_end(text: str, keyed: bool = False, examples: str = "") -> str:
     """An instruction from its last schema item on, which the instructions of a text share; examples come as JSON."""
     example = f', "example": {examples}' if examples else ""
-    return f'{"}" if descriptions else "]"}{example}, "input": {to_json(text)}}}'
+    return f'{"}" if keyed else "]"}{example}, "input": {to_json(text)}}}'
 
 
 def load_descriptions(path: str | Path) -> dict[str, Any]:
     """
     Read descriptions of labels from a JSON file: `{task: {corpus: {label: description}}}`, or `{label: description}`.
+    A description is a text; of a label with roles or attributes it may be an object, from their names, and the label's
+    own, to texts.
 
     Raises:
         `InputError`: if the file is missing or has neither form.
     """
-    try:
-        table: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; give descriptions in JSON") from None
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error})") from None
+    return load_table(path, are_descriptions, "descriptions", "text")
 
-    def is_flat(value: object) -> bool:
-        return isinstance(value, dict) and all(isinstance(description, str) for description in value.values())
 
-    nested = isinstance(table, dict) and all(
-        isinstance(corpora, dict) and all(map(is_flat, corpora.values())) for corpora in table.values()
+def are_descriptions(table: object) -> bool:
+    """Whether a table is a dictionary from label to its description."""
+    return isinstance(table, dict) and all(
+        isinstance(text, str) or (isinstance(text, dict) and all(isinstance(each, str) for each in text.values()))
+        for text in table.values()
     )
-    if not nested and not is_flat(table):
-        raise InputError(f"{path}: neither {{task: {{corpus: {{label: text}}}}}} nor {{label: text}}")
-    return table
 
 
-def corpus_descriptions(table: dict[str, Any], task: str, source: str) -> dict[str, str]:
-    """A corpus's labels with their descriptions; none for tasks whose schema items are no plain labels."""
-    if task not in ("NER", "RE", "EET"):
-        return {}
-    flat = any(isinstance(description, str) for description in table.values())
-    found: dict[str, str] = table if flat else table.get(task, {}).get(source, {})
+def corpus_descriptions(table: dict[str, Any], task: str, source: str) -> dict[str, Description]:
+    """A corpus's labels with their descriptions; empty where the table says nothing of it."""
+    found: dict[str, Description] = table if are_descriptions(table) else table.get(task, {}).get(source, {})
     return found
+
+
+def description_texts(label: str, description: Description) -> dict[str, str]:
+    """The texts of a label's description, by the name that each is of."""
+    return {label: description} if isinstance(description, str) else description
 
 
 def read_instruction(instruction: str) -> dict[str, Any]:
     """
-    The JSON object in an `instruction` string; a `schema` of descriptions becomes the list of its labels.
+    The JSON object in an `instruction` string, its `schema` as a list of items without descriptions.
 
     Raises:
         `InputError`: if it is not JSON with a `schema` and an `input` text.
@@ -85,8 +86,11 @@ def read_instruction(instruction: str) -> dict[str, Any]:
         value = json.loads(instruction)
     except (ValueError, TypeError, RecursionError):
         raise InputError(f"the instruction is not JSON: {str(instruction)[:80]!r}") from None
-    if isinstance(value, dict) and isinstance(value.get("schema"), dict):
-        value["schema"] = list(value["schema"])
-    if not (isinstance(value, dict) and isinstance(value.get("schema"), list) and isinstance(value.get("input"), str)):
+    if not (
+        isinstance(value, dict)
+        and isinstance(value.get("schema"), (list, dict))
+        and isinstance(value.get("input"), str)
+    ):
         raise InputError(f"the instruction has no 'schema' list or no 'input' text: {instruction[:80]!r}")
+    value["schema"] = plain_items(value["schema"])
     return value

@@ -14,6 +14,7 @@ import numpy as np
 
 from iepile_builder.answers import asked_schema, parse_answer
 from iepile_builder.errors import InputError
+from iepile_builder.instructions import Description, description_texts
 from iepile_builder.schema import Schema
 from iepile_builder.tasks import TASKS, Argument, Fact, TypedRelation
 
@@ -167,14 +168,15 @@ def recovered(table: dict[str, list[str]], published: dict[str, list[str]]) -> t
 
 
 def label_texts(
-    labels: Sequence[str], descriptions: Mapping[str, str], mentions: Mapping[str, Sequence[str]]
+    labels: Sequence[str], descriptions: Mapping[str, Description], mentions: Mapping[str, Sequence[str]]
 ) -> list[str]:
     """What is embedded for each label."""
     texts = []
     for label in labels:
         text = label.replace("_", " ")
-        if descriptions.get(label):
-            text += f": {descriptions[label]}"
+        description = description_texts(label, descriptions.get(label, "")).get(label)
+        if description:
+            text += f": {description}"
         if mentions.get(label):
             text += f" ({', '.join(mentions[label])})"
         texts.append(text)

@@ -11,10 +11,10 @@ import difflib
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from iepile_builder.errors import InputError
 from iepile_builder.schema import Schema
@@ -72,6 +72,7 @@ MENTIONS: dict[type, tuple[int, ...]] = {  # which fields of a fact are strings 
 }
 Fact = Entity | Relation | TypedRelation | Trigger | Argument | Attribute
 Annotation = dict[str, Any]  # one entity, triple or event of a record
+Texts = Mapping[str, str]  # descriptions of a label and of its roles, by their names
 
 
 class Task:
@@ -85,6 +86,7 @@ class Task:
         names (`tuple[str, ...]`): the keys of an annotation whose values are names of the schema.
         split_num (`int`): how many labels one instruction asks for, by default.
         nothing (`list` or `dict`): the value in an answer of a label of which nothing was found.
+        keyed (`bool`): whether a schema with descriptions is an object from label to item, or else a list of items.
     """
 
     name: str
@@ -93,6 +95,7 @@ class Task:
     names: tuple[str, ...]
     split_num = 4
     nothing: Any = []
+    keyed = True
 
     def labels(self, schema: Schema) -> tuple[str, ...]:
         """All labels that a corpus may be asked for, in schema order."""
@@ -113,6 +116,10 @@ class Task:
     def item(self, label: str, roles: Sequence[str], triggers: Sequence[str]) -> Any:
         """The schema item that asks for `label`, with its `roles` in this order and the triggers that are given."""
         return label
+
+    def described_item(self, label: str, roles: Sequence[str], triggers: Sequence[str], texts: Texts) -> Any:
+        """The schema item with descriptions; in an object from label to item where the task is `keyed`."""
+        return texts.get(label, "")
 
     def answer_key(self, label: str) -> str:
         """The key of a label in an answer; two labels with the same key cannot be asked together."""
@@ -258,6 +265,7 @@ class SPO(RE):
 
     name = "SPO"
     names = ("relation", "head_type", "tail_type")
+    keyed = False
 
     def labels(self, schema: Schema) -> tuple[str, ...]:
         return schema.types
@@ -268,6 +276,9 @@ class SPO(RE):
     def item(self, label: str, roles: Sequence[str], triggers: Sequence[str]) -> Any:
         subject_type, predicate, object_type = split_label(label)
         return {"subject_type": subject_type, "predicate": predicate, "object_type": object_type}
+
+    def described_item(self, label: str, roles: Sequence[str], triggers: Sequence[str], texts: Texts) -> Any:
+        return {**self.item(label, roles, triggers), "description": texts.get(label, "")}
 
     def answer_key(self, label: str) -> str:
         return split_label(label)[1]
@@ -305,10 +316,10 @@ class SPO(RE):
         ]
 
 
-class EE(Task):
-    """Events: `{"attack": [{"trigger": "t", "arguments": {"attacker": "v", "victim": ["v", "w"]}}]}`."""
+class EET(Task):
+    """Event triggers: `{"attack": ["fired", "shot"]}`; an event without a trigger is left out."""
 
-    name = "EE"
+    name = "EET"
     field = "event"
     mentions = ("event_trigger",)
     names = ("event_type",)
@@ -316,11 +327,49 @@ class EE(Task):
     def labels(self, schema: Schema) -> tuple[str, ...]:
         return schema.types
 
+    def read_items(self, items: Iterable[Any]) -> Schema:
+        return Schema(types=tuple(items))
+
+    def check(self, annotation: object, schema: Schema) -> None:
+        event = check_strings(annotation, ("event_type", "event_trigger"), self.field)
+        if event["event_trigger"]:  # an event may have no trigger
+            check_mention(event["event_trigger"], "event_trigger")
+        check_known(event["event_type"], schema.types, "event_type")
+
+    def distinct(self, annotations: Iterable[Annotation]) -> list[Annotation]:
+        return super().distinct(event for event in annotations if event["event_trigger"])
+
+    def answer_value(self, annotations: list[Annotation], roles: Sequence[str], text: str) -> Any:
+        return distinct_in_text((event["event_trigger"] for event in annotations), text)
+
+    def annotations(self, answer: dict[str, Any], schema: Schema) -> list[Annotation]:
+        return [
+            {"event_trigger": trigger, "event_type": label, "arguments": []}
+            for label, triggers in answer.items()
+            for trigger in triggers
+        ]
+
+    def facts(self, annotations: Iterable[Annotation], schema: Schema) -> list[Fact]:
+        return [Trigger(event["event_type"], event["event_trigger"]) for event in self.distinct(annotations)]
+
+    def parse(self, answer: dict[str, Any], schema: Schema) -> list[Fact]:
+        return [Trigger(label, trigger) for label, value in answer.items() for trigger in parse_list(value)]
+
+
+class EE(EET):
+    """Events: `{"attack": [{"trigger": "t", "arguments": {"attacker": "v", "victim": ["v", "w"]}}]}`."""
+
+    name = "EE"
+
     def roles(self, label: str, schema: Schema) -> tuple[str, ...]:
         return schema.type_roles.get(label, ())
 
     def item(self, label: str, roles: Sequence[str], triggers: Sequence[str]) -> Any:
         return {"event_type": label, "trigger": True, "arguments": list(roles)}
+
+    def described_item(self, label: str, roles: Sequence[str], triggers: Sequence[str], texts: Texts) -> Any:
+        item = self.item(label, roles, triggers)
+        return {label: texts.get(label, ""), "trigger": item["trigger"], "arguments": with_texts(roles, texts)}
 
     def read_items(self, items: Iterable[Any]) -> Schema:
         type_roles = {item["event_type"]: tuple(item["arguments"]) for item in items}
@@ -339,13 +388,11 @@ class EE(Task):
             if len(arguments) < len(event["arguments"]):
                 event = {**event, "arguments": list(arguments.values())}
             events.append(event)
-        return super().distinct(events)
+        return Task.distinct(self, events)  # those without a trigger, too
 
     def check(self, annotation: object, schema: Schema) -> None:
-        event = check_strings(annotation, ("event_type", "event_trigger"), self.field)
-        if event["event_trigger"]:  # an event may have no trigger
-            check_mention(event["event_trigger"], "event_trigger")
-        check_known(event["event_type"], schema.types, "event_type")
+        super().check(annotation, schema)
+        event = cast(Annotation, annotation)
         if not isinstance(event.get("arguments"), list):
             raise InputError("'arguments' of an event is missing or not a list")
         roles = self.roles(event["event_type"], schema)
@@ -355,8 +402,8 @@ class EE(Task):
             check_known(argument["role"], roles, f"role of {event['event_type']!r}")
 
     def absent(self, annotation: Annotation, text: str) -> int:
-        mentions = [argument["argument"] for argument in annotation["arguments"]]
-        return sum([mention not in text for mention in (annotation["event_trigger"], *mentions)])
+        arguments = [argument["argument"] not in text for argument in annotation["arguments"]]
+        return super().absent(annotation, text) + sum(arguments)
 
     def fix(self, annotation: Any, text: str, schema: Schema) -> Annotation | None:
         if not isinstance(annotation, dict) or not isinstance(annotation.get("arguments"), list):
@@ -433,55 +480,6 @@ class EE(Task):
         return facts
 
 
-class EET(EE):
-    """Event triggers: `{"attack": ["fired", "shot"]}`; an event without a trigger is left out."""
-
-    name = "EET"
-
-    def item(self, label: str, roles: Sequence[str], triggers: Sequence[str]) -> Any:
-        return label
-
-    def roles(self, label: str, schema: Schema) -> tuple[str, ...]:
-        return ()
-
-    def read_items(self, items: Iterable[Any]) -> Schema:
-        return Schema(types=tuple(items))
-
-    def check(self, annotation: object, schema: Schema) -> None:
-        event = check_strings(annotation, ("event_type", "event_trigger"), self.field)
-        if event["event_trigger"]:
-            check_mention(event["event_trigger"], "event_trigger")
-        check_known(event["event_type"], schema.types, "event_type")
-
-    def absent(self, annotation: Annotation, text: str) -> int:
-        return Task.absent(self, annotation, text)
-
-    def fix(self, annotation: Any, text: str, schema: Schema) -> Annotation | None:
-        return Task.fix(self, annotation, text, schema)
-
-    def identity(self, annotation: Annotation) -> tuple[Any, ...]:
-        return annotation["event_type"], annotation["event_trigger"]
-
-    def distinct(self, annotations: Iterable[Annotation]) -> list[Annotation]:
-        return Task.distinct(self, (event for event in annotations if event["event_trigger"]))
-
-    def answer_value(self, annotations: list[Annotation], roles: Sequence[str], text: str) -> Any:
-        return distinct_in_text((event["event_trigger"] for event in annotations), text)
-
-    def annotations(self, answer: dict[str, Any], schema: Schema) -> list[Annotation]:
-        return [
-            {"event_trigger": trigger, "event_type": label, "arguments": []}
-            for label, triggers in answer.items()
-            for trigger in triggers
-        ]
-
-    def facts(self, annotations: Iterable[Annotation], schema: Schema) -> list[Fact]:
-        return [Trigger(event["event_type"], event["event_trigger"]) for event in self.distinct(annotations)]
-
-    def parse(self, answer: dict[str, Any], schema: Schema) -> list[Fact]:
-        return [Trigger(label, trigger) for label, value in answer.items() for trigger in parse_list(value)]
-
-
 class EEA(EE):
     """Event arguments: event types and triggers are given, the answer is as in EE and only its arguments are facts."""
 
@@ -509,6 +507,7 @@ class KG(Task):
     names = ("relation",)
     split_num = 1
     nothing: Any = {}
+    keyed = False
 
     def labels(self, schema: Schema) -> tuple[str, ...]:
         return tuple(schema.type_roles)
@@ -521,6 +520,10 @@ class KG(Task):
 
     def item(self, label: str, roles: Sequence[str], triggers: Sequence[str]) -> Any:
         return {"entity_type": label, "attributes": list(roles)}
+
+    def described_item(self, label: str, roles: Sequence[str], triggers: Sequence[str], texts: Texts) -> Any:
+        of_type = {"description": texts[label]} if texts.get(label) else {}  # the published format has none
+        return {"entity_type": label, **of_type, "attributes": with_texts(roles, texts)}
 
     def read_items(self, items: Iterable[Any]) -> Schema:
         return Schema(type_roles={item["entity_type"]: tuple(item["attributes"]) for item in items})
@@ -571,6 +574,30 @@ class KG(Task):
 
 
 TASKS: dict[str, Task] = {task.name: task for task in (NER(), RE(), SPO(), EE(), EET(), EEA(), KG())}
+
+
+def with_texts(roles: Sequence[str], texts: Texts) -> dict[str, str]:
+    """Roles with their descriptions."""
+    return {role: texts.get(role, "") for role in roles}
+
+
+def plain_items(schema: list[Any] | dict[str, Any]) -> list[Any]:
+    """The items of an instruction's schema without their descriptions."""
+    if isinstance(schema, dict):
+        schema = [
+            {"event_type": label, "trigger": item.get("trigger"), "arguments": item.get("arguments")}
+            if isinstance(item, dict)
+            else label
+            for label, item in schema.items()
+        ]
+    return [plain_item(item) if isinstance(item, dict) else item for item in schema]
+
+
+def plain_item(item: dict[str, Any]) -> dict[str, Any]:
+    """A schema item that is an object, without its descriptions."""
+    return {
+        key: list(value) if isinstance(value, dict) else value for key, value in item.items() if key != "description"
+    }
 
 
 @cache

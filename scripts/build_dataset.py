@@ -27,15 +27,15 @@ from jsonargparse import ArgumentParser, Namespace
 from iepile_builder import IEPile, IEPileConfig, InputError
 from iepile_builder.corpus import SPLIT_FILES, Corpus
 from iepile_builder.hub import dataset_card, push_dataset
+from iepile_builder.iepile import TO_FIT, TOO_LONG
 from iepile_builder.instructions import to_json
-from iepile_builder.lengths import FitLength
 from iepile_builder.readers import read_conll, read_instances
 from iepile_builder.statistics import count_instances, look_into, plot
 
 
 OPTIONS = {field.name for field in fields(IEPileConfig)}
 READERS = {"instances": read_instances, "conll": read_conll}
-NO_REASONS = {"task", "language", "source", "split", "records", "given"}  # what a report says besides
+NO_REASONS = {"task", "language", "source", "split", "records", "given", TO_FIT, TOO_LONG}  # not why one is left out
 SHARD_BYTES = 500_000_000
 
 
@@ -93,8 +93,6 @@ def main() -> None:
         raise InputError(f"{output_dir}: not empty; give another folder or --overwrite")
     if args.push_to_hub is not None and args.format != "parquet":
         raise InputError("--push_to_hub needs --format parquet")
-    if (args.max_length is None) != (args.tokenizer is None):
-        raise InputError("--max_length and --tokenizer need each other")
     options = {name: value for name, value in vars(args).items() if name in OPTIONS}
 
     # Everything is made beside the output folder and moved there when it is whole. What a killed build leaves in the
@@ -106,11 +104,7 @@ def main() -> None:
     except InputError:
         shutil.rmtree(work)
         raise
-    notes = []
-    if args.max_length is not None:
-        for split in dataset:
-            dataset[split], note = fit_length(dataset[split], split, args.tokenizer, args.max_length, args.num_proc)
-            notes.append(note)
+    notes = length_notes(report, args.max_length) if args.max_length is not None else []
     counts = {split: count_instances(rows) for split, rows in dataset.items()}
 
     whole = work / "whole"
@@ -173,22 +167,16 @@ def build_splits(
     return dataset, report, corpora
 
 
-def fit_length(
-    rows: datasets.Dataset, split: str, tokenizer: str, max_length: int, num_proc: int | None
-) -> tuple[datasets.Dataset, str]:
-    """
-    Split instances that are too long; a training instance that is too long with a single label is dropped, an
-    evaluation instance is kept, so that the score stays that of the whole split.
-    """
-    before = len(rows)
-    rows = rows.map(FitLength(tokenizer, max_length), batched=True, num_proc=num_proc, desc=f"Fitting {split}")
-    fits = np.asarray(rows.with_format("numpy")["fits"])
-    rows = rows.remove_columns("fits")
-    split_up, too_long = len(rows) - before, int((~fits).sum())
-    note = f"{split}: {split_up} instances more, to stay within {max_length} tokens; {too_long} are too long "
-    if split != "train":
-        return rows, note + "with a single label, and kept."
-    return rows.select(np.flatnonzero(fits)).flatten_indices(), note + "with a single label, and dropped."
+def length_notes(report: list[dict[str, Any]], max_length: int) -> list[str]:
+    """A sentence on the instances of each split that were too long."""
+    notes = []
+    for split in dict.fromkeys(of["split"] for of in report):
+        more, too_long = (sum(of[name] for of in report if of["split"] == split) for name in (TO_FIT, TOO_LONG))
+        notes.append(
+            f"{split}: {more} instances more, to stay within {max_length} tokens; {too_long} are too long with a "
+            f"single label, and {'dropped' if split == 'train' else 'kept'}."
+        )
+    return notes
 
 
 def write_jsonl(dataset: datasets.DatasetDict, folder: Path) -> None:

@@ -21,6 +21,7 @@ from iepile_builder.answers import asked_schema, parse_answer
 from iepile_builder.batching import ROLE_ORDERS, draws, shuffled, split_labels
 from iepile_builder.corpus import find_corpora, read_split
 from iepile_builder.instructions import read_instruction, to_json
+from iepile_builder.lengths import halve
 from iepile_builder.tasks import TASKS
 
 
@@ -34,6 +35,18 @@ OPTIONS = st.fixed_dictionaries(
         "seed": st.integers(0, 3),
     }
 )
+
+
+# the published way to describe labels, and where there is none, the nearest to it
+ARGUMENTS = '"arguments": {"who": "a person", "when": ""}'
+DESCRIBED = {
+    "NER": '{"city": "a large town"}',
+    "EET": '{"leave": "goes away"}',
+    "EE": '{"leave": {"leave": "goes away", "trigger": true, ' + ARGUMENTS + "}}",
+    "EEA": '{"leave": {"leave": "goes away", "trigger": ["left"], ' + ARGUMENTS + "}}",
+    "SPO": '[{"subject_type": "person", "predicate": "leaves", "object_type": "city", "description": "went"}]',
+    "KG": '[{"entity_type": "city", "attributes": {"mayor": "who governs it", "area": ""}}]',
+}
 
 
 def batching_of(task: str, schema: Schema, **options: object) -> SchemaBatching:
@@ -317,6 +330,79 @@ def test_descriptions_make_the_schema_a_dictionary() -> None:
     assert row["output"] == '{"person": [], "city": ["Rome"]}'
     assert read_instruction(row["instruction"])["schema"] == ["person", "city"]
     assert TASKS["NER"].labels(asked_schema(row["instruction"], "NER")) == ("person", "city")
+
+
+@pytest.mark.parametrize("task", DESCRIBED)
+def test_descriptions_stand_as_published(task: str) -> None:
+    events = Schema(types=("leave",), roles=("who", "when"), type_roles={"leave": ("who", "when")})
+    leaving = [{"event_trigger": "left", "event_type": "leave", "arguments": []}]
+    triple = {"head": "Ada", "relation": "leaves", "tail": "Rome", "head_type": "person", "tail_type": "city"}
+    schema, annotations = {
+        "NER": (Schema(types=("city",)), []),
+        "EET": (events, []),
+        "EE": (events, []),
+        "EEA": (events, leaving),
+        "SPO": (Schema(types=("person_leaves_city",)), [triple]),
+        "KG": (Schema(type_roles={"city": ("mayor", "area")}), []),
+    }[task]
+    descriptions = {
+        "city": {"mayor": "who governs it"} if task == "KG" else "a large town",
+        "leave": {"leave": "goes away", "who": "a person"},
+        "person_leaves_city": "went",
+    }
+    batching = batching_of(task, schema, schema_order="schema", descriptions=descriptions)
+    (row,) = batching.instances("7", "Ada left Rome.", annotations)
+    assert f'"schema": {DESCRIBED[task]}, "input": ' in row["instruction"]
+    (plain,) = replace(batching, descriptions={}).instances("7", "Ada left Rome.", annotations)
+    assert read_instruction(row["instruction"]) == json.loads(plain["instruction"])
+
+
+def test_an_entity_type_is_described_where_there_is_a_text() -> None:
+    descriptions = {"city": {"city": "a large town", "area": "in km2"}}
+    batching = batching_of("KG", Schema(type_roles={"city": ("area",)}), descriptions=descriptions)
+    (row,) = batching.instances("7", "Rome.", [])
+    (item,) = json.loads(row["instruction"])["schema"]
+    assert item == {"entity_type": "city", "description": "a large town", "attributes": {"area": "in km2"}}
+
+
+@pytest.mark.parametrize("task", ALL_TASKS)
+@settings(deadline=None, max_examples=30)
+@given(data=st.data())
+def test_descriptions_change_nothing_but_the_schema(task: str, data: st.DataObject) -> None:
+    schema, text, annotations = data.draw(annotated(task))
+    batching = batching_of(task, schema, **data.draw(OPTIONS))
+    labels = TASKS[task].labels(schema)
+    names = st.sampled_from([*labels, *(role for label in labels for role in TASKS[task].roles(label, schema))])
+    texts = st.one_of(st.text(max_size=9), st.dictionaries(names, st.text(max_size=9), max_size=4))
+    descriptions = data.draw(st.dictionaries(st.sampled_from(labels), texts, min_size=1, max_size=4))
+    plain = list(batching.instances("7", text, annotations))
+    described = list(replace(batching, descriptions=descriptions).instances("7", text, annotations))
+    for row, with_texts in zip(plain, described, strict=True):
+        assert read_instruction(with_texts["instruction"]) == json.loads(row["instruction"])
+        assert asked_schema(with_texts["instruction"], task) == asked_schema(row["instruction"], task)
+        assert {**with_texts, "instruction": ""} == {**row, "instruction": ""}
+        first, second = halve(with_texts) or [with_texts, {**with_texts, "instruction": None}]
+        if second["instruction"] is not None:
+            halves = [asked_schema(half["instruction"], task) for half in (first, second)]
+            together = [label for half in halves for label in TASKS[task].labels(half)]
+            assert together == list(TASKS[task].labels(asked_schema(row["instruction"], task)))
+            assert {**json.loads(first["output"]), **json.loads(second["output"])} == json.loads(row["output"])
+
+
+def test_an_epoch_draws_anew_in_a_map_and_in_a_stream() -> None:
+    corpus = find_corpora([SAMPLE_CORPUS], ["NER"], ["en"])[0]
+    records = datasets.Dataset.from_list(list(read_split(corpus, "train", max_records=30)))
+    batching = SchemaBatching("NER", "en", corpus.source, corpus.schema)
+    options = {"batched": True, "remove_columns": records.column_names}
+    stream = records.to_iterable_dataset().map(batching, **options)
+    epochs = []
+    for epoch in (0, 1, 0):
+        batching.set_epoch(epoch)
+        rows = records.map(batching, **options).to_list()
+        assert list(stream) == rows
+        epochs.append([row["instruction"] for row in rows])
+    assert epochs[0] == epochs[2]
+    assert len(set(epochs[0]) & set(epochs[1])) < len(epochs[0]) / 4
 
 
 def test_examples_are_other_records_with_their_answers() -> None:

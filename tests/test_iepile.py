@@ -209,6 +209,35 @@ def test_descriptions_are_of_a_corpus(people: Path, tmp_path: Path) -> None:
             build(people, descriptions=str(path))
 
 
+def test_every_task_takes_descriptions(tmp_path: Path) -> None:
+    texts = {}
+    for corpus in find_corpora([SAMPLE_CORPUS], ALL_TASKS):
+        for label in TASKS[corpus.task].labels(corpus.schema):
+            roles = TASKS[corpus.task].roles(label, corpus.schema)
+            texts[label] = {name: f"all about {name}" for name in (label, *roles)} if roles else f"all about {label}"
+    path = tmp_path / "descriptions.json"
+    path.write_text(json.dumps(texts))
+    assert_gold_scores_100(SAMPLE_CORPUS, tasks=ALL_TASKS, descriptions=str(path), num_examples=1)
+    (folder,) = {corpus.path for corpus in find_corpora([SAMPLE_CORPUS], ["EE"], ["en"])}
+    for row in build(folder, tasks=["EE"], descriptions=str(path))["train"]:
+        for label, item in json.loads(row["instruction"])["schema"].items():
+            assert item[label] == f"all about {label}"
+            assert item["arguments"] == {role: f"all about {role}" for role in item["arguments"]}
+
+
+def test_an_epoch_of_the_builder_draws_anew() -> None:
+    builder = IEPile(data_dir=str(SAMPLE_CORPUS), tasks=["NER"], splits=["train"])
+    epochs = []
+    for epoch in (0, 1, 0):
+        builder.set_epoch(epoch)
+        rows = builder.as_dataset(split="train").to_list()
+        assert list(builder.as_streaming_dataset(split="train")) == rows
+        assert rows == build(tasks=["NER"], splits=["train"], epoch=epoch)["train"].to_list()
+        epochs.append(rows)
+    assert epochs[0] == epochs[2] != epochs[1]
+    assert {row["id"] for row in epochs[0]} == {row["id"] for row in epochs[1]}
+
+
 def test_checking_in_parts_and_processes_gives_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     corpus = find_corpora([SAMPLE_CORPUS], ["NER"], ["en"])[0]
     whole = index_split(corpus, "train", Cleaning(clean=True))

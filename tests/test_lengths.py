@@ -9,6 +9,7 @@ from conftest import SAMPLE_CORPUS, assert_one_clear_line
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from iepile_builder import IEPile
+from iepile_builder.iepile import TO_FIT, TOO_LONG
 from iepile_builder.lengths import FitLength, halve
 
 
@@ -65,13 +66,55 @@ def test_descriptions_examples_and_unknown_answers_are_halved_too() -> None:
     assert halve(first) == []
 
 
+def test_the_builder_fits_lengths_in_any_number_of_processes(
+    tokenizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("iepile_builder.corpus.SHARD_RECORDS", 20)
+    options = {"data_dir": str(SAMPLE_CORPUS), "tasks": ["NER"]}
+    whole = IEPile(**options).as_dataset()
+    limit = sorted(map(words, whole["train"]))[len(whole["train"]) // 20]
+    options |= {"tokenizer": tokenizer, "max_length": limit}
+    rows = datasets.load_dataset("iepile", **options)
+    assert max(map(words, rows["train"])) <= limit < max(map(words, rows["test"]))
+    for split in whole:
+        fitted = whole[split].map(FitLength(tokenizer, limit), batched=True)
+        if split == "train":
+            too_long = len(fitted) - sum(fitted["fits"])
+            more = len(fitted) - len(whole[split])
+            fitted = fitted.filter(lambda row: row["fits"])
+        assert rows[split].to_list() == fitted.remove_columns("fits").to_list()
+    assert list(datasets.load_dataset("iepile", **options, streaming=True)["train"]) == rows["train"].to_list()
+    for num_proc in (1, 2):
+        builder = IEPile(**options, cache_dir=str(tmp_path / str(num_proc)))
+        builder.download_and_prepare(num_proc=num_proc)
+        assert builder.as_dataset()["train"].to_list() == rows["train"].to_list()
+        of_train = [of for of in builder.report() if of["split"] == "train"]
+        assert (sum(of[TO_FIT] for of in of_train), sum(of[TOO_LONG] for of in of_train)) == (more, too_long)
+        assert too_long > 0
+
+
+def test_an_edited_tokenizer_is_another_build(people: Path, tokenizer: str) -> None:
+    def key() -> str:
+        return IEPile(data_dir=str(people), tokenizer=tokenizer, max_length=100).config_id
+
+    before = key()
+    Path(tokenizer, "chat_template.jinja").write_text("{{ messages[0].content }}")
+    assert key() != before
+
+
 def test_what_is_dropped_is_counted(run_script, people: Path, tokenizer: str, tmp_path: Path) -> None:
     arguments = ("build_dataset.py", "--corpus_dir", people, "--output_dir", tmp_path / "out")
-    done = run_script(*arguments, "--max_length", 20, "--tokenizer", tokenizer)
-    assert "train: 4 instances more" in done.stdout
-    assert "train: 0 instances" in done.stdout
+    rows = IEPile(data_dir=str(people), split_num=1).as_dataset()["train"]
+    longest = max(map(words, rows))
+    assert sum(words(row) == longest for row in rows) == 1
+    done = run_script(*arguments, "--max_length", longest - 1, "--tokenizer", tokenizer)
+    assert f"train: 3 instances more, to stay within {longest - 1} tokens; 1 are too long" in done.stdout
+    assert "train: 4 instances (NER 4)" in done.stdout  # of 2 records
+    assert "test: 5 instances (NER 5)" in done.stdout
     kept = datasets.load_dataset("json", data_files=str(tmp_path / "out" / "test.jsonl"), split="train")
-    assert all(len(json.loads(instruction)["schema"]) == 1 for instruction in kept["instruction"])
+    assert all(words(row) < longest or len(json.loads(row["instruction"])["schema"]) == 1 for row in kept)
+    again = (*arguments, "--max_length", 20, "--overwrite")
+    assert_one_clear_line(run_script(*again, check=False), "max_length and tokenizer need each other")
     assert_one_clear_line(
-        run_script(*arguments, "--max_length", 20, "--overwrite", check=False), "--max_length and --tokenizer"
+        run_script(*again, "--tokenizer", tokenizer, check=False), "no instances for train", "max_length"
     )
