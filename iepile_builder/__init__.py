@@ -2,6 +2,7 @@
 
 from iepile_builder.batching import SchemaBatching
 from iepile_builder.errors import InputError
+from iepile_builder.extraction import Extraction, Extractor
 from iepile_builder.iepile import IEPile, IEPileConfig, register
 from iepile_builder.schema import Schema
 
@@ -9,4 +10,4 @@ from iepile_builder.schema import Schema
 register()
 
 __version__ = "0.1.0"
-__all__ = ["IEPile", "IEPileConfig", "InputError", "Schema", "SchemaBatching"]
+__all__ = ["Extraction", "Extractor", "IEPile", "IEPileConfig", "InputError", "Schema", "SchemaBatching"]
