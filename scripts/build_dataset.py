@@ -25,8 +25,8 @@ from datasets.utils import tqdm
 from jsonargparse import ArgumentParser, Namespace
 
 from iepile_builder import IEPile, IEPileConfig, InputError
+from iepile_builder.cards import dataset_card
 from iepile_builder.corpus import SPLIT_FILES, Corpus
-from iepile_builder.hub import dataset_card, push_dataset
 from iepile_builder.iepile import TO_FIT, TOO_LONG
 from iepile_builder.instructions import to_json
 from iepile_builder.readers import read_conll, read_instances
@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--statistics", action="store_true", help="plots in the dataset card, with --format parquet")
     parser.add_argument("--licenses", type=dict[str, str], default={}, help="corpus to licence, for the dataset card")
     parser.add_argument("--push_to_hub", type=str, help="id of a dataset repository, with --format parquet")
-    parser.add_argument("--private", action="store_true", help="make a new repository private")
+    parser.add_argument("--public", action="store_true", help="make a new repository public, not private")
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--overwrite", action="store_true", help="replace what is in the output folder")
     args = parser.parse_args()
@@ -118,7 +118,8 @@ def main() -> None:
         if args.statistics:
             (whole / "statistics").mkdir()
             plots = plot(look_into(next(iter(dataset.values()))), whole / "statistics")
-        command, name = shlex.join(["python", *sys.argv]), args.push_to_hub or output_dir.name
+        command = shlex.join(["python", *sys.argv]).replace(str(Path.home()), "~")
+        name = args.push_to_hub or output_dir.name
         dataset_card(corpora, counts, report, command, args.licenses, name, notes, plots).save(whole / "README.md")
     if args.report_file is not None:
         write_whole(args.report_file, "".join(to_json(of_split) + "\n" for of_split in report))
@@ -140,7 +141,9 @@ def main() -> None:
         print(note)
     print(f"written to {output_dir}")
     if args.push_to_hub is not None:
-        print(f"pushed to {push_dataset(output_dir, args.push_to_hub, args.private)}")
+        from iepile_builder.hub import push_dataset
+
+        push_dataset(output_dir, args.push_to_hub, args.public)
 
 
 def build_splits(

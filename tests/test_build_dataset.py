@@ -1,18 +1,14 @@
 """`scripts/build_dataset.py` as a user runs it."""
 
-import base64
 import json
-import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 
 import pytest
 from conftest import ALL_TASKS, ROOT, SAMPLE_CORPUS, assert_one_clear_line
 from datasets import load_dataset
+from hub_server import LocalHub
 from huggingface_hub import DatasetCard
 
 from iepile_builder import IEPile
@@ -127,82 +123,19 @@ def test_a_killed_build_leaves_nothing_that_looks_whole_and_goes_on(run_script, 
         assert (output_dir / f"{split}.jsonl").read_bytes() == (tmp_path / "whole" / f"{split}.jsonl").read_bytes()
 
 
-class Hub(BaseHTTPRequestHandler):
-    """As much of the Hub's interface as a push of small files takes."""
-
-    repositories: dict[str, dict[str, bytes]] = {}
-
-    def answer(self, value: object) -> None:
-        body = json.dumps(value).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def do_GET(self) -> None:
-        self.answer([] if "/tree/" in self.path else {"id": "me/mine", "sha": "0" * 40, "siblings": []})
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        if self.path == "/api/repos/create":
-            name = f"me/{json.loads(body)['name']}"
-            self.repositories[name] = {}
-            self.answer({"url": f"http://{self.headers['Host']}/datasets/{name}", "name": name})
-        elif "/preupload/" in self.path:
-            mode = {"uploadMode": "regular", "shouldIgnore": False}
-            self.answer({"files": [{"path": file["path"], **mode} for file in json.loads(body)["files"]]})
-        elif "/commit/" in self.path:
-            name = "/".join(self.path.split("/")[3:5])
-            for line in body.splitlines():
-                operation = json.loads(line)
-                if operation["key"] == "file":
-                    content = base64.b64decode(operation["value"]["content"])
-                    self.repositories[name][operation["value"]["path"]] = content
-            self.answer(
-                {
-                    "commitUrl": f"http://{self.headers['Host']}/datasets/{name}/commit/{'0' * 40}",
-                    "commitOid": "0" * 40,
-                }
-            )
-        else:
-            self.answer({"errors": [], "warnings": []})
-
-    def log_message(self, *args: object) -> None:
-        pass
-
-
-@pytest.fixture
-def hub() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
-def test_a_build_can_be_pushed(people: Path, tmp_path: Path, hub: str) -> None:
+def test_a_build_can_be_pushed(people: Path, tmp_path: Path, hub: LocalHub) -> None:
     output_dir = tmp_path / "out"
-    command = [
-        sys.executable,
-        str(ROOT / "scripts" / "build_dataset.py"),
-        "--corpus_dir",
-        people,
-        "--format",
-        "parquet",
-    ]
-    command += ["--output_dir", output_dir, "--push_to_hub", "me/mine"]
-    environment = {
-        **os.environ, "HF_ENDPOINT": hub, "HF_HUB_OFFLINE": "0", "HF_TOKEN": "hf_none", "HF_HUB_DISABLE_XET": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-    }  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=600)
+    command = [sys.executable, ROOT / "scripts" / "build_dataset.py", "--corpus_dir", people, "--format", "parquet"]
+    command += ["--output_dir", output_dir, "--push_to_hub", "mine"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=hub.environment, timeout=600)
     assert done.returncode == 0, done.stderr
-    assert "pushed to " in done.stdout
+    assert f"{hub.url}/datasets/user/mine" in done.stdout
     written = {
         str(path.relative_to(output_dir)): path.read_bytes() for path in output_dir.rglob("*.*") if path.is_file()
     }
-    assert Hub.repositories["me/mine"] == written
-    assert b'load_dataset("me/mine", ' in written["README.md"]
+    written["README.md"] = written["README.md"].replace(b'load_dataset("mine"', b'load_dataset("user/mine"')
+    assert hub.repository("user/mine", "dataset").files() == written
+    assert hub.repository("user/mine", "dataset").private
 
 
 def test_options_can_stand_in_a_file(run_script, people: Path, tmp_path: Path) -> None:
