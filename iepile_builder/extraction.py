@@ -7,7 +7,8 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import groupby, islice, repeat
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from iepile_builder.answers import load_answer, read_asked, strip_fence
 from iepile_builder.batching import SchemaBatching
@@ -36,6 +37,9 @@ from iepile_builder.tasks import (
 from iepile_builder.user_schema import read_schema
 
 
+if TYPE_CHECKING:
+    import networkx
+
 REQUESTS_AT_ONCE = 64  # that an engine is given, so that it can put those of similar length together
 MIN_ROOM = 32  # tokens for a passage
 SAMPLE = 20_000  # characters by which it is told how many tokens a text has
@@ -60,6 +64,21 @@ class Event(NamedTuple):
     event_type: str
     trigger: Mention
     arguments: tuple[Argument, ...]
+
+
+class Node(NamedTuple):
+    """A node of an extraction's graph: what it is called, and its type, `""` where it has none."""
+
+    label: str
+    kind: str
+
+
+class Edge(NamedTuple):
+    """An edge of an extraction's graph: the names of its nodes, and what it is called."""
+
+    source: str
+    label: str
+    target: str
 
 
 @dataclass(frozen=True)
@@ -180,6 +199,67 @@ class Extraction:
     def to_json(self, indent: int | None = 2) -> str:
         """The same as JSON text."""
         return json.dumps(self.to_dict(), ensure_ascii=False, indent=indent)
+
+    def graph(self) -> tuple[dict[str, Node], list[Edge]]:
+        """
+        The facts as nodes, by a name of each, and the edges between them.
+
+        Equal strings are one node; an event is a node of its own, with an edge to each of its arguments.
+        """
+        nodes: dict[str, Node] = {}
+        edges: dict[Edge, None] = {}
+
+        def node(mention: str, kind: str = "") -> str:
+            name = str(mention)
+            if name not in nodes or not nodes[name].kind:
+                nodes[name] = Node(name, kind)
+            return name
+
+        for number, event in enumerate(self.events, start=1):
+            label = f"{event.event_type}: {event.trigger}" if event.trigger else event.event_type
+            nodes[f"event {number}"] = Node(label, event.event_type)
+            for argument in event.arguments:
+                edges[Edge(f"event {number}", argument.role, node(argument.argument))] = None
+        for fact in self.facts:
+            if isinstance(fact, Relation):
+                edges[Edge(node(fact.head), fact.relation, node(fact.tail))] = None
+            elif isinstance(fact, TypedRelation):
+                head, tail = node(fact.head, fact.head_type), node(fact.tail, fact.tail_type)
+                edges[Edge(head, fact.relation, tail)] = None
+            elif isinstance(fact, Attribute):
+                edges[Edge(node(fact.entity, fact.entity_type), fact.attribute, node(fact.value))] = None
+            elif isinstance(fact, Entity):
+                node(fact.entity, fact.entity_type)
+            elif isinstance(fact, Trigger) and not self.events:
+                node(fact.trigger, fact.event_type)
+        return nodes, list(edges)
+
+    def to_networkx(self) -> networkx.MultiDiGraph:
+        """The same as a graph of `networkx`: nodes have a `label` and a `type`, edges have a `label`."""
+        try:
+            import networkx
+        except ImportError:
+            raise InputError("networkx is not installed: pip install 'iepile-builder[graph]'") from None
+        graph = networkx.MultiDiGraph(text=self.text, task=self.task)
+        nodes, edges = self.graph()
+        for name, node in nodes.items():
+            graph.add_node(name, label=node.label, type=node.kind)
+        for edge in edges:
+            graph.add_edge(edge.source, edge.target, key=edge.label, label=edge.label)
+        return graph
+
+    def to_html(self) -> str:
+        """A page with the marked text, the graph and the tables, that needs no network."""
+        from iepile_builder.page import page  # it looks at extractions
+
+        return page(self)
+
+    def save_html(self, path: str | Path) -> None:
+        """Write that page to a file."""
+        path = Path(path)
+        temporary = path.with_name(path.name + ".tmp")
+        temporary.write_bytes(self.to_html().encode("utf-8", "xmlcharrefreplace"))
+        temporary.replace(path)
 
 
 @dataclass
@@ -578,11 +658,9 @@ def read_groups(value: dict[str, Any], task: str, schema: Schema) -> tuple[list[
 
 def is_usable(fact: Fact, schema: Schema) -> bool:
     """Whether a fact is one that was asked for, and has the form of its task."""
-    if any(
-        not fact[field].strip() or fact[field] == NOTHING or fact[field].startswith(MALFORMED)
-        for field in MENTIONS[type(fact)]
-    ):
-        return False
+    for mention in (fact[index] for index in MENTIONS[type(fact)]):
+        if not mention.strip() or mention == NOTHING or mention.startswith(MALFORMED) or SURROGATE.search(mention):
+            return False
     if isinstance(fact, Relation):
         return fact.relation in schema.roles
     if isinstance(fact, TypedRelation):

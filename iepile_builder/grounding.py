@@ -25,6 +25,7 @@ MAX_CLUSTER = 16  # characters that are normalized together: ordering combining 
 CLUSTER = re.compile(
     rf".[\u0300-\u036f\u0483-\u0489\u3099\u309a\u1dc0-\u1dff\u20d0-\u20ff]{{0,{MAX_CLUSTER}}}", re.DOTALL
 )
+DIGITS = re.compile(r"\d")
 SENTENCE = 100  # characters of a sentence, roughly
 STOP = re.compile("[.!?](?=\\s)|[。！？\n]")
 SPELLINGS = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "‐": "-", "‑": "-", "–": "-", "—": "-"})
@@ -108,7 +109,7 @@ class Locator:
             The text.
         min_score (`float`, *optional*, defaults to 0.85):
             The least similarity, from 0 to 1, that counts as a fuzzy match: twice the characters in common, in order,
-            by those of both. Above 1 there is none.
+            by those of both, in lower case and without white space. Digits must be the same. Above 1 there is none.
     """
 
     def __init__(self, text: str, min_score: float = 0.85) -> None:
@@ -182,8 +183,10 @@ class Locator:
                     first += 1
                 while first < last and self.text[last - 1].isspace():
                     last -= 1
-                score = fuzz.ratio(wanted, Form(self.text[first:last]).text) / 100 if first < last else 0
-                if score >= self.min_score and (best is None or score > best.score):
+                form = Form(self.text[first:last]).text
+                score = fuzz.ratio(wanted, form) / 100
+                same_number = DIGITS.findall(wanted) == DIGITS.findall(form)  # 1956 is not nearly 1957
+                if same_number and score >= self.min_score and (best is None or score > best.score):
                     best = Span(first, last, "fuzzy", score)
         return [] if best is None else [best]
 

@@ -7,24 +7,25 @@ from pathlib import Path
 from typing import Any, get_args
 
 from iepile_builder.errors import InputError
+from iepile_builder.instructions import Description
 from iepile_builder.schema import Schema
 from iepile_builder.tasks import TASKS
 
 
-# what a label of each task is called, how a schema of it is written, and which of its tables Schema keeps it in
+# what the labels of each task are called, and how a schema of them is written
 FORMS = {
-    "NER": ("entity types", '["person", "city"]', "types"),
-    "RE": ("relations", '["founder", "spouse"]', "roles"),
-    "SPO": ("typed relations", '["person_founder_company"]', "types"),
-    "EE": ("event types with their roles", '{"resign": ["employee", "employer"]}', "type_roles"),
-    "EET": ("event types", '["resign", "strike"]', "types"),
-    "EEA": ("event types with their roles", '{"resign": ["employee", "employer"]}', "type_roles"),
-    "KG": ("entity types with their attributes", '{"city": ["mayor", "population"]}', "type_roles"),
+    "NER": ("entity types", '["person", "city"]'),
+    "RE": ("relations", '["founder", "spouse"]'),
+    "SPO": ("typed relations", '["person_founder_company"]'),
+    "EE": ("event types with their roles", '{"resign": ["employee", "employer"]}'),
+    "EET": ("event types", '["resign", "strike"]'),
+    "EEA": ("event types with their roles", '{"resign": ["employee", "employer"]}'),
+    "KG": ("entity types with their attributes", '{"city": ["mayor", "population"]}'),
 }
-DESCRIBED = ("NER", "RE", "EET")  # the tasks whose instructions have room for a description of each label
+WITH_ROLES = ("EE", "EEA", "KG")  # the tasks whose labels have roles or attributes
 
 
-def read_schema(schema: Any, task: str) -> tuple[Schema, dict[str, str]]:
+def read_schema(schema: Any, task: str) -> tuple[Schema, dict[str, Description]]:
     """
     A schema of a task, and the descriptions of its labels.
 
@@ -33,8 +34,9 @@ def read_schema(schema: Any, task: str) -> tuple[Schema, dict[str, str]]:
             - a list of labels: entity types (NER), relations (RE), event types (EET), `"person_founder_company"` or
               `("person", "founder", "company")` (SPO);
             - a list of schema items as instructions have them;
-            - a dictionary from label to description (NER, RE, EET);
-            - a dictionary from event type to its roles (EE, EEA), or from entity type to its attributes (KG);
+            - a dictionary from label to description (NER, RE, SPO, EET);
+            - a dictionary from event type to its roles (EE, EEA), or from entity type to its attributes (KG): a list,
+              or a dictionary from each to its description, in which the type's own name stands for the type's;
             - the path of a `schema.json`;
             - a [`Schema`];
             - a Pydantic model, whose fields are the labels, with their descriptions; for EE, EEA and KG a field's type
@@ -68,7 +70,7 @@ def read_schema(schema: Any, task: str) -> tuple[Schema, dict[str, str]]:
 
 def wanted(task: str) -> str:
     """What a task asks for, with an example."""
-    kind, example, _ = FORMS[task]
+    kind, example = FORMS[task]
     return f"the {kind}, such as {example}"
 
 
@@ -99,30 +101,40 @@ def read_list(labels: list[Any], task: str) -> Schema:
         triples = [dict(zip(("subject_type", "predicate", "object_type"), label, strict=True)) for label in labels]
         return read_list(triples, task)
     check_labels(labels, task)
-    table = FORMS[task][2]
-    if table == "type_roles":
+    if task in WITH_ROLES:
         raise InputError(f"{task} does not take a list of labels; give {wanted(task)}")
     for label in labels:
         TASKS[task].item(label, (), ())
-    return Schema(roles=tuple(labels)) if table == "roles" else Schema(types=tuple(labels))
+    return Schema(roles=tuple(labels)) if task == "RE" else Schema(types=tuple(labels))
 
 
-def read_mapping(schema: Mapping[Any, Any], task: str) -> tuple[Schema, dict[str, str]]:
+def read_mapping(schema: Mapping[Any, Any], task: str) -> tuple[Schema, dict[str, Description]]:
     """The schema of a dictionary from label to description, or from type to roles."""
     check_labels(schema, task)
-    described = all(isinstance(value, str) for value in schema.values())
-    if task in DESCRIBED and described:
-        descriptions = dict(schema) if any(schema.values()) else {}
-        return read_list(list(schema), task), descriptions
-    if FORMS[task][2] == "type_roles" and not any(isinstance(value, (str, Mapping)) for value in schema.values()):
-        try:
-            type_roles = {label: tuple(roles) for label, roles in schema.items()}
-        except TypeError:
-            raise InputError(f"a type's value in the schema is no list; give {task} {wanted(task)}") from None
-        return checked_roles(Schema(types=tuple(schema), type_roles=type_roles), task), {}
-    kind = "descriptions" if described else "lists of roles"
-    other = ", or a dictionary from label to description" if task in DESCRIBED else ""
-    raise InputError(f"{task} does not take labels with {kind}; give {wanted(task)}{other}")
+    values = list(schema.values())
+    if task in WITH_ROLES:
+        if any(isinstance(value, str) or not isinstance(value, Iterable) for value in values):
+            raise InputError(f"{task} does not take labels without a list of roles; give {wanted(task)}")
+        # in a dictionary of descriptions the type's own name describes the type
+        roles = {
+            label: tuple(role for role in value if role != label or not isinstance(value, Mapping))
+            for label, value in schema.items()
+        }
+        texts = {label: dict(value) for label, value in schema.items() if isinstance(value, Mapping)}
+        for label, of_label in texts.items():
+            check_texts(of_label.values(), f"the schema's {label!r}")
+        described = any(any(of_label.values()) for of_label in texts.values())
+        return checked_roles(Schema(types=tuple(schema), type_roles=roles), task), dict(texts) if described else {}
+    if not all(isinstance(value, str) for value in values):
+        raise InputError(f"{task} does not take labels with roles; give {wanted(task)}, or their descriptions")
+    return read_list(list(schema), task), dict(schema) if any(values) else {}
+
+
+def check_texts(texts: Iterable[Any], where: str) -> None:
+    """Raise an `InputError` unless all descriptions are strings."""
+    for text in texts:
+        if not isinstance(text, str):
+            raise InputError(f"{where}: {str(text)[:80]!r} is no description; give a string")
 
 
 def checked_roles(schema: Schema, task: str) -> Schema:
@@ -150,7 +162,7 @@ def read_pydantic(model: Any) -> dict[str, Any]:
         if inner is None:
             schema[label] = field.description or ""
         else:
-            schema[label] = [field_label(name, field) for name, field in inner.model_fields.items()]
+            schema[label] = {label: field.description or "", **read_pydantic(inner)}
     return schema
 
 

@@ -172,10 +172,14 @@ def test_descriptions_examples_and_language_are_in_the_instruction() -> None:
         "input": "Ada met Bob.",
     }
     assert engine.asked[0]["instruction"].endswith("You can refer to the example for extraction.")
+    extractor("Ada met Bob.", "EE", {"meet": {"meet": "come together", "who": "people"}})
+    assert engine.asked[1]["schema"] == {
+        "meet": {"meet": "come together", "trigger": True, "arguments": {"who": "people"}}
+    }
     assert extractor("艾达在罗马遇见了鲍勃。", "NER", ["人物"]).language == "zh"
-    assert engine.asked[1]["instruction"].startswith("你是专门进行实体抽取的专家")
+    assert engine.asked[2]["instruction"].startswith("你是专门进行实体抽取的专家")
     assert extractor("艾达在罗马遇见了鲍勃。", "NER", ["人物"], language="en").language == "en"
-    assert engine.asked[2]["instruction"].startswith("You are an expert")
+    assert engine.asked[3]["instruction"].startswith("You are an expert")
 
 
 def test_several_texts_stream_in_order() -> None:
@@ -417,7 +421,7 @@ def test_surrogates_are_no_obstacle() -> None:
         ({"text": ["a", ""]}, "text 2 is empty; give some text"),
         ({"schema": []}, "the schema is empty; give NER the entity types"),
         ({"schema": ["a", "a"]}, "label 'a' stands 2 times; give each once"),
-        ({"schema": {"a": ["b"]}}, "NER does not take labels with lists of roles; give the entity types"),
+        ({"schema": {"a": ["b"]}}, "NER does not take labels with roles; give the entity types"),
         ({"language": "de"}, "unknown language 'de'; give one of en, zh"),
         ({"split_num": 0}, "split_num is 0; give a number from 1 on"),
         ({"triggers": {"a": ["b"]}}, "NER takes no triggers, only EEA does"),

@@ -36,6 +36,7 @@ def found(mention: str, text: str = TEXT) -> list[tuple[str, str | None]]:
         ("Pariss", [("Paris", "fuzzy")]),
         ("北京", [("北京", "exact")]),
         ("rang", [("rang", "exact")]),  # within a word, because it is no word of the text
+        ("Thomas A. Edison 2", []),  # a digit makes it another
         ("Zürich", []),
         ("Bab", []),  # too short to be taken for Bob
         (" ", []),

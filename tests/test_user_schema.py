@@ -19,12 +19,12 @@ class Person(BaseModel):
 
 
 class Resignation(BaseModel):
-    employee: str
+    employee: str = Field(description="who leaves")
     last_day: str = Field(alias="last day at work", default="")
 
 
 class News(BaseModel):
-    resign: list[Resignation]
+    resign: list[Resignation] = Field(description="leaves a job")
     hire: Person | None
 
 
@@ -44,6 +44,7 @@ class News(BaseModel):
         ("KG", {"city": ["mayor"], "town": ["mayor"]}, ["city", "town"], {"city": ("mayor",), "town": ("mayor",)}),
         ("NER", Person, ["name", "place of birth", "works for"], {}),
         ("EE", News, ["resign", "hire"], {"resign": ("employee", "last day at work")}),
+        ("EE", {"resign": {"employee": "", "resign": ""}}, ["resign"], {"resign": ("employee",)}),
         ("KG", News, ["resign", "hire"], {"hire": ("name", "place of birth", "works for")}),
         ("NER", Schema(types=("person",)), ["person"], {}),
     ],
@@ -53,9 +54,12 @@ def test_forms_of_a_schema(task: str, schema: Any, labels: list[str], roles: dic
     assert list(TASKS[task].labels(read)) == labels
     for label, of_label in roles.items():
         assert TASKS[task].roles(label, read) == of_label
-    assert descriptions == (
-        {"name": "a person's full name", "place of birth": "", "works for": ""} if schema is Person else {}
-    )
+    if schema is Person:
+        assert descriptions == {"name": "a person's full name", "place of birth": "", "works for": ""}
+    elif schema is News:
+        assert descriptions["resign"] == {"resign": "leaves a job", "employee": "who leaves", "last day at work": ""}
+    else:
+        assert descriptions == {}
 
 
 @pytest.mark.parametrize("task", ["NER", "RE", "EET"])
@@ -63,6 +67,16 @@ def test_descriptions(task: str) -> None:
     schema = {"boss": "who is in charge", "staff": "who is not"}
     assert read_schema(schema, task)[1] == schema
     assert read_schema(dict.fromkeys(schema, ""), task)[1] == {}
+
+
+def test_descriptions_of_roles() -> None:
+    schema = {"resign": {"resign": "leaves a job", "employee": "who leaves"}, "strike": ["participant"]}
+    read, descriptions = read_schema(schema, "EE")
+    assert read.type_roles == {"resign": ("employee",), "strike": ("participant",)}
+    assert descriptions == {"resign": {"resign": "leaves a job", "employee": "who leaves"}}
+    assert read_schema({"person_founder_company": "who made it"}, "SPO")[1] == {
+        "person_founder_company": "who made it"
+    }
 
 
 def test_the_schema_of_a_corpus(people: Path) -> None:
@@ -96,13 +110,13 @@ class Twice(BaseModel):
         ("NER", ["a", 3], "'3' is no label of NER"),
         ("EE", ["a"], "EE does not take a list of labels; give the event types with their roles"),
         ("KG", ["a"], "KG does not take a list of labels; give the entity types with their attributes"),
-        ("NER", {"a": ["b"]}, "NER does not take labels with lists of roles"),
-        ("EE", {"a": "b"}, "EE does not take labels with descriptions"),
-        ("SPO", {"a_b_c": "d"}, "SPO does not take labels with descriptions"),
-        ("EE", Person, "EE does not take labels with descriptions"),
-        ("RE", News, "RE does not take labels with lists of roles"),
+        ("NER", {"a": ["b"]}, "NER does not take labels with roles"),
+        ("EE", {"a": "b"}, "EE does not take labels without a list of roles"),
+        ("EE", {"a": {"b": 3}}, "the schema's 'a': '3' is no description"),
+        ("EE", Person, "EE does not take labels without a list of roles"),
+        ("RE", News, "RE does not take labels with roles"),
         ("KG", {"a": []}, "the schema's 'a' is empty"),
-        ("EE", {"a": 3}, "value in the schema is no list"),
+        ("EE", {"a": 3}, "EE does not take labels without a list of roles"),
         ("SPO", ["founder"], "'founder' is not of the form subjecttype_predicate_objecttype"),
         ("SPO", [("a_b", "c", "d")], "contains '_'"),
         ("EE", [{"type": "a"}], "the schema's items are none of EE"),

@@ -1,0 +1,375 @@
+"""An extraction to look at: the text with its mentions marked, the facts as a graph and as tables, in one page."""
+
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from html import escape
+from typing import NamedTuple
+
+from iepile_builder.extraction import EVENT_TASKS, Edge, Extraction, Node, as_mention
+from iepile_builder.grounding import Mention
+from iepile_builder.report import STYLE, table
+from iepile_builder.tasks import Argument, Attribute, Entity, Fact, Relation, Trigger, TypedRelation
+
+
+MAX_MARKS = 20_000
+MAX_DEPTH = 6  # marks within marks
+MAX_LABELS = 3  # of one mention that are shown in the text
+MAX_EDGES = 80
+MAX_ROWS = 1_000
+ROW, CHARACTER, PADDING = 44, 7.4, 12  # pixels of the graph
+
+# for the page and for what is put into another one; colours are those of report.STYLE
+MARKS = """
+.ie { --light: 88%; --strong: 30%; --chroma: 75%; color: var(--ink); }
+.ie .text { line-height: 2.1; margin: .5rem 0; max-height: 32rem; overflow: auto; overflow-wrap: anywhere;
+  white-space: pre-wrap; }
+.ie mark { background: hsl(var(--hue) var(--chroma) var(--light)); border-radius: 4px; color: inherit;
+  padding: .1em .25em; -webkit-box-decoration-break: clone; box-decoration-break: clone; }
+.ie mark mark { outline: 1px solid var(--page); }
+.ie mark small { color: hsl(var(--hue) 80% var(--strong)); font-size: .68em; font-weight: 650; margin-left: .35em;
+  white-space: nowrap; }
+.ie .scroll { overflow-x: auto; } .ie table { border-collapse: collapse; font-size: .92em; }
+.ie :is(th, td) { border: 0; border-bottom: 1px solid var(--line); padding: .25rem .8rem .25rem 0; text-align: left;
+  vertical-align: top; overflow-wrap: anywhere; min-width: 5rem; }
+.ie thead th { color: var(--soft); font-weight: 600; } .ie td small { color: var(--soft); white-space: nowrap; }
+.ie td .off { color: #c2410c; } .ie .kind { display: inline-block; border-radius: 4px; padding: 0 .35em;
+  background: hsl(var(--hue) var(--chroma) var(--light)); }
+.ie .note { color: var(--soft); } .ie svg { display: block; height: auto; }
+.ie svg text { fill: var(--ink); font: 13px system-ui, sans-serif; }
+.ie svg .edge { fill: none; stroke: var(--soft); stroke-width: 1.2; }
+.ie svg .label { fill: var(--soft); font-size: 11.5px; paint-order: stroke; stroke: var(--page); stroke-width: 4px;
+  text-anchor: middle; }
+.ie svg rect { fill: hsl(var(--hue) var(--chroma) var(--light)); stroke: hsl(var(--hue) 45% 55%); }
+.ie svg rect.plain { fill: var(--card); stroke: var(--line); }
+.ie pre { background: var(--card); max-height: 24rem; overflow: auto; overflow-wrap: anywhere; padding: .7rem;
+  white-space: pre-wrap; }
+.ie summary { color: var(--soft); cursor: pointer; }
+"""
+DARK = ".ie { --light: 26%; --strong: 78%; --chroma: 42%; } .ie td .off { color: #fb923c; }"
+
+
+class Mark(NamedTuple):
+    """A part of a text, and what it is."""
+
+    start: int
+    end: int
+    labels: tuple[str, ...]
+
+
+def page(result: Extraction) -> str:
+    """The whole page, which needs no network."""
+    title = f"{result.task}: {counted(len(result.facts), 'fact')}"
+    answers = "\n".join(result.answers)
+    return (
+        f'<!DOCTYPE html>\n<html lang="{result.language}"><head><meta charset="utf-8">'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title>'
+        f"<style>{STYLE}{MARKS}@media (prefers-color-scheme: dark) {{ {DARK} }}</style></head>"
+        f'<body class="ie">\n<h1>{title}</h1>\n{notes(result)}\n{marked_text(result)}\n'
+        f"{section('Graph', graph(result))}"
+        f"{section('Events', event_table(result))}{section('Facts', fact_table(result))}"
+        f"<h2>Data</h2><details><summary>JSON</summary><pre>{escape(result.to_json())}</pre></details>\n"
+        f"<details><summary>What the model wrote</summary><pre>{escape(answers)}</pre></details>\n</body></html>\n"
+    )
+
+
+def section(title: str, content: str) -> str:
+    """A part of the page, if there is anything in it."""
+    return f"<h2>{title}</h2>\n{content}\n" if content else ""
+
+
+def notes(result: Extraction) -> str:
+    """How the text was asked about, and what went wrong, in a line or two."""
+    asked = f"{counted(len(result.answers), 'answer')} about {counted(len(result.passages), 'passage')}"
+    said = [f"{asked}, instructions in {result.language}"]
+    for count, one, what in (
+        (len(result.ungrounded), "fact", "not in the text"),
+        (result.cut, "answer", "cut at the token limit"),
+        (result.unparsed, "answer", "no JSON"),
+        (result.repaired, "answer", "JSON only after repair"),
+        (result.left_out, "fact", "left out: not asked for, or without a usable form"),
+    ):
+        if count:
+            said.append(f"{counted(count, one)} {what}")
+    return f'<p class="note">{"; ".join(said)}.</p>'
+
+
+def counted(number: int, one: str) -> str:
+    """So many of something."""
+    return f"{number} {one}{'' if number == 1 else 's'}"
+
+
+def hue(label: str, labels: list[str]) -> int:
+    """A colour of a label's own, in degrees: each as far as possible from those before it."""
+    index = labels.index(label) if label in labels else len(labels)
+    return round(index * 137.508 + 215) % 360
+
+
+def colored(result: Extraction) -> list[str]:
+    """All that has a colour of its own, in the order in which it is found."""
+    return list(dict.fromkeys(label for fact in result.facts for _, label in named(fact)))
+
+
+def named(fact: Fact) -> Iterator[tuple[Mention, str]]:
+    """The mentions of a fact, and what each is."""
+    if isinstance(fact, Entity):
+        yield as_mention(fact.entity), fact.entity_type
+    elif isinstance(fact, Relation):
+        yield as_mention(fact.head), fact.relation
+        yield as_mention(fact.tail), fact.relation
+    elif isinstance(fact, TypedRelation):
+        yield as_mention(fact.head), fact.head_type
+        yield as_mention(fact.tail), fact.tail_type
+    elif isinstance(fact, Trigger):
+        yield as_mention(fact.trigger), fact.event_type
+    elif isinstance(fact, Argument):
+        yield as_mention(fact.argument), fact.role
+    elif isinstance(fact, Attribute):
+        yield as_mention(fact.entity), fact.entity_type
+        yield as_mention(fact.value), fact.attribute
+
+
+def marks(result: Extraction) -> list[Mark]:
+    """What is to be marked in the text, outer ones before those within them."""
+    found: dict[tuple[int, int], dict[str, None]] = defaultdict(dict)
+    for fact in result.facts:
+        for mention, label in named(fact):
+            if mention.start is not None and mention.end is not None:
+                found[mention.start, mention.end][label] = None
+    places = sorted(found, key=lambda place: (place[0], -place[1]))
+    return [Mark(start, end, tuple(found[start, end])) for start, end in places[:MAX_MARKS]]
+
+
+def marked_text(result: Extraction) -> str:
+    """The text with its mentions marked; of two that overlap, the later one is shown in two parts."""
+    colors = colored(result)
+    text = result.text
+    pieces: list[str] = []
+    stack: list[Mark] = []
+    place = 0
+
+    def close_until(end: int) -> None:
+        nonlocal place
+        while stack and stack[-1].end <= end:
+            mark = stack.pop()
+            pieces.append(escape(text[place : mark.end]))
+            place = max(place, mark.end)
+            shown = ", ".join(mark.labels[:MAX_LABELS])
+            more = f" +{len(mark.labels) - MAX_LABELS}" if len(mark.labels) > MAX_LABELS else ""
+            pieces.append(f"<small>{escape(shown)}{more}</small></mark>" if mark.labels else "</mark>")
+
+    queue = marks(result)[::-1]
+    while queue:
+        mark = queue.pop()
+        close_until(mark.start)
+        if len(stack) >= MAX_DEPTH:
+            continue
+        if stack and mark.end > stack[-1].end:  # they cross: what is behind the outer one comes after it
+            rest = Mark(stack[-1].end, mark.end, mark.labels)
+            mark = Mark(mark.start, stack[-1].end, ())
+            index = len(queue)
+            while index and (queue[index - 1].start, -queue[index - 1].end) < (rest.start, -rest.end):
+                index -= 1
+            queue.insert(index, rest)
+            label = rest.labels[0]
+        else:
+            label = mark.labels[0] if mark.labels else ""
+        pieces.append(escape(text[place : mark.start]))
+        place = mark.start
+        pieces.append(f'<mark style="--hue:{hue(label, colors)}">')
+        stack.append(mark)
+    close_until(len(text))
+    pieces.append(escape(text[place:]))
+    return f'<div class="text">{"".join(pieces)}</div>'
+
+
+def cell(mention: str) -> str:
+    """A mention in a table, and where it stands."""
+    placed = as_mention(mention)
+    if not placed:
+        return ""
+    if placed.start is None:
+        return f'{escape(placed)} <small class="off">not in the text</small>'
+    how = {"exact": "", "normalized": ", other spelling", "fuzzy": f", similarity {placed.score:.2f}"}
+    return f"{escape(placed)} <small>{placed.start}:{placed.end}{how[placed.match or 'exact']}</small>"
+
+
+def kind(label: str, colors: list[str]) -> str:
+    """A label in its colour."""
+    return f'<span class="kind" style="--hue:{hue(label, colors)}">{escape(label)}</span>'
+
+
+def fact_table(result: Extraction) -> str:
+    """The facts, a row for each; empty where events say the same."""
+    if result.task in EVENT_TASKS or not result.facts:
+        return ""
+    colors = colored(result)
+    rows: list[tuple[str, ...]] = []
+    for fact in result.facts[:MAX_ROWS]:
+        if isinstance(fact, Entity):
+            rows.append((kind(fact.entity_type, colors), cell(fact.entity)))
+        elif isinstance(fact, Trigger):
+            rows.append((kind(fact.event_type, colors), cell(fact.trigger)))
+        elif isinstance(fact, Relation):
+            rows.append((cell(fact.head), escape(fact.relation), cell(fact.tail)))
+        elif isinstance(fact, TypedRelation):
+            types = kind(fact.head_type, colors), kind(fact.tail_type, colors)
+            rows.append((types[0], cell(fact.head), escape(fact.relation), types[1], cell(fact.tail)))
+        elif isinstance(fact, Attribute):
+            attribute = kind(fact.attribute, colors)
+            rows.append((kind(fact.entity_type, colors), cell(fact.entity), attribute, cell(fact.value)))
+    heads = {
+        "NER": ("type", "entity"),
+        "EET": ("event type", "trigger"),
+        "RE": ("head", "relation", "tail"),
+        "SPO": ("type", "head", "relation", "type", "tail"),
+        "KG": ("type", "entity", "attribute", "value"),
+    }
+    return table(heads[result.task], rows) + more(len(result.facts) - len(rows), "facts")
+
+
+def event_table(result: Extraction) -> str:
+    """The events, a row for each."""
+    if not result.events:
+        return ""
+    colors = colored(result)
+    rows = [
+        (
+            kind(event.event_type, colors),
+            cell(event.trigger),
+            "<br>".join(f"{kind(fact.role, colors)} {cell(fact.argument)}" for fact in event.arguments),
+        )
+        for event in result.events[:MAX_ROWS]
+    ]
+    return table(("event", "trigger", "arguments"), rows) + more(len(result.events) - len(rows), "events")
+
+
+def more(number: int, what: str) -> str:
+    """What is said of that which is not shown."""
+    return f'<p class="note">{number} more {what} are in the JSON.</p>' if number > 0 else ""
+
+
+def graph(result: Extraction) -> str:
+    """The facts as a graph, an inline SVG in columns from left to right; empty where there are no edges."""
+    nodes, edges = result.graph()
+    shown = edges[:MAX_EDGES]
+    if not shown:
+        return ""
+    drawing = draw(nodes, shown, colored(result))
+    return f'<div class="scroll">{drawing}</div>' + more(len(edges) - len(shown), "edges")
+
+
+def columns(edges: list[Edge]) -> dict[str, int]:
+    """How far each node is from one that nothing points to."""
+    targets: dict[str, list[str]] = defaultdict(list)
+    for edge in edges:
+        targets[edge.source].append(edge.target)
+    pointed_at = {edge.target for edge in edges if edge.target != edge.source}
+    depth: dict[str, int] = {}
+    starts = [edge.source for edge in edges if edge.source not in pointed_at]
+    for start in [*starts, *(edge.source for edge in edges)]:  # the latter for circles
+        if start in depth:
+            continue
+        depth[start] = 0
+        queue = [start]
+        for name in queue:
+            for target in targets[name]:
+                if target not in depth:
+                    depth[target] = depth[name] + 1
+                    queue.append(target)
+    return depth
+
+
+def draw(nodes: dict[str, Node], edges: list[Edge], colors: list[str]) -> str:
+    """A graph as SVG."""
+    together: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for edge in edges:
+        together[edge.source, edge.target].append(edge.label)
+    labels = {ends: short(", ".join(said), 36) for ends, said in together.items()}
+    depth = columns(edges)
+    names = {name: short(nodes[name].label, 34) for name in depth}
+
+    # rows: in each column in the order of what points to it
+    by_column: dict[int, list[str]] = defaultdict(list)
+    for name in depth:
+        by_column[depth[name]].append(name)
+    height = ROW * max(map(len, by_column.values()))
+    y: dict[str, float] = {}
+    for column in sorted(by_column):
+        before = {
+            name: [y[source] for source, target in together if target == name and source in y]
+            for name in by_column[column]
+        }
+        order = sorted(
+            by_column[column], key=lambda name: sum(before[name]) / len(before[name]) if before[name] else 0
+        )
+        step = height / len(order)
+        for number, name in enumerate(order):
+            y[name] = step * (number + 0.5)
+
+    # columns: as wide as their nodes, and as far apart as the labels between them need
+    gap = max(90.0, max(width(label) for label in labels.values()) * 0.9 + 50)
+    x: dict[str, float] = {}
+    right: dict[int, float] = {}
+    left = 8.0
+    for column in sorted(by_column):
+        for name in by_column[column]:
+            x[name] = left
+        right[column] = left + max(width(names[name]) + 2 * PADDING for name in by_column[column])
+        left = right[column] + gap
+    total = left - gap + 70
+
+    lines, boxes = [], []
+    going, coming = Counter(source for source, _ in labels), Counter(target for _, target in labels)
+    for (source, target), label in labels.items():
+        # the label is where the edges that share an end are apart
+        share = 0.66 if going[source] >= coming[target] else 0.34
+        start, end = (x[source] + width(names[source]) + 2 * PADDING, y[source]), (x[target], y[target])
+        bend = max(abs(end[0] - start[0]) / 2, 30)
+        if depth[target] > depth[source]:
+            first, second = (start[0] + bend, start[1]), (end[0] - bend, end[1])
+        elif depth[target] == depth[source]:  # around the right side; to itself, too
+            end = (x[target] + width(names[target]) + 2 * PADDING, y[target] + (8 if source == target else 0))
+            share, around = 0.5, right[depth[source]] + 30
+            first, second = (around, start[1] - 10), (around, end[1] + 10)
+        else:  # back, below what goes forth
+            start = (x[source], y[source] + 6)
+            end = (x[target] + width(names[target]) + 2 * PADDING, y[target] + 6)
+            share = 0.34
+            bend = max((start[0] - end[0]) / 2, 30)
+            first, second = (start[0] - bend, start[1] + 18), (end[0] + bend, end[1] + 18)
+        curve = " ".join(f"{point[0]:.1f},{point[1]:.1f}" for point in (first, second, end))
+        lines.append(f'<path class="edge" marker-end="url(#arrow)" d="M{start[0]:.1f},{start[1]:.1f} C{curve}"/>')
+        where = [bezier(share, *values) for values in zip(start, first, second, end, strict=True)]
+        boxes.append(f'<text class="label" x="{where[0]:.1f}" y="{where[1] + 4:.1f}">{escape(label)}</text>')
+    for name, label in names.items():
+        wide = width(label) + 2 * PADDING
+        look = f'style="--hue:{hue(nodes[name].kind, colors)}"' if nodes[name].kind else 'class="plain"'
+        boxes.append(
+            f"<g><title>{escape(nodes[name].label)}{escape(f' ({nodes[name].kind})' if nodes[name].kind else '')}"
+            f'</title><rect {look} x="{x[name]:.1f}" y="{y[name] - 14:.1f}" width="{wide:.1f}" height="28" rx="7"/>'
+            f'<text x="{x[name] + PADDING:.1f}" y="{y[name] + 4.5:.1f}">{escape(label)}</text></g>'
+        )
+    return (
+        f'<svg role="img" aria-label="graph of the facts" width="{total:.0f}" height="{height + 8:.0f}" '
+        f'viewBox="0 0 {total:.0f} {height + 8:.0f}"><defs><marker id="arrow" viewBox="0 0 8 8" refX="8" refY="4" '
+        'markerWidth="7" markerHeight="7" orient="auto"><path d="M0,0 8,4 0,8z" fill="currentColor" opacity=".6"/>'
+        f"</marker></defs>{''.join(lines)}{''.join(boxes)}</svg>"
+    )
+
+
+def bezier(t: float, a: float, b: float, c: float, d: float) -> float:
+    """A coordinate of a cubic curve."""
+    s = 1 - t
+    return s * s * s * a + 3 * s * s * t * b + 3 * s * t * t * c + t * t * t * d
+
+
+def width(text: str) -> float:
+    """About how many pixels wide a text is."""
+    return sum(CHARACTER * (1.8 if unicodedata.east_asian_width(character) in "WF" else 1) for character in text)
+
+
+def short(text: str, length: int) -> str:
+    """A text of at most so many characters, on one line."""
+    text = " ".join(text.split())
+    return text if len(text) <= length else text[: length - 1] + "…"
