@@ -77,7 +77,6 @@ def main() -> None:
         model = str(Path(HF_HOME, "iepile", "SmolLM2-135M-Instruct"))
         if not Path(model).exists():
             run("model", sys.executable, SCRIPTS / "get_smollm2.py", "--output_dir", model)
-    tokenizer = load_tokenizer(model)
     table = load_hard_negatives(args.hard_negatives or PUBLISHED)
 
     settings = to_json({**{name: args[name] for name in SETTINGS}, "recipe": args.recipe.read_text()})
@@ -86,6 +85,7 @@ def main() -> None:
         raise InputError(f"{args.output_dir}: holds runs with other settings; give another --output_dir")
     args.output_dir.mkdir(parents=True, exist_ok=True)
     write(settings_file, settings)
+    tokenizer = load_tokenizer(model)
 
     report = []
     for corpus in find_corpora(args.corpus_dir):
