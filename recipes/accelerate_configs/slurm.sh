@@ -2,10 +2,11 @@
 # Any recipe on the machines of a Slurm job, one launcher on each:
 #
 #   sbatch --nodes 2 --gpus-per-node 8 recipes/accelerate_configs/slurm.sh \
-#       --config recipes/qwen3-8b/sft/config_full.yaml --dataset_name data/iepile --output_dir outputs/qwen3-8b-iepile-full
+#       --config recipes/qwen3-8b/sft/config_full.yaml \
+#       --dataset_name data/iepile --output_dir outputs/qwen3-8b-iepile-full
 #
-# Submit it from the repository, with the environment active, onto a file system that all machines see. A job that runs out
-# of time is submitted again with the same line: it goes on from the last checkpoint.
+# Submit it from the repository, with the environment active, onto a file system that all machines see. A job that ran
+# out of time is submitted again with the same line: it goes on from the last checkpoint.
 #SBATCH --job-name=iepile
 #SBATCH --ntasks-per-node=1
 #SBATCH --cpus-per-task=32
