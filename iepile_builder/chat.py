@@ -171,25 +171,36 @@ def load_model(
         [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]: The model, the latter with an adapter.
 
     Raises:
-        `InputError`: If it is not a model, or the adapter is not one for it.
+        `InputError`: If it is not a model, or the adapter is not one for it, or a package that the arguments ask for
+            is missing.
     """
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     try:
         model = AutoModelForCausalLM.from_pretrained(name, **kwargs)
-    except (OSError, ValueError, SafetensorError) as error:
+    # An ImportError is a missing package: bitsandbytes, flash attention, kernels.
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise InputError(f"{name}: no model can be loaded from it: {first_line(error)}") from None
     if adapter is None:
         return model
 
-    from peft import PeftModel
+    from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
 
     try:
-        return PeftModel.from_pretrained(model, adapter, is_trainable=is_trainable)
+        peft_model = PeftModel.from_pretrained(model, adapter, is_trainable=is_trainable)
+        # That only warns of layers without an adapter, and is silent on an adapter's further layers.
+        result: Any = set_peft_model_state_dict(peft_model, load_peft_weights(adapter, device="cpu"))
     # A RuntimeError is an adapter whose weights have other shapes.
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise InputError(f"{adapter}: not an adapter for {name}: {first_line(error)}") from None
+    unfilled = [key for key in result.missing_keys if ".lora_" in key]
+    if unfilled or result.unexpected_keys:
+        raise InputError(
+            f"{adapter}: not an adapter for {name}: {len(unfilled)} weights of the model's layers are missing, "
+            f"{len(result.unexpected_keys)} belong to none of them: it was trained on another model"
+        )
+    return peft_model
 
 
 def first_line(error: BaseException) -> str:

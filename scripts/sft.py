@@ -13,32 +13,32 @@ wins. Where `output_dir` already holds a checkpoint, training goes on from it.
 """
 
 import json
-import math
+import os
 import random
+import shutil
 import sys
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 import yaml
 from accelerate import PartialState
-from accelerate.utils import gather_object
 from datasets import Dataset
-from huggingface_hub import ModelCard, ModelCardData
-from transformers import PreTrainedTokenizerBase
-from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy, get_last_checkpoint
-from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser, get_peft_config, get_quantization_config
-from trl.models import unwrap_model_for_generation
+from safetensors import SafetensorError
+from transformers import PreTrainedTokenizerBase, TrainerState
+from transformers.trainer_utils import IntervalStrategy
+from trl import ModelConfig, SFTConfig, TrlParser, get_peft_config, get_quantization_config
 
 from iepile_builder.answers import asked_schema, load_answer
-from iepile_builder.chat import first_line, load_instances, load_model, load_tokenizer, to_prompt, to_prompt_completion
-from iepile_builder.engines import Request, TransformersEngine
+from iepile_builder.chat import first_line, load_instances, load_model, load_tokenizer, to_prompt_completion
 from iepile_builder.errors import InputError
-from iepile_builder.scoring import Scorer
+from iepile_builder.run_card import PLOT, plot, public, run_card
 from iepile_builder.tasks import TASKS
+from iepile_builder.training import AnswerTrainer, Questions
 
 
 @dataclass
@@ -87,70 +87,6 @@ class DataArguments:
     adapter_name_or_path: str | None = field(default=None, metadata={"help": "Adapter to continue."})
 
 
-class AnswerTrainer(SFTTrainer):
-    """
-    [`~trl.SFTTrainer`] that on a CPU computes logits only where some row of the batch has an answer token, and that
-    scores answers to validation records where it evaluates.
-
-    On a CPU `SFTTrainer` computes logits for every token of the prompt too: most of the cost of a small model with
-    long prompts and short answers. The loss is the same.
-
-    Args:
-        questions ([`Questions`], *optional*):
-            The records to answer at every evaluation, in addition to computing the loss.
-        *args, **kwargs:
-            Passed to [`~trl.SFTTrainer`].
-    """
-
-    def __init__(self, *args: Any, questions: "Questions | None" = None, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.questions = questions
-
-    def compute_loss(
-        self,
-        model: torch.nn.Module,
-        inputs: dict[str, torch.Tensor],
-        return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | None = None,
-    ) -> Any:
-        plain = self.args.loss_type == "nll" and not self.args.label_smoothing_factor and not self.aux_loss_enabled
-        if self.accelerator.device.type != "cpu" or not plain or return_outputs:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-
-        labels = inputs.pop("labels")[:, 1:]
-        positions = (labels != -100).any(dim=0).nonzero().flatten()
-        labels = labels[:, positions].flatten()
-        logits = model(**inputs, logits_to_keep=positions, use_cache=False).logits.flatten(0, 1)
-        loss = F.cross_entropy(logits.float(), labels, reduction="sum")
-        if num_items_in_batch is None:
-            return loss / (labels != -100).sum()
-        loss = loss / num_items_in_batch
-        # `num_items_in_batch` counts the tokens of all processes, whose gradients are then averaged.
-        return loss * self.accelerator.num_processes if self.args.average_tokens_across_devices else loss
-
-    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        if self.questions is not None:
-            scores = self.questions.score(self.answer(self.questions))
-            output.metrics.update({f"{metric_key_prefix}_ie_{name}": value for name, value in scores.items()})
-        return output
-
-    def answer(self, questions: "Questions") -> list[str]:
-        """The greedy answers of the model as it is now; each process gives its share of them."""
-        # As many for every process, because sharded weights are gathered from all of them at every step.
-        world, rank, count = self.accelerator.num_processes, self.accelerator.process_index, len(questions.instances)
-        share = [(rank + world * turn) % count for turn in range(math.ceil(count / world))]
-        with unwrap_model_for_generation(
-            self.model_wrapped,
-            self.accelerator,
-            gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
-        ) as model:
-            engine = TransformersEngine(model, self.processing_class, self.args.per_device_eval_batch_size)
-            requests = [Request(to_prompt(questions.instances[index])) for index in share]
-            answers = [answer.text for answer in engine.generate(requests, questions.max_new_tokens)]
-        return [text for _, text in sorted(dict(gather_object(list(zip(share, answers, strict=True)))).items())]
-
-
 def count_tokens(instance: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> int:
     """The length of an instance's prompt and answer."""
     row = to_prompt_completion(instance)
@@ -180,31 +116,6 @@ def prepare(
     if len(fitting) == 0:
         raise InputError(f"no row of the {split} split is left: raise --max_length")
     return fitting
-
-
-@dataclass
-class Questions:
-    """
-    Whole validation records, to be answered and scored while the model learns.
-
-    Args:
-        instances (`list[dict[str, Any]]`):
-            With the annotation of their record as `label`.
-        max_new_tokens (`int`):
-            Longest answer.
-    """
-
-    instances: list[dict[str, Any]]
-    max_new_tokens: int
-
-    def score(self, answers: list[str]) -> dict[str, float]:
-        """IE F1, precision and recall over all facts, and how many answers are JSON, all in per cent."""
-        scorer = Scorer()
-        for instance, answer in zip(self.instances, answers, strict=True):
-            scorer.add({**instance, "output": answer})
-        overall = scorer.report()["overall"]
-        scores = {name: overall[name] for name in ("f1", "precision", "recall")}
-        return {**scores, "valid_json": 100 - 100 * overall["unparsed"] / overall["answers"]}
 
 
 def take_records(
@@ -273,49 +184,82 @@ def keep_best(args: SFTConfig) -> None:
         PartialState().print("IE F1 is reported only: to keep the best checkpoint, evaluate whenever one is saved")
 
 
-def write_card(
-    data_args: DataArguments, training_args: SFTConfig, model_args: ModelConfig, rows: int, log: list[dict[str, Any]]
-) -> None:
-    # The names of local folders mean nothing to who reads the card elsewhere, and the Hub's metadata refuses them.
-    base, data = model_args.model_name_or_path, data_args.dataset_name
-    card_data = ModelCardData(
-        base_model=None if Path(base).exists() else base,
-        datasets=None if Path(data).exists() else data,
-        library_name="peft" if model_args.use_peft else "transformers",
-        pipeline_tag="text-generation",
-        tags=["information-extraction", "iepile", "trl", "sft"],
-    )
-    settings = {
-        "LoRA rank and alpha": f"{model_args.lora_r}, {model_args.lora_alpha}"
-        if model_args.use_peft
-        else "all weights",
-        "learning rate": f"{training_args.learning_rate}, {training_args.lr_scheduler_type}",
-        "batch size": training_args.train_batch_size
-        * training_args.gradient_accumulation_steps
-        * training_args.world_size,
-        "steps": log[-1]["step"],
-        "max_length": training_args.max_length,
+def check_processes(state: PartialState) -> None:
+    """`accelerate launch` starts one process for any number of them on CPUs, without a word, unless there is MPI."""
+    if state.num_processes == 1 and "MASTER_PORT" in os.environ and "WORLD_SIZE" not in os.environ:
+        raise InputError(
+            "several processes were asked for, but accelerate started one, as it does on CPUs: use `torchrun "
+            "--standalone --nproc_per_node 2 scripts/sft.py --use_cpu --ddp_backend gloo ...`, or num_processes: 1"
+        )
+
+
+def last_checkpoint(output_dir: Path) -> str | None:
+    """The last checkpoint that was written to its end, as `trainer_state.json` shows, which comes last."""
+    whole = [folder for folder in output_dir.glob("checkpoint-*") if is_json(folder / "trainer_state.json")]
+    return str(max(whole, key=lambda folder: int(folder.name.rpartition("-")[2]))) if whole else None
+
+
+def is_json(file: Path) -> bool:
+    try:
+        json.loads(file.read_text())
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+@contextmanager
+def written(output_dir: str) -> Iterator[None]:
+    """Makes one line of what the libraries raise when they cannot write."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        # The last is what `torch.save` says of any failure to write.
+        reasons = ("No space left on device", "Disk quota exceeded", "File too large", "inline_container")
+        reason = next((reason for reason in reasons if reason in str(error)), None)
+        if reason is None:
+            raise
+        reason = "the disk took only a part" if reason == reasons[-1] else reason
+        raise InputError(
+            f"{output_dir}: cannot be written to: {reason}, {shutil.disk_usage(output_dir).free >> 20} MB are free; "
+            "with more space the same command goes on from the last whole checkpoint"
+        ) from None
+
+
+def settings(
+    data_args: DataArguments, training_args: SFTConfig, model_args: ModelConfig, state: TrainerState
+) -> dict[str, Any]:
+    """What the card shows of the arguments."""
+    if data_args.adapter_name_or_path is not None:
+        trained = f"the adapter {public(data_args.adapter_name_or_path)}, continued"
+    elif model_args.use_peft:
+        modules = ", ".join(model_args.lora_target_modules or ["the architecture's default modules"])
+        trained = f"LoRA of rank {model_args.lora_r} on {modules}"
+        trained += f", alpha {model_args.lora_alpha}, dropout {model_args.lora_dropout}"
+    else:
+        trained = "all weights"
+    bits = "4 bits" if model_args.load_in_4bit else "8 bits" if model_args.load_in_8bit else model_args.dtype
+    return {
+        "trained": trained,
+        "base in": bits,
+        "learning rate": f"{training_args.learning_rate}, {training_args.lr_scheduler_type}, warm-up "
+        f"{training_args.warmup_steps}",
+        "optimizer": f"{training_args.optim}, beta2 {training_args.adam_beta2}, weight decay "
+        f"{training_args.weight_decay}, gradients clipped at {training_args.max_grad_norm}",
+        "batch": f"{training_args.per_device_train_batch_size} rows x {training_args.gradient_accumulation_steps} "
+        f"accumulated x {training_args.world_size} processes",
+        "packing": training_args.packing_strategy if training_args.packing else "none",
+        "longest row": f"{training_args.max_length} tokens",
+        "steps": f"{state.global_step}, {state.epoch:.2f} epochs",
         "seed": training_args.seed,
+        "versions": ", ".join(f"{package} {version(package)}" for package in ("torch", "transformers", "trl", "peft")),
     }
-    losses = {entry["step"]: f"{entry['loss']:.4f}" for entry in log if "loss" in entry}
-    name = Path(training_args.output_dir).name
-    ModelCard(
-        f"---\n{card_data.to_yaml()}\n---\n\n# {name}\n\n"
-        f"{Path(base).name if Path(base).exists() else base}, fine-tuned for schema-based information extraction on "
-        f"{rows} instances of {Path(data).name if Path(data).exists() else data}, the loss on the answers alone.\n\n"
-        + table("hyperparameter", "value", settings)
-        + table("step", "loss", losses)
-    ).save(Path(training_args.output_dir, "README.md"))
-
-
-def table(key: str, value: str, rows: dict[Any, Any]) -> str:
-    return "\n".join([f"| {key} | {value} |", "|---|---|", *(f"| {k} | {v} |" for k, v in rows.items())]) + "\n\n"
 
 
 def main(data_args: DataArguments, training_args: SFTConfig, model_args: ModelConfig) -> None:
     if model_args.model_name_or_path is None:
         raise InputError("no model: give --model_name_or_path")
     state = PartialState()
+    check_processes(state)
     if data_args.ie_f1_records:
         keep_best(training_args)
 
@@ -374,20 +318,41 @@ def main(data_args: DataArguments, training_args: SFTConfig, model_args: ModelCo
         questions=questions,
     )
 
+    learned = [label for label in trainer.train_dataset[0]["labels"] if label != -100]
+    state.print(f"learned, for example: {tokenizer.decode(learned)[:200]!r}")
+    state.print(
+        f"{state.num_processes} x {state.device}, {training_args.train_batch_size} rows each, "
+        f"{training_args.gradient_accumulation_steps} times before each step"
+    )
+
     # Training
-    checkpoint = training_args.resume_from_checkpoint
-    if checkpoint is None and Path(training_args.output_dir).is_dir():
-        checkpoint = get_last_checkpoint(training_args.output_dir)
+    output_dir = training_args.output_dir
+    checkpoint = training_args.resume_from_checkpoint or last_checkpoint(Path(output_dir))
     if checkpoint is not None:
         state.print(f"continuing from {checkpoint}; to start anew, give another --output_dir")
-    trainer.train(resume_from_checkpoint=checkpoint)
+    with written(output_dir):
+        trainer.train(resume_from_checkpoint=checkpoint)
 
-    # What is kept
-    trainer.save_model(training_args.output_dir)
-    if trainer.is_world_process_zero():
-        write_card(data_args, training_args, model_args, len(train_dataset), trainer.state.log_history)
-    trainer.save_state()
-    state.print(f"model, tokenizer with chat template and card: {training_args.output_dir}")
+        # What is kept
+        trainer.save_model(output_dir)
+        if trainer.is_world_process_zero():
+            plot(trainer.state.log_history, Path(output_dir, PLOT))
+            is_adapter = model_args.use_peft or data_args.adapter_name_or_path is not None
+            card = run_card(
+                name=Path(output_dir).resolve().name,
+                base=model_args.model_name_or_path,
+                data=data_args.dataset_name,
+                rows=len(train_dataset),
+                settings=settings(data_args, training_args, model_args, trainer.state),
+                log=trainer.state.log_history,
+                kept_step=(training_args.load_best_model_at_end and trainer.state.best_global_step)
+                or trainer.state.global_step,
+                library="peft" if is_adapter else "transformers",
+                base_model_relation="adapter" if is_adapter else "finetune",
+            )
+            card.save(Path(output_dir, "README.md"))
+        trainer.save_state()
+    state.print(f"model, tokenizer with chat template, plot and card: {output_dir}")
     if training_args.push_to_hub:
         trainer.push_to_hub()
     trainer.end()
@@ -397,7 +362,12 @@ if __name__ == "__main__":
     parser = TrlParser((DataArguments, SFTConfig, ModelConfig), description=__doc__.splitlines()[1])
     try:
         arguments = parser.parse_args_and_config()
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, ImportError, yaml.YAMLError) as error:
+        if "bf16/gpu" in str(error):
+            sys.exit(
+                "error: the recipe asks for bfloat16 and there is no GPU that computes in it: give --use_cpu to train "
+                "on the CPU, or --bf16 false"
+            )
         sys.exit(f"error: {first_line(error)}")
     try:
         main(*arguments)
