@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from accelerate.utils import gather_object
 from transformers.trainer_utils import EvalLoopOutput
-from transformers.utils import is_bitsandbytes_available
+from transformers.utils.import_utils import is_bitsandbytes_available
 from trl import SFTTrainer
 from trl.models import unwrap_model_for_generation
 
@@ -65,7 +65,7 @@ class AnswerTrainer(SFTTrainer):
         super().__init__(*args, **kwargs)
         self.questions = questions
         if self.accelerator.device.type == "cpu" and is_bitsandbytes_available():
-            from bitsandbytes.nn import Linear4bit
+            from bitsandbytes.nn.modules import Linear4bit
 
             for module in self.model.modules():
                 if isinstance(module, Linear4bit):
