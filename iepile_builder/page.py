@@ -65,8 +65,8 @@ def page(result: Extraction) -> str:
         f'<!DOCTYPE html>\n<html lang="{result.language}"><head><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title>'
         f"<style>{STYLE}{MARKS}@media (prefers-color-scheme: dark) {{ {DARK} }}</style></head>"
-        f'<body class="ie">\n<h1>{title}</h1>\n{notes(result)}\n{marked_text(result)}\n'
-        f"{section('Graph', graph(result))}"
+        f'<body class="ie">\n<h1>{title}</h1>\n<p class="note">{"; ".join(remarks(result))}.</p>\n'
+        f"{marked_text(result)}\n{section('Graph', graph(result))}"
         f"{section('Events', event_table(result))}{section('Facts', fact_table(result))}"
         f"<h2>Data</h2><details><summary>JSON</summary><pre>{escape(result.to_json())}</pre></details>\n"
         f"<details><summary>What the model wrote</summary><pre>{escape(answers)}</pre></details>\n</body></html>\n"
@@ -78,8 +78,8 @@ def section(title: str, content: str) -> str:
     return f"<h2>{title}</h2>\n{content}\n" if content else ""
 
 
-def notes(result: Extraction) -> str:
-    """How the text was asked about, and what went wrong, in a line or two."""
+def remarks(result: Extraction) -> list[str]:
+    """How the text was asked about, and what went wrong."""
     asked = f"{counted(len(result.answers), 'answer')} about {counted(len(result.passages), 'passage')}"
     said = [f"{asked}, instructions in {result.language}"]
     for count, one, what in (
@@ -91,7 +91,7 @@ def notes(result: Extraction) -> str:
     ):
         if count:
             said.append(f"{counted(count, one)} {what}")
-    return f'<p class="note">{"; ".join(said)}.</p>'
+    return said
 
 
 def counted(number: int, one: str) -> str:

@@ -1,5 +1,6 @@
 """What a user asks for, in any of the forms that are natural in Python, to the schema of a task."""
 
+import json
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -37,7 +38,7 @@ def read_schema(schema: Any, task: str) -> tuple[Schema, dict[str, Description]]
             - a dictionary from label to description (NER, RE, SPO, EET);
             - a dictionary from event type to its roles (EE, EEA), or from entity type to its attributes (KG): a list,
               or a dictionary from each to its description, in which the type's own name stands for the type's;
-            - the path of a `schema.json`;
+            - the path of a `schema.json`, or of a JSON file with any of the above;
             - a [`Schema`];
             - a Pydantic model, whose fields are the labels, with their descriptions; for EE, EEA and KG a field's type
               is a model of its own, whose fields are the roles or attributes. A field is called as its `title` says,
@@ -53,7 +54,10 @@ def read_schema(schema: Any, task: str) -> tuple[Schema, dict[str, Description]]
     if isinstance(schema, (str, Path)):
         if not Path(schema).is_file():
             raise InputError(f"schema {str(schema)!r}: no such file; give its path, or {wanted(task)}")
-        schema = Schema.read(schema)
+        try:
+            schema = json.loads(Path(schema).read_bytes())
+        except ValueError:
+            schema = Schema.read(schema)
     if isinstance(schema, Schema):
         check_labels(TASKS[task].labels(schema), task)
         for label in TASKS[task].labels(schema):
@@ -63,7 +67,7 @@ def read_schema(schema: Any, task: str) -> tuple[Schema, dict[str, Description]]
         schema = read_pydantic(schema)
     if isinstance(schema, Mapping):
         return read_mapping(schema, task)
-    if isinstance(schema, Iterable):
+    if isinstance(schema, Iterable) and not isinstance(schema, str):
         return read_list(list(schema), task), {}
     raise InputError(f"a schema of {task} cannot be made of {str(schema)[:80]!r}; give {wanted(task)}")
 

@@ -84,6 +84,11 @@ def test_the_schema_of_a_corpus(people: Path) -> None:
     assert read_schema(path, "NER") == read_schema(str(path), "NER") == (Schema.read(path), {})
     with pytest.raises(InputError, match="is empty; give RE the relations"):
         read_schema(path, "RE")
+    path.write_text('{"meet": ["who"]}')
+    assert read_schema(path, "EE")[0].type_roles == {"meet": ("who",)}
+    path.write_text("no schema")
+    with pytest.raises(InputError, match="1 lines, not 3"):
+        read_schema(path, "EE")
 
 
 @pytest.mark.parametrize("task", ALL_TASKS)
