@@ -33,6 +33,7 @@ CITATION = """@inproceedings{gui-etal-2024-iepile,
 }"""
 SIZES = {"n<1K": 1e3, "1K<n<10K": 1e4, "10K<n<100K": 1e5, "100K<n<1M": 1e6, "1M<n<10M": 1e7}
 
+FORMS = ("adapter", "merged", "gguf")
 RELATIONS = {"adapter": "adapter", "merged": "finetune", "gguf": "quantized"}
 LIBRARIES = {"adapter": "peft", "merged": "transformers", "gguf": "gguf"}
 LANGUAGES = {"en": "English", "zh": "Chinese"}
@@ -114,7 +115,9 @@ instruction = {{
     "input": "{text}",
 }}
 messages = [{{"role": "user", "content": json.dumps(instruction, ensure_ascii=False)}}]
-inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True, return_tensors="pt")
+inputs = tokenizer.apply_chat_template(
+    messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+)
 output = model.generate(**inputs, generation_config=config)
 print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))"""
 
@@ -141,7 +144,6 @@ HYPERPARAMETERS = {
     "weight_decay": "weight decay",
     "max_grad_norm": "gradient clipping",
     "num_train_epochs": "epochs",
-    "max_length": "longest row in tokens",
     "packing": "packing",
     "bf16": "bf16",
     "seed": "seed",
@@ -407,10 +409,14 @@ def usage(form: Form, name: str, task: str, language: str) -> str | None:
     if form == "gguf":
         return None
     schema, text = EXAMPLES[language][task]
-    lines = textwrap.wrap(TEXT[task][language], 80 if language == "en" else 40, break_long_words=True)
-    parts = "\n        ".join(json.dumps(line + " " * (language == "en"), ensure_ascii=False) for line in lines[:-1])
-    last = json.dumps(lines[-1], ensure_ascii=False)
-    instruction = f"(\n        {parts}\n        {last}\n    )" if parts else last
+    sentence = TEXT[task][language]
+    if language == "zh":
+        lines = [sentence[start : start + 40] for start in range(0, len(sentence), 40)]
+    else:
+        lines = textwrap.wrap(sentence, 80)
+        lines[:-1] = [f"{line} " for line in lines[:-1]]
+    quoted = [json.dumps(line, ensure_ascii=False) for line in lines]
+    instruction = "(\n        " + "\n        ".join(quoted) + "\n    )"
     code = "import json\n\n" + LOADING[form] + USAGE
     return code.format(name=name, instruction=instruction, schema=python(schema), text=text)
 
@@ -421,13 +427,14 @@ def python(value: Any) -> str:
 
 
 def score_rows(report: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Every score of a report: all facts, each task, and each corpus where there are several."""
+    """Every score of a report: all facts, each task, and each corpus of a task that has several."""
     yield {"corpus": "all", "task": "all", "block": "", **report["overall"]}
-    parts = {"all": report["tasks"], **(report["sources"] if len(report["sources"]) > 1 else {})}
-    for corpus, by_task in parts.items():
-        for task, scores in by_task.items():
+    for task, scores in report["tasks"].items():
+        corpora = {corpus: tasks[task] for corpus, tasks in report["sources"].items() if task in tasks}
+        parts = {"all": scores, **(corpora if len(corpora) > 1 else {})}
+        for corpus, part in parts.items():
             for block in BLOCKS.get(task, ("",)):
-                yield {"corpus": corpus, "task": task, "block": block, **(scores[block] if block else scores)}
+                yield {"corpus": corpus, "task": task, "block": block, **(part[block] if block else part)}
 
 
 def eval_result(row: dict[str, Any], report: dict[str, Any], data_name: str) -> EvalResult:
@@ -480,9 +487,10 @@ def training_text(record: dict[str, Any], datasets: Sequence[str]) -> str:
         return ""
     links = ", ".join(f"[{each}](https://huggingface.co/datasets/{each})" for each in datasets)
     data = links or record["dataset_name"]
+    batch = f"{record['batch_size']} rows" if record["batch_size"] > 1 else "one row"
     return (
-        f"Trained on {record['rows']:,} instances of {data}, the loss on the answers alone; "
-        f"{record['steps']:,} steps of {record['batch_size']} rows."
+        f"Trained on {record['rows']:,} instances of {data}, the loss on the answers alone: {record['steps']:,} steps "
+        f"of {batch} of at most {record['arguments'].get('max_length')} tokens."
     )
 
 
