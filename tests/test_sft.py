@@ -1,6 +1,7 @@
 """`scripts/sft.py`: what is learned, what is dropped, what is kept, and how it goes on."""
 
 import json
+import os
 import re
 import resource
 import shutil
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import PartialState
+import yaml
 from conftest import ROOT, assert_one_clear_line, write_lines
 from datasets import Dataset
 from huggingface_hub import ModelCard
@@ -399,14 +400,47 @@ def test_a_full_disk(train: Callable[..., list[dict]], tmp_path: Path) -> None:
     assert losses(train("full", **args)) == whole
 
 
-def test_several_processes_that_are_one(sft: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    state = PartialState(cpu=True)
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-    monkeypatch.delenv("MASTER_PORT", raising=False)
-    sft.check_processes(state)
-    monkeypatch.setenv("MASTER_PORT", "29500")  # as accelerate does for several
-    with pytest.raises(InputError, match="torchrun"):
-        sft.check_processes(state)
+def test_two_processes_learn_what_one_does(
+    train: Callable[..., list[dict]], model: str, data: Path, tmp_path: Path
+) -> None:
+    write_lines(data / "train.jsonl", [*cities(8, "train"), *make_instances(8)])  # an epoch of six steps
+    write_lines(data / "validation.jsonl", cities(5))
+    args = {**F1_WHILE_TRAINING, "save_steps": 6, "max_steps": 24}
+    whole = train("one", {"ie_f1_records": 5}, {"use_peft": False}, **args)
+
+    arguments = {**CONFIG, **args, "ddp_backend": "gloo", "per_device_train_batch_size": 2, "ie_f1_records": 5}
+    arguments |= {"model_name_or_path": model, "dataset_name": str(data), "output_dir": str(tmp_path / "two")}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(arguments))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [*launch, str(ROOT / "scripts" / "sft.py"), "--config", str(tmp_path / "config.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "ACCELERATE_USE_CPU": "1"})
+    assert done.returncode == 0, done.stderr
+    assert "2 x cpu" in done.stdout
+    log = json.loads((tmp_path / "two" / "trainer_state.json").read_text())["log_history"]
+    assert losses(log) == pytest.approx(losses(whole), abs=2e-4)
+    assert scores(log) == scores(whole)
+    assert len(scores(log)) == 4 and scores(log)[-1] > 0
+    weights = [load_file(tmp_path / name / "model.safetensors") for name in ("one", "two")]
+    for name, weight in weights[0].items():
+        torch.testing.assert_close(weights[1][name], weight, rtol=0, atol=1e-4)
+
+
+def test_several_processes_that_accelerate_makes_one(data: Path, model: str, tmp_path: Path) -> None:
+    settings = {"compute_environment": "LOCAL_MACHINE", "distributed_type": "MULTI_CPU", "use_cpu": True}
+    settings |= {"num_machines": 1, "num_processes": 2, "machine_rank": 0, "mixed_precision": "no"}
+    (tmp_path / "two.yaml").write_text(yaml.safe_dump(settings))
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--quiet",
+        "--config_file",
+        str(tmp_path / "two.yaml"),
+    ]
+    arguments = ["--dataset_name", str(data), "--model_name_or_path", model, "--output_dir", str(tmp_path / "out")]
+    command = [*launch, str(ROOT / "scripts" / "sft.py"), *arguments, "--use_cpu"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert_one_clear_line(done, "torchrun", "accelerate")
 
 
 def test_trackio(train: Callable[..., list[dict]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
