@@ -21,7 +21,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 
 from iepile_builder.instructions import TEXT
-from iepile_builder.scoring import Scorer
+from iepile_builder.scoring import read_predictions
 
 
 LABELS = [f"label {index}" for index in range(18)]
@@ -69,11 +69,7 @@ def plain_loop(path: Path) -> tuple[int, int, int]:
 
 
 def this_project(path: Path) -> tuple[int, int, int]:
-    scorer = Scorer()
-    with path.open() as file:
-        for line in file:
-            scorer.add(json.loads(line))
-    overall = scorer.report()["overall"]
+    overall = read_predictions(path).report()["overall"]
     return overall["tp"], overall["pred"], overall["gold"]
 
 

@@ -253,7 +253,10 @@ def max_matching(edges: list[list[int]]) -> int:
 
 def in_text(fact: Fact, text: str) -> bool:
     """Whether all mentions of a fact are in the text."""
-    return all(fact[index] in text for index in MENTIONS[type(fact)])
+    for index in MENTIONS[type(fact)]:  # noqa: SIM110, a generator takes twice the time
+        if fact[index] not in text:
+            return False
+    return True
 
 
 def block_of(fact: Fact, task: str) -> str:

@@ -5,17 +5,18 @@ The batches of a record are merged before they are compared with its gold annota
 otherwise, facts are compared as multisets of exactly equal strings.
 """
 
-import json
 from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from math import fsum
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from iepile_builder.answers import Asked, parse_answer, read_asked
+from iepile_builder.answers import Asked, load_json, parse_answer, read_asked
+from iepile_builder.corpus import collector_off, located, read_json, read_lines
 from iepile_builder.errors import InputError
 from iepile_builder.matching import BLOCKS, Label, Matching, in_text
 from iepile_builder.schema import Schema
@@ -355,6 +356,31 @@ class Scorer:
         }
 
 
+def read_predictions(path: Path, repair: bool = False) -> Scorer:
+    """
+    A scorer with the answers in a file of JSON lines, read line by line.
+
+    Args:
+        path (`Path`):
+            The file.
+        repair (`bool`, *optional*, defaults to `False`):
+            As in [`Scorer`].
+
+    Raises:
+        `InputError`: that names file and line of what cannot be scored.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file of predictions")
+    scorer = Scorer(repair)
+    with collector_off():
+        for number, _, line in read_lines(path):
+            with located(path, number):
+                scorer.add(read_json(line))
+    if not scorer.records:
+        raise InputError(f"{path}: no predictions in it")
+    return scorer
+
+
 def score(instances: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """The strict report of [`Scorer`] on instances."""
     scorer = Scorer()
@@ -366,7 +392,7 @@ def score(instances: Iterable[dict[str, Any]]) -> dict[str, Any]:
 def gold_facts(key: RecordKey, schema: Schema) -> list[Fact]:
     """The facts of a record's annotation in JSON, or an `InputError`."""
     try:
-        return TASKS[key.task].facts(json.loads(key.label), schema)
+        return TASKS[key.task].facts(load_json(key.label), schema)
     except (ValueError, KeyError, TypeError, RecursionError):
         raise InputError(f"the label is not an annotation of {key.task} in JSON: {key.label[:80]!r}") from None
 

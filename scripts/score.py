@@ -18,23 +18,9 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 
 from iepile_builder import InputError
-from iepile_builder.corpus import located, read_json, read_lines
 from iepile_builder.matching import Matching
 from iepile_builder.report import write_report
-from iepile_builder.scoring import Scorer
-
-
-def read_predictions(path: Path, repair: bool) -> Scorer:
-    """A scorer with the answers in a file, read line by line."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file of predictions")
-    scorer = Scorer(repair)
-    for number, _, line in read_lines(path):
-        with located(path, number):
-            scorer.add(read_json(line))
-    if not scorer.records:
-        raise InputError(f"{path}: no predictions in it")
-    return scorer
+from iepile_builder.scoring import read_predictions
 
 
 def main() -> None:

@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iepile_builder import InputError, Schema
-from iepile_builder.answers import asked_schema, load_answer, parse_answer
+from iepile_builder.answers import asked_schema, load_answer, load_json, parse_answer
 from iepile_builder.tasks import Entity
 
 
 PEOPLE = Schema(("person", "city"))
 ASKED = dict.fromkeys(ALL_TASKS, PEOPLE) | {"SPO": Schema(("person_wife_person",))}
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=4),
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.floats(allow_nan=False) | st.text(max_size=4),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
 )
 
@@ -33,6 +33,13 @@ JSON = st.recursive(
 )
 def test_json_with_or_without_a_fence_is_read(text: str) -> None:
     assert load_answer(text) == {"person": ["Ada"]}
+
+
+@given(value=JSON, extra=st.sampled_from(["", '"\\ud800"', "NaN", "-Infinity", "1e999", "[" * 1100 + "]" * 1100]))
+def test_json_is_read_as_the_standard_library_reads_it(value: object, extra: str) -> None:
+    text = json.dumps({"value": value, "value2": value}, ensure_ascii=False)
+    text = text if not extra else f'{text[:-1]}, "value": {extra}}}'
+    assert repr(load_json(text)) == repr(json.loads(text))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The `evaluate` module as users of `evaluate` meet it: its card, batches, processes, combination, the Hub."""
 
 import doctest
+import importlib
 import json
 import os
 import subprocess
@@ -10,10 +11,13 @@ from dataclasses import fields
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import ModuleType
+from urllib.request import urlopen
 
 import evaluate
 import pytest
 from conftest import ROOT
+from gradio_client import Client
 
 from iepile_builder import InputError
 from iepile_builder.matching import Matching
@@ -171,13 +175,15 @@ def test_it_loads_as_a_space(tmp_path: Path) -> None:
     assert json.loads(done.stdout) == expected(columns)
 
 
-def test_the_page_scores_its_examples() -> None:
-    pytest.importorskip("gradio")
-    sys.path.insert(0, str(METRIC))
-    try:
-        import app
-    finally:
-        sys.path.remove(str(METRIC))
+@pytest.fixture
+def app(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The page of the Space."""
+    monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
+    monkeypatch.syspath_prepend(str(METRIC))
+    return importlib.import_module("app")
+
+
+def test_the_page_scores_its_examples(app: ModuleType) -> None:
     tables = [app.score(*example, "strict", 0, True)[0] for example in app.EXAMPLES]
     assert [[row[0], *row[4:]] for table in tables for row in table] == [
         ["all facts", 1, 3, 2],
@@ -188,3 +194,16 @@ def test_the_page_scores_its_examples() -> None:
     ]
     with pytest.raises(app.gr.Error, match="not JSON"):
         app.score("NER", "Ada", "[", "[]", "{}", "strict", 0, False)
+
+
+def test_the_page_starts_and_answers(app: ModuleType) -> None:
+    _, address, _ = app.demo.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1")
+    try:
+        assert "IE F1" in urlopen(address).read().decode()
+        table, report = Client(address, verbose=False).predict(
+            *app.EXAMPLES[0], "partial", 0, False, api_name="/score"
+        )
+    finally:
+        app.demo.close()
+    assert table["data"] == [["all facts", 50, 75, 60, 1.5, 3, 2]]
+    assert report == app.score(*app.EXAMPLES[0], "partial", 0, False)[1]

@@ -5,15 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import SAMPLE_CORPUS, assert_one_clear_line, write_lines
+from conftest import SAMPLE_CORPUS, assert_one_clear_line, write_corpus, write_lines
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies import names
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from iepile_builder import IEPile, Schema, SchemaBatching
 from iepile_builder.hard_negatives import load_hard_negatives
 from iepile_builder.mining import (
     confusion_scores,
+    embedding_scores,
     frequent_mentions,
     label_texts,
     lexical_scores,
@@ -52,6 +54,44 @@ def test_lexical_finds_labels_that_are_written_alike() -> None:
     assert table == {
         "place of birth": ["place of death"], "place of death": ["place of birth"],
         "founder": ["founded by"], "founded by": ["founder"], "出生地": ["出生日期"], "出生日期": ["出生地"],
+    }  # fmt: skip
+
+
+@pytest.fixture
+def embedding_model(tmp_path: Path) -> str:
+    """A sentence-transformers model of a few words, those of one topic near one another."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+    topics = {"actor": 0, "performer": 0, "stage": 0, "town": 1, "city": 1, "large": 1, "[UNK]": 2}
+    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(topics)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    weights = np.eye(3, dtype=np.float32)[list(topics.values())]
+    folder = str(tmp_path / "embedding")
+    SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_weights=weights)], device="cpu").save(folder)
+    return folder
+
+
+def test_embedding_finds_labels_of_one_meaning(run_script, tmp_path: Path, embedding_model: str) -> None:
+    labels = ["actor", "performer", "town", "city", "where"]
+    descriptions = {"where": {"where": "stage", "who": "town"}}
+
+    def mined(texts: list[str]) -> dict[str, list[str]]:
+        return nearest(labels, embedding_scores(labels, texts, embedding_model), 2, 0.4)
+
+    pairs = {"actor": ["performer"], "performer": ["actor"], "town": ["city"], "city": ["town"]}
+    assert mined(label_texts(labels, {}, {})) == {**pairs, "where": []}
+    assert mined(label_texts(labels, descriptions, {}))["where"] == ["actor", "performer"]
+
+    records = [{"text": "a large town", "entity": [{"entity": "large town", "entity_type": "where"}]}]
+    write_corpus(tmp_path / "tree" / "IE-en" / "NER" / "films", [labels, [], {}], train=records)
+    run_script(
+        "mine_hard_negatives.py", "--corpus_dir", tmp_path / "tree", "--method", "embedding",
+        "--model_name_or_path", embedding_model, "--num_mentions", 1, "--top_k", 2, "--threshold", 0.4,
+        "--output_file", tmp_path / "mined.json",
+    )  # fmt: skip
+    assert load_hard_negatives(tmp_path / "mined.json")["NER"]["films"] == {
+        **pairs, "town": ["city", "where"], "city": ["town", "where"], "where": ["town", "city"],
     }  # fmt: skip
 
 
