@@ -10,11 +10,12 @@ from types import ModuleType
 
 import pytest
 import torch
-from conftest import ROOT, assert_one_clear_line, write_lines
+from conftest import ROOT, write_lines
 from safetensors.torch import load_file
 from tiny import load_script, save_tiny_model
 from trl import GRPOConfig, ModelConfig, SFTConfig, TrlParser
 
+from iepile_builder import InputError
 from iepile_builder.chat import load_model
 
 
@@ -157,11 +158,11 @@ def test_what_cannot_be_answered_is_left_out(train: Callable, tmp_path: Path, ca
     assert "1 without a reference answer" in printed
 
 
-def test_bad_input(run_script: Callable, folder: Path, tmp_path: Path) -> None:
-    data = write_lines(tmp_path / "rows.jsonl", [{"instruction": "Find them.", "output": "{}"}])
-    arguments = ("--use_cpu", "--model_name_or_path", folder / "model", "--output_dir", tmp_path / "out")
-    done = run_script("grpo.py", *arguments, "--dataset_name", data, check=False)
-    assert_one_clear_line(done, "rows.jsonl", "task")
+def test_bad_input(train: Callable, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"rows\.jsonl: no text column `task`"):
+        train("out", data=write_lines(tmp_path / "rows.jsonl", [{"instruction": "Find them.", "output": "{}"}]))
+    with pytest.raises(InputError, match="raise --max_completion_length"):
+        train("out", max_completion_length=2)
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.parts[-3])

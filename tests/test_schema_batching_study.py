@@ -1,14 +1,15 @@
 """`scripts/schema_batching_study.py`: what its runs have in common, and the tables against counts made by hand."""
 
 import json
-from collections.abc import Callable
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-from conftest import SAMPLE_CORPUS, assert_one_clear_line, write_lines
+from conftest import ROOT, SAMPLE_CORPUS, write_lines
 from tiny import load_script, save_tiny_model
+from trl import ModelConfig, SFTConfig, TrlParser
 
 from iepile_builder import InputError, SchemaBatching
 from iepile_builder.chat import load_tokenizer
@@ -108,9 +109,35 @@ def test_the_tables(study: ModuleType, tmp_path: Path) -> None:
     assert "| random | 4 | all | 50.0 [" in "\n".join(study.corpus_report(folder, corpus, [1, -1]))
 
 
-def test_other_settings_are_not_mixed(run_script: Callable, model: str, tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "settings.json").write_text("{}")
-    arguments = ("--corpus_dir", NEWS, "--model_name_or_path", model, "--output_dir", tmp_path / "out")
-    done = run_script("schema_batching_study.py", *arguments, check=False)
-    assert_one_clear_line(done, "out", "other settings")
+def test_a_run_from_records_to_scores(
+    study: ModuleType, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {
+        "corpus_dir": NEWS, "model_name_or_path": model, "negatives": "hard", "split_nums": 4, "seeds": 1,
+        "train_records": 4, "max_train_tokens": 12_000, "max_length": 2000, "test_records": 2, "test_split_nums": -1,
+        "max_new_tokens": 8, "output_dir": tmp_path / "out",
+    }  # fmt: skip
+    arguments = [str(part) for name, value in options.items() for part in (f"--{name}", value)]
+    monkeypatch.setattr(sys, "argv", ["schema_batching_study.py", *arguments])
+    study.main()
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert "| hard | 4 | all | 0.0 [0.0, 0.0] | 0.0 | 0.0 | 0.0 | 0.0 | 2 |" in report
+    (rows,) = (tmp_path / "out").glob("*/*/rows.json")
+    tokens = json.loads(rows.read_text())["tokens"]
+    assert 11_000 < tokens <= 12_000 and f"| {tokens:,} |" in report
+
+    monkeypatch.setattr(study, "run", pytest.fail)  # what is there is not made again
+    study.main()
+    assert (tmp_path / "out" / "report.md").read_text() == report
+
+    arguments[arguments.index("--train_records") + 1] = "3"
+    monkeypatch.setattr(sys, "argv", ["schema_batching_study.py", *arguments])
+    with pytest.raises(InputError, match="other settings"):
+        study.main()
+
+
+def test_the_recipe_for_a_gpu_parses(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = ROOT / "recipes" / "schema_batching_study" / "sft_gpu.yaml"
+    monkeypatch.setattr(sys, "argv", ["sft.py", "--config", str(recipe), "--output_dir", "out", "--use_cpu"])
+    training_args, model_args = TrlParser((SFTConfig, ModelConfig)).parse_args_and_config()
+    assert training_args.packing and training_args.num_train_epochs == 1 and model_args.use_peft
