@@ -28,10 +28,10 @@ MARKS = """
   padding: .1em .25em; -webkit-box-decoration-break: clone; box-decoration-break: clone; }
 .ie mark mark { outline: 1px solid var(--page); }
 .ie mark small { color: hsl(var(--hue) 80% var(--strong)); font-size: .68em; font-weight: 650; margin-left: .35em;
-  white-space: nowrap; }
+  user-select: none; white-space: nowrap; }
 .ie .scroll { overflow-x: auto; } .ie table { border-collapse: collapse; font-size: .92em; }
 .ie :is(th, td) { border: 0; border-bottom: 1px solid var(--line); padding: .25rem .8rem .25rem 0; text-align: left;
-  vertical-align: top; overflow-wrap: anywhere; min-width: 5rem; }
+  vertical-align: top; overflow-wrap: break-word; min-width: 6rem; max-width: 24rem; }
 .ie thead th { color: var(--soft); font-weight: 600; } .ie td small { color: var(--soft); white-space: nowrap; }
 .ie td .off { color: #c2410c; } .ie .kind { display: inline-block; border-radius: 4px; padding: 0 .35em;
   background: hsl(var(--hue) var(--chroma) var(--light)); }
@@ -286,6 +286,15 @@ def draw(nodes: dict[str, Node], edges: list[Edge], colors: list[str]) -> str:
     for edge in edges:
         together[edge.source, edge.target].append(edge.label)
     labels = {ends: short(", ".join(said), 36) for ends, said in together.items()}
+    mutual = set()  # one line with two heads for what is said in both directions
+    for source, target in together:
+        if (
+            source != target
+            and (target, source) not in mutual
+            and labels.get((target, source)) == labels[source, target]
+        ):
+            mutual.add((source, target))
+            del labels[target, source]
     depth = columns(edges)
     names = {name: short(nodes[name].label, 34) for name in depth}
 
@@ -339,7 +348,10 @@ def draw(nodes: dict[str, Node], edges: list[Edge], colors: list[str]) -> str:
             bend = max((start[0] - end[0]) / 2, 30)
             first, second = (start[0] - bend, start[1] + 18), (end[0] + bend, end[1] + 18)
         curve = " ".join(f"{point[0]:.1f},{point[1]:.1f}" for point in (first, second, end))
-        lines.append(f'<path class="edge" marker-end="url(#arrow)" d="M{start[0]:.1f},{start[1]:.1f} C{curve}"/>')
+        both = ' marker-start="url(#arrow)"' if (source, target) in mutual else ""
+        lines.append(
+            f'<path class="edge" marker-end="url(#arrow)"{both} d="M{start[0]:.1f},{start[1]:.1f} C{curve}"/>'
+        )
         where = [bezier(share, *values) for values in zip(start, first, second, end, strict=True)]
         boxes.append(f'<text class="label" x="{where[0]:.1f}" y="{where[1] + 4:.1f}">{escape(label)}</text>')
     for name, label in names.items():
@@ -353,7 +365,8 @@ def draw(nodes: dict[str, Node], edges: list[Edge], colors: list[str]) -> str:
     return (
         f'<svg role="img" aria-label="graph of the facts" width="{total:.0f}" height="{height + 8:.0f}" '
         f'viewBox="0 0 {total:.0f} {height + 8:.0f}"><defs><marker id="arrow" viewBox="0 0 8 8" refX="8" refY="4" '
-        'markerWidth="7" markerHeight="7" orient="auto"><path d="M0,0 8,4 0,8z" fill="currentColor" opacity=".6"/>'
+        'markerWidth="7" markerHeight="7" orient="auto-start-reverse"><path d="M0,0 8,4 0,8z" fill="currentColor" '
+        'opacity=".6"/>'
         f"</marker></defs>{''.join(lines)}{''.join(boxes)}</svg>"
     )
 

@@ -26,7 +26,17 @@ def test_the_core_needs_no_torch(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    "script", ["build_dataset.py", "predict.py", "extract.py", "score.py", "sft.py", "quickstart.py", "get_smollm2.py"]
+    "script",
+    [
+        "build_dataset.py",
+        "predict.py",
+        "demo.py",
+        "extract.py",
+        "score.py",
+        "sft.py",
+        "quickstart.py",
+        "get_smollm2.py",
+    ],
 )
 def test_every_program_has_help_and_an_example(run_script, script: str) -> None:
     assert "--" in run_script(script, "--help").stdout
