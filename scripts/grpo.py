@@ -31,6 +31,7 @@ from trl import GRPOConfig, GRPOTrainer, ModelConfig, TrlParser, get_peft_config
 from iepile_builder.chat import first_line, load_instances, load_model, load_tokenizer, to_prompt
 from iepile_builder.errors import InputError
 from iepile_builder.rewards import ie_f1, valid_json
+from iepile_builder.run_card import public, table
 
 
 COLUMNS = ("task", "instruction", "output")
@@ -99,7 +100,7 @@ class AnswerTrainer(GRPOTrainer):
             pipeline_tag="text-generation",
             tags=["information-extraction", "iepile", "trl", "grpo"],
         )
-        start = shown(base) if adapter is None else f"{shown(base)} with the adapter {shown(adapter)}"
+        start = public(base) if adapter is None else f"{public(base)} with the adapter {public(adapter)}"
         weights = self.args.reward_weights or [1.0] * len(self.reward_func_names)
         rewards = [f"{weight:g} times {name}" for weight, name in zip(weights, self.reward_func_names, strict=True)]
         settings = {
@@ -117,9 +118,10 @@ class AnswerTrainer(GRPOTrainer):
         log = [entry for entry in self.state.log_history if "reward" in entry]
         ModelCard(
             f"---\n{card_data.to_yaml()}\n---\n\n# {Path(self.args.output_dir).name}\n\n"
-            f"{start}, trained further with GRPO on {len(self.train_dataset)} instances of {shown(data)}. The reward "
+            f"{start}, trained further with GRPO on {len(self.train_dataset)} instances of {public(data)}. The reward "
             f"of an answer is {' plus '.join(rewards)}, both from 0 to 1.\n\n"
             + table(["setting", "value"], [[name, value] for name, value in settings.items()])
+            + "\n"
             + table(
                 ["step", *columns], [[entry["step"], *(f"{entry[name]:.3f}" for name in columns)] for entry in log]
             )
@@ -129,15 +131,6 @@ class AnswerTrainer(GRPOTrainer):
 def hub_id(name: str) -> str | None:
     """The name, unless it is that of a local file or folder, which the Hub's metadata refuses."""
     return None if Path(name).exists() else name
-
-
-def shown(name: str) -> str:
-    """The name, or the last part of a local one: its place means nothing elsewhere."""
-    return Path(name).name if Path(name).exists() else name
-
-
-def table(head: list[str], rows: list[list[Any]]) -> str:
-    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in (head, ["---"] * len(head), *rows)) + "\n\n"
 
 
 def prepare(
