@@ -5,7 +5,6 @@ import textwrap
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, asdict, fields
-from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +13,7 @@ import yaml
 from huggingface_hub import DatasetCard, DatasetCardData, EvalResult, ModelCard, ModelCardData, SpaceCard
 
 from iepile_builder.corpus import Corpus
+from iepile_builder.curves import curve_rows
 from iepile_builder.errors import InputError
 from iepile_builder.instructions import TEXT
 from iepile_builder.matching import BLOCKS
@@ -130,25 +130,6 @@ LEFT_OUT = {
     "hub_private_repo", "hub_strategy", "hub_token", "local_rank", "logging_dir", "output_dir", "pad_token", "project",
     "push_to_hub", "report_to", "resume_from_checkpoint", "run_name", "trackio_space_id",
 }  # fmt: skip
-HYPERPARAMETERS = {
-    "lora_r": "LoRA rank",
-    "lora_alpha": "LoRA alpha",
-    "lora_dropout": "LoRA dropout",
-    "lora_target_modules": "LoRA modules",
-    "load_in_4bit": "4-bit base",
-    "load_in_8bit": "8-bit base",
-    "learning_rate": "learning rate",
-    "lr_scheduler_type": "schedule",
-    "warmup_steps": "warm-up",
-    "optim": "optimizer",
-    "weight_decay": "weight decay",
-    "max_grad_norm": "gradient clipping",
-    "num_train_epochs": "epochs",
-    "packing": "packing",
-    "bf16": "bf16",
-    "seed": "seed",
-}
-SHOWN_LOSSES = 8
 
 
 def template(name: str) -> str:
@@ -253,7 +234,16 @@ def dataset_card(
 # Training runs
 
 
-def write_training(folder: Path, data_args: Any, training_args: Any, model_args: Any, rows: int, log: Any) -> None:
+def write_training(
+    folder: Path,
+    data_args: Any,
+    training_args: Any,
+    model_args: Any,
+    rows: int,
+    settings: Mapping[str, Any],
+    log: Sequence[Mapping[str, Any]],
+    kept_step: int,
+) -> None:
     """
     Record a training run beside what it trained: `training.json`, all of it, and `recipe.yaml`, the arguments that
     differ from their defaults, to train the same again. Neither has a path of this machine or a token in it.
@@ -269,8 +259,12 @@ def write_training(folder: Path, data_args: Any, training_args: Any, model_args:
             From which model.
         rows (`int`):
             Number of training rows.
-        log (`list[dict[str, Any]]`):
-            The log history of the trainer.
+        settings (`Mapping[str, Any]`):
+            What the card shows of the arguments.
+        log (`Sequence[Mapping[str, Any]]`):
+            The trainer's `log_history`.
+        kept_step (`int`):
+            The step whose weights are kept.
     """
     base, data = model_args.model_name_or_path, data_args.dataset_name
     arguments: dict[str, Any] = {}
@@ -285,26 +279,26 @@ def write_training(folder: Path, data_args: Any, training_args: Any, model_args:
             default = field.default_factory() if field.default_factory is not MISSING else field.default
             if value is not None and value != default:
                 recipe[field.name] = value
-    losses = {entry["step"]: round(entry["loss"], 4) for entry in log if "loss" in entry}
     record = {
         "base_model": None if is_path(base) else base,
-        "base_name": Path(base).name if is_path(base) else base,
+        "base_name": public(base),
         "dataset": None if is_path(data) else data,
-        "dataset_name": Path(data).name if is_path(data) else data,
+        "dataset_name": public(data),
         "rows": rows,
-        "steps": log[-1]["step"] if log else 0,
-        "batch_size": training_args.train_batch_size
-        * training_args.gradient_accumulation_steps
-        * training_args.world_size,
-        "losses": losses,
-        "versions": {name: version(name) for name in ("torch", "transformers", "trl", "peft", "datasets")},
+        "kept_step": kept_step,
+        "settings": settings,
         "arguments": arguments,
+        "log": [entry for entry in log if "loss" in entry or "eval_loss" in entry],
     }
     (folder / RECORD).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
-    (folder / RECIPE).write_text(
-        f"# python scripts/sft.py --config {RECIPE} --dataset_name ... --output_dir ...\n{text}"
-    )
+    start = f"# python scripts/sft.py --config {RECIPE} --dataset_name ... --output_dir ...\n"
+    (folder / RECIPE).write_text(start + text, encoding="utf-8")
+
+
+def public(name: str) -> str:
+    """A Hub id, or the name alone of a local file or folder: its place means nothing elsewhere."""
+    return Path(name).resolve().stem if is_path(name) else name
 
 
 def is_path(name: str) -> bool:
@@ -360,6 +354,7 @@ def model_card(
     title = name.rsplit("/", 1)[-1]
     data_name = datasets[0] if len(datasets) == 1 else record.get("dataset_name", "iepile")
     scores = list(score_rows(report)) if report is not None else []
+    results = [eval_result(row, report or {}, data_name) for row in scores] or kept_results(record)
     data = ModelCardData(
         base_model=base_model,
         base_model_relation=RELATIONS[form] if base_model else None,
@@ -368,9 +363,9 @@ def model_card(
         library_name=LIBRARIES[form],
         pipeline_tag="text-generation",
         tags=["information-extraction", "iepile", TAG, *tasks, *(["lora"] if form == "adapter" else [])],
-        metrics=["ie_f1"] if scores else None,
+        metrics=sorted({result.metric_type for result in results}) or None,
         model_name=title,
-        eval_results=[eval_result(row, report or {}, data_name) for row in scores] or None,
+        eval_results=results or None,
         **dict(license or {}),
     )
     language = next((each for each in ("en", "zh") if each in languages), "en")
@@ -388,11 +383,11 @@ def model_card(
         scores_text=scores_text(report or {}),
         predictions=predictions,
         training=bool(record),
-        training_text=training_text(record, datasets),
-        hyperparameters=table(["hyperparameter", "value"], hyperparameters(record)) if record else "",
-        losses=losses_table(record.get("losses", {})),
+        training_text=training_text(record, datasets) if record else "",
+        settings=table(["setting", "value"], list(record.get("settings", {}).items())),
+        curves=table(*curve_rows(record.get("log", []))),
+        with_f1=any("eval_ie_f1" in entry for entry in record.get("log", [])),
         plots=sorted(path.name for path in folder.glob("*.png")),
-        versions=", ".join(" ".join(each) for each in record.get("versions", {}).items()),
         dataset_links=", ".join(f"[{each}](https://huggingface.co/datasets/{each})" for each in datasets),
         citation=CITATION,
     )
@@ -481,42 +476,33 @@ def scores_text(report: dict[str, Any]) -> str:
     return f"{text}, in per cent, micro-averaged; in brackets {confidence:.0%} bootstrap intervals over the records."
 
 
-def training_text(record: dict[str, Any], datasets: Sequence[str]) -> str:
+def kept_results(record: Mapping[str, Any]) -> list[EvalResult]:
+    """The scores on validation records of the weights that were kept."""
+    evaluations = [entry for entry in record.get("log", ()) if "eval_loss" in entry]
+    kept: dict[str, Any] = next((entry for entry in evaluations if entry["step"] == record["kept_step"]), {})
+    metrics = {"eval_ie_f1": ("ie_f1", "IE F1, strict, micro, in per cent"), "eval_loss": ("loss", "Loss")}
+    return [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type=record["dataset"] or "iepile",
+            dataset_name=f"validation split of {record['dataset_name']}",
+            dataset_split="validation",
+            metric_type=kind,
+            metric_name=title,
+            metric_value=round(kept[key], 4),
+        )
+        for key, (kind, title) in metrics.items()
+        if key in kept
+    ]
+
+
+def training_text(record: Mapping[str, Any], datasets: Sequence[str]) -> str:
     """What it was trained on."""
-    if not record:
-        return ""
     links = ", ".join(f"[{each}](https://huggingface.co/datasets/{each})" for each in datasets)
-    data = links or record["dataset_name"]
-    batch = f"{record['batch_size']} rows" if record["batch_size"] > 1 else "one row"
-    return (
-        f"Trained on {record['rows']:,} instances of {data}, the loss on the answers alone: {record['steps']:,} steps "
-        f"of {batch} of at most {record['arguments'].get('max_length')} tokens."
+    text = (
+        f"Trained on {record['rows']:,} instances of {links or record['dataset_name']}, the loss on the answers alone."
     )
-
-
-def hyperparameters(record: dict[str, Any]) -> list[tuple[str, Any]]:
-    """Name and value of what matters most."""
-    arguments = record["arguments"]
-    with_lora = arguments.get("use_peft", False)
-    rows = [] if with_lora else [("trained", "all weights")]
-    for key, name in HYPERPARAMETERS.items():
-        value = arguments.get(key)
-        if value is None or value is False or (key.startswith("lora") and not with_lora):
-            continue
-        if isinstance(value, list):
-            value = ", ".join(value)
-        rows.append((name, "yes" if value is True else value))
-    return rows
-
-
-def losses_table(losses: Mapping[str, float]) -> str:
-    """Some of the losses, evenly spaced, with the last one."""
-    steps = list(losses)
-    if not steps:
-        return ""
-    shown = steps[:: -(-len(steps) // SHOWN_LOSSES)]
-    shown = shown if shown[-1] == steps[-1] else [*shown, steps[-1]]
-    return table(["step", *shown], [["loss", *(f"{losses[step]:.3f}" for step in shown)]])
+    return f"{text} The weights are those of step {record['kept_step']:,}."
 
 
 def check_report(report: dict[str, Any], path: Path) -> None:

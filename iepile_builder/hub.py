@@ -119,15 +119,47 @@ def size_of(content: Path | bytes) -> int:
     return len(content) if isinstance(content, bytes) else content.stat().st_size
 
 
+def user_name(api: HfApi) -> str:
+    """Whose token it is; a missing network and a refused token are known at once."""
+    try:
+        return insist(lambda: api.whoami(cache=True), at_once=NO_CONTACT)["name"]
+    except (HfHubHTTPError, httpx2.TransportError, OSError) as error:
+        if isinstance(error, HfHubHTTPError) and error.response.status_code == 401:
+            raise InputError(
+                "the Hub refuses the token: log in with `hf auth login`, or set HF_TOKEN to one that may write"
+            ) from None
+        raise InputError(explain(error, "the Hub", api.endpoint)) from None
+
+
 def full_name(repo_id: str, api: HfApi | None = None) -> str:
     """The name of a repository with the user's namespace, where it has none."""
-    if "/" in repo_id:
-        return repo_id
-    try:
-        return f"{insist(lambda: (api or HfApi()).whoami(cache=True), at_once=NO_CONTACT)['name']}/{repo_id}"
-    except (HfHubHTTPError, httpx2.TransportError, OSError) as error:
-        reason = explain(error, repo_id, "the Hub")
-        raise InputError(f"{reason}; or give the whole name, user/{repo_id}") from None
+    return repo_id if "/" in repo_id else f"{user_name(api or HfApi())}/{repo_id}"
+
+
+def check_push(repo_id: str, base_model: str) -> str:
+    """
+    Say before a training, not after it, what would keep its result from being pushed.
+
+    Args:
+        repo_id (`str`):
+            The repository.
+        base_model (`str`):
+            What is trained.
+
+    Returns:
+        `str`: The repository's whole name.
+
+    Raises:
+        `InputError`: if there is no token that is taken, no network, no name of the model on the Hub, or no licence.
+    """
+    if is_path(base_model):
+        raise InputError(
+            f"{base_model} is a folder, and the card must name the base model on the Hub: train without "
+            "--push_to_hub, then use scripts/push_to_hub.py with --base_model"
+        )
+    user = user_name(HfApi())
+    base_license(base_model, HfApi())
+    return repo_id if "/" in repo_id else f"{user}/{repo_id}"
 
 
 def model_files(
@@ -461,14 +493,7 @@ def push(files: Files, target: Target, message: str, managed: Sequence[str] = ()
 
 
 def _push(files: Files, target: Target, message: str, managed: Sequence[str], api: HfApi) -> Pushed:
-    try:
-        user = insist(lambda: api.whoami(cache=True), at_once=NO_CONTACT)["name"]  # a missing network is known at once
-    except HfHubHTTPError as error:
-        if error.response.status_code == 401:
-            raise InputError(
-                "the Hub refuses the token: log in with `hf auth login`, or set HF_TOKEN to one that may write"
-            ) from None
-        raise
+    user = user_name(api)
     repo_id = target.repo_id if "/" in target.repo_id else f"{user}/{target.repo_id}"
     kind = target.repo_type
     revision, tag = target.revision or "main", target.tag

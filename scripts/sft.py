@@ -34,9 +34,11 @@ from transformers.trainer_utils import IntervalStrategy
 from trl import ModelConfig, SFTConfig, TrlParser, get_peft_config, get_quantization_config
 
 from iepile_builder.answers import asked_schema, load_answer
+from iepile_builder.cards import model_card, public, write_training
 from iepile_builder.chat import first_line, load_instances, load_model, load_tokenizer, to_prompt_completion
+from iepile_builder.curves import PLOT, plot
 from iepile_builder.errors import InputError
-from iepile_builder.run_card import PLOT, plot, public, run_card
+from iepile_builder.hub import check_push, push_model
 from iepile_builder.tasks import TASKS
 from iepile_builder.training import AnswerTrainer, Questions
 
@@ -262,6 +264,12 @@ def main(data_args: DataArguments, training_args: SFTConfig, model_args: ModelCo
     check_processes(state)
     if data_args.ie_f1_records:
         keep_best(training_args)
+    repo_id = None
+    if training_args.push_to_hub:
+        training_args.push_to_hub = False  # by the trainer, which would push every checkpoint
+        repo_id = training_args.hub_model_id or Path(training_args.output_dir).resolve().name
+        repo_id = check_push(repo_id, model_args.model_name_or_path)
+    form = "adapter" if model_args.use_peft or data_args.adapter_name_or_path is not None else "merged"
 
     # Data
     tokenizer = load_tokenizer(
@@ -337,24 +345,17 @@ def main(data_args: DataArguments, training_args: SFTConfig, model_args: ModelCo
         trainer.save_model(output_dir)
         if trainer.is_world_process_zero():
             plot(trainer.state.log_history, Path(output_dir, PLOT))
-            is_adapter = model_args.use_peft or data_args.adapter_name_or_path is not None
-            card = run_card(
-                name=Path(output_dir).resolve().name,
-                base=model_args.model_name_or_path,
-                data=data_args.dataset_name,
-                rows=len(train_dataset),
-                settings=settings(data_args, training_args, model_args, trainer.state),
-                log=trainer.state.log_history,
-                kept_step=(training_args.load_best_model_at_end and trainer.state.best_global_step)
-                or trainer.state.global_step,
-                library="peft" if is_adapter else "transformers",
-                base_model_relation="adapter" if is_adapter else "finetune",
-            )
+            write_training(
+                Path(output_dir), data_args, training_args, model_args, len(train_dataset),
+                settings(data_args, training_args, model_args, trainer.state), trainer.state.log_history,
+                (training_args.load_best_model_at_end and trainer.state.best_global_step) or trainer.state.global_step,
+            )  # fmt: skip
+            card = model_card(form, Path(output_dir), repo_id or Path(output_dir).resolve().name)
             card.save(Path(output_dir, "README.md"))
         trainer.save_state()
     state.print(f"model, tokenizer with chat template, plot and card: {output_dir}")
-    if training_args.push_to_hub:
-        trainer.push_to_hub()
+    if repo_id is not None and trainer.is_world_process_zero():
+        push_model(form, Path(output_dir), repo_id, public=training_args.hub_private_repo is False)
     trainer.end()
 
 

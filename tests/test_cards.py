@@ -140,7 +140,8 @@ def test_a_run_is_told_without_its_places_and_its_tokens(hub: LocalHub, tmp_path
     parser = trl.TrlParser((sft.DataArguments, trl.SFTConfig, trl.ModelConfig))
     data_args, training_args, model_args = parser.parse_args_and_config(["--config", str(config)])
     log = [{"step": step, "loss": 1 / step} for step in range(1, 31)]
-    write_training(tmp_path, data_args, training_args, model_args, 1234, log)
+    settings = {"learning rate": 0.001}
+    write_training(tmp_path, data_args, training_args, model_args, 1234, settings, log, 30)
     record = (tmp_path / "training.json").read_text()
     recipe = (tmp_path / "recipe.yaml").read_text()
     for text in (record, recipe):
@@ -163,7 +164,9 @@ def test_a_run_is_told_without_its_places_and_its_tokens(hub: LocalHub, tmp_path
     card = model_card("adapter", tmp_path, "user/name", "org/base", license=LICENSE)
     assert "Trained on 1,234 instances of [user/data](https://huggingface.co/datasets/user/data)" in card.text
     assert "| learning rate | 0.001 |" in card.text
-    assert "| loss | 1.000 | " in card.text
+    assert "| 1 | 1.0000 |" in card.text
+    assert "| 30 | 0.0333 |" in card.text
+    assert "those of step 30" in card.text
     assert card.data.datasets == ["user/data"]
 
 

@@ -2,13 +2,14 @@
 
 import json
 import re
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-from conftest import write_lines
+from conftest import ROOT, assert_one_clear_line, write_lines
 from hub_server import LocalHub
 from huggingface_hub import snapshot_download
 from tiny import load_script, make_instances, save_tiny_model
@@ -238,3 +239,40 @@ def test_the_metric_and_back(hub: LocalHub, tmp_path: Path, run: Callable[..., s
     place, recall = hub.run(code, json.dumps(columns), cwd=folder).splitlines()[-2:]
     assert recall == "50.0"
     assert Path(place).is_relative_to(folder)
+
+
+def test_sft_pushes_what_it_trained(hub: LocalHub, base: Path, tmp_path: Path) -> None:
+    with_base(hub, base)
+    write_lines(tmp_path / "data" / "train.jsonl", make_instances(8))
+    command = [sys.executable, ROOT / "scripts" / "sft.py", "--model_name_or_path", "user/tiny", "--push_to_hub"]
+    command += ["--dataset_name", tmp_path / "data", "--use_peft", "--lora_target_modules", "all-linear", "--use_cpu"]
+    command += ["--bf16", "false", "--max_steps", "4", "--save_steps", "2", "--output_dir", tmp_path / "trained"]
+
+    def train(**environment: str) -> subprocess.CompletedProcess:
+        environment = {**hub.environment, **environment}
+        return subprocess.run(
+            [*map(str, command)], capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=600
+        )
+
+    # What would keep the result from being pushed is said before the training
+    assert_one_clear_line(train(HF_TOKEN="hf_Unknown"), "the Hub refuses the token")
+    assert not (tmp_path / "trained").exists()
+
+    done = train()
+    assert done.returncode == 0, done.stderr
+    assert hub.token not in done.stdout + done.stderr
+    repository = hub.repository("user/trained")
+    assert repository.private
+    assert [commit.title for commit in repository.history()] == ["Upload adapter", "initial commit"]
+    files = repository.files()
+    assert {"training.json", "recipe.yaml", "training.png", "chat_template.jinja", "README.md"} <= set(files)
+    assert not any("training_args" in name or "optimizer" in name or "checkpoint" in name for name in files)
+    for name, content in files.items():
+        assert hub.token.encode() not in content, name
+        assert str(tmp_path).encode() not in content, name
+    sent = files["adapter_model.safetensors"]
+    assert sent == (tmp_path / "trained" / "adapter_model.safetensors").read_bytes()
+    card = files["README.md"].decode()
+    assert "base_model: user/tiny" in card
+    assert "license: cc-by-4.0" in card
+    assert "8 instances of data" in card
