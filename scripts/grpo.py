@@ -28,10 +28,10 @@ from transformers.trainer_utils import SchedulerType, get_last_checkpoint
 from transformers.utils.hub import has_file
 from trl import GRPOConfig, GRPOTrainer, ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
+from iepile_builder.cards import public, table
 from iepile_builder.chat import first_line, load_instances, load_model, load_tokenizer, to_prompt
 from iepile_builder.errors import InputError
 from iepile_builder.rewards import ie_f1, valid_json
-from iepile_builder.run_card import public, table
 
 
 COLUMNS = ("task", "instruction", "output")
@@ -121,10 +121,11 @@ class AnswerTrainer(GRPOTrainer):
             f"{start}, trained further with GRPO on {len(self.train_dataset)} instances of {public(data)}. The reward "
             f"of an answer is {' plus '.join(rewards)}, both from 0 to 1.\n\n"
             + table(["setting", "value"], [[name, value] for name, value in settings.items()])
-            + "\n"
+            + "\n\n"
             + table(
                 ["step", *columns], [[entry["step"], *(f"{entry[name]:.3f}" for name in columns)] for entry in log]
             )
+            + "\n"
         ).save(Path(self.args.output_dir, "README.md"))
 
 
