@@ -208,7 +208,7 @@ class TransformersEngine:
             padding = [width - len(token_ids[index]) for index in batch]
             input_ids = [[config.pad_token_id] * n + token_ids[i] for n, i in zip(padding, batch, strict=True)]
             mask = [[0] * n + [1] * (width - n) for n in padding]
-            with torch.inference_mode():
+            with torch.no_grad():  # FSDP2 cannot go on training after `inference_mode`
                 generated = self.model.generate(
                     input_ids=torch.tensor(input_ids, device=self.model.device),
                     attention_mask=torch.tensor(mask, device=self.model.device),

@@ -4,7 +4,6 @@ The trainer: TRL's, with a cheaper loss on CPUs, and with the IE F1 of the model
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +17,7 @@ from trl.models import unwrap_model_for_generation
 
 from iepile_builder.chat import to_prompt
 from iepile_builder.engines import Request, TransformersEngine
+from iepile_builder.errors import InputError
 from iepile_builder.scoring import Scorer
 
 
@@ -64,6 +64,15 @@ class AnswerTrainer(SFTTrainer):
     def __init__(self, *args: Any, questions: Questions | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.questions = questions
+        if questions is not None:
+            engine = TransformersEngine(self.model, self.processing_class)
+            requests = [Request(to_prompt(instance)) for instance in questions.instances]
+            left = min(engine.context_left(request, questions.max_new_tokens) for request in requests)
+            if left < 0:
+                raise InputError(
+                    f"a validation record and the longest answer to it are {-left} tokens more than the model's "
+                    "context: give a smaller --max_length or --ie_f1_max_new_tokens"
+                )
         if self.accelerator.device.type == "cpu" and is_bitsandbytes_available():
             from bitsandbytes.nn.modules import Linear4bit
 
@@ -104,9 +113,9 @@ class AnswerTrainer(SFTTrainer):
 
     def answer(self, questions: Questions) -> list[str]:
         """The greedy answers of the model as it is now; each process gives its share of them."""
-        # As many for every process, because sharded weights are gathered from all of them at every step.
-        world, rank, count = self.accelerator.num_processes, self.accelerator.process_index, len(questions.instances)
-        share = [(rank + world * turn) % count for turn in range(math.ceil(count / world))]
+        count, world, rank = len(questions.instances), self.accelerator.num_processes, self.accelerator.process_index
+        # With FSDP every pass gathers weights from all processes, so all do the same passes.
+        share = range(count) if self.is_fsdp_enabled else range(rank, count, world)
         with unwrap_model_for_generation(
             self.model_wrapped,
             self.accelerator,

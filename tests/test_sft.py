@@ -69,7 +69,7 @@ def train(sft: ModuleType, model: str, data: Path, tmp_path: Path) -> Callable[.
 CONFIG = {
     "use_cpu": True,
     "bf16": False,
-    "gradient_checkpointing": False,
+    "activation_checkpointing": False,
     "per_device_train_batch_size": 4,
     "learning_rate": 1e-2,
     "max_steps": 4,
@@ -516,9 +516,17 @@ def test_f1_rises_while_it_learns_and_is_that_of_the_checkpoint(
         assert scores(log, f"eval_ie_{name}")[1] == overall[name]
 
 
-def test_f1_does_not_change_what_is_learned(train: Callable[..., list[dict]], data: Path) -> None:
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_f1_does_not_change_what_is_learned(train: Callable[..., list[dict]], data: Path, checkpointing: bool) -> None:
     write_lines(data / "validation.jsonl", cities(3))
-    args = {**F1_WHILE_TRAINING, "packing": True, "max_length": 256, "eval_strategy": "steps", "eval_steps": 2}
+    args = {
+        "activation_checkpointing": checkpointing,
+        **F1_WHILE_TRAINING,
+        "packing": True,
+        "max_length": 256,
+        "eval_strategy": "steps",
+        "eval_steps": 2,
+    }
     dropout = {"lora_dropout": 0.1}
     plain = train("plain", model_args=dropout, **args)
     assert losses(train("scored", {"ie_f1_records": 2}, dropout, **args)) == losses(plain)

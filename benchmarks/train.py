@@ -1,0 +1,199 @@
+"""
+Speed and memory of LoRA training on real rows: TRL's defaults, one change to them at a time, and our recipe.
+
+    python benchmarks/train.py --model path/to/SmolLM2-135M-Instruct --corpora path/to/IE-en/NER/mit-movie ...
+
+Every setting trains one epoch on the same rows of a corpus, in a process of its own, and reports useful tokens (those
+that are no padding) per second and per CPU-second, without the first step, and the peak of memory. All train the same
+LoRA, of rank 16 on all linear layers. On a GPU the same is done, with flash attention where it is installed, for
+models of random weights of 1 and 8 billion parameters as well, and the share of the card's peak is reported, too.
+"""
+
+import json
+import os
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import fields
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+
+ROOT = Path(__file__).parent.parent
+RECIPE = ROOT / "recipes" / "smollm2-135m-instruct" / "sft" / "config_lora.yaml"
+LORA = {"use_peft": True, "lora_r": 16, "lora_alpha": 32, "lora_dropout": 0.0, "lora_target_modules": ["all-linear"]}
+# Shapes of Llama 3, with the vocabulary of the tokenizer at hand
+SHAPES = {
+    "1B": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16},
+    "8B": {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32},
+}
+HEADS = {"num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 8192}
+
+GROUPED = {"packing": False, "train_sampling_strategy": "group_by_length", "per_device_train_batch_size": 4}
+# Options of SFTConfig and ModelConfig that differ from their defaults. A pack holds about as much as 8 rows.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "TRL's defaults": {},
+    "weights in bf16": {"dtype": "bfloat16"},
+    "no checkpointing": {"activation_checkpointing": False},
+    "length grouping": {"train_sampling_strategy": "group_by_length"},
+    "packing": {"packing": True, "per_device_train_batch_size": 1},
+    "padding-free": {"padding_free": True, "max_length": None},
+    "logits of answers alone": {"ours": True},
+    "recipe": {"ours": True, "recipe": True},
+    "recipe, grouped instead of packed": {"ours": True, "recipe": True, **GROUPED},
+}
+ON_GPU: dict[str, dict[str, Any]] = {
+    name: options for name, options in SETTINGS.items() if "recipe" not in options and "ours" not in options
+}
+BEST_ON_GPU = {"dtype": "bfloat16", "activation_checkpointing": False, "packing": True}
+
+
+def main() -> None:
+    parser = ArgumentParser(description=__doc__.strip().splitlines()[0])
+    parser.add_argument("--model", type=str, required=True, help="folder or Hub id of SmolLM2-135M-Instruct")
+    parser.add_argument("--corpora", type=str, nargs="+", required=True, help="corpus folders")
+    parser.add_argument("--max_train_tokens", type=int, default=8_000, help="about so many tokens of each corpus")
+    parser.add_argument("--threads", type=int | None, help="of PyTorch; by default one for each core")
+    parser.add_argument("--settings", type=str, nargs="+", help="some of the settings, by name")
+    args = parser.parse_args()
+
+    import torch
+
+    on_gpu = torch.cuda.is_available()
+    models, settings = [args.model], SETTINGS
+    if on_gpu:
+        models += SHAPES
+        attention = [name for name in ("flash_attn", "kernels") if find_spec(name)][:1]
+        names = {"flash_attn": "flash_attention_2", "kernels": "kernels-community/flash-attn2"}
+        fast = {f"packing, {names[name]}": {**BEST_ON_GPU, "attn_implementation": names[name]} for name in attention}
+        settings = {**ON_GPU, "bf16 weights, packing, no checkpointing": BEST_ON_GPU, **fast}
+    settings = {name: settings[name] for name in args.settings or settings}
+
+    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "trl", "peft"))
+    device = torch.cuda.get_device_name() if on_gpu else f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
+    print(f"Python {sys.version.split()[0]}, {packages}; {device}, threads: {args.threads or 'all'}\n")
+    columns = ["corpus", "model", "setting", "tokens", "of them useful", "steps", "tokens/s", "against defaults"]
+    columns += ["share of peak"] if on_gpu else ["tokens/CPU-s", "against defaults"]
+    print("| " + " | ".join([*columns, "GB"]) + " |\n" + "|---" * (len(columns) + 1) + "|")
+    with tempfile.TemporaryDirectory() as cache:
+        for corpus in args.corpora:
+            for model in models:
+                first: dict[str, float] | None = None
+                for name, options in settings.items():
+                    task = {"corpus": corpus, "model": model, "tokenizer": args.model, "options": options}
+                    task |= {"max_train_tokens": args.max_train_tokens, "threads": args.threads, "on_gpu": on_gpu}
+                    done = run({**task, "cache": cache})
+                    first = first or done
+                    cells = [Path(corpus).name, Path(model).name, name, f"{done['tokens']:,}", f"{done['useful']:.0%}"]
+                    cells += [str(done["steps"]), f"{done['per_s']:.0f}", f"{done['per_s'] / first['per_s']:.2f}"]
+                    if on_gpu:
+                        cells.append(f"{done['of_peak']:.0%}")
+                    else:
+                        cells += [f"{done['per_cpu_s']:.0f}", f"{done['per_cpu_s'] / first['per_cpu_s']:.2f}"]
+                    print("| " + " | ".join([*cells, f"{done['memory'] / 1e9:.1f}"]) + " |", flush=True)
+
+
+def run(task: dict[str, Any]) -> dict[str, Any]:
+    """A measurement in a process of its own."""
+    environment = {**os.environ, "HF_DATASETS_CACHE": task["cache"]}
+    if task["threads"]:
+        environment["OMP_NUM_THREADS"] = str(task["threads"])
+    command = [sys.executable, __file__, "--measure", json.dumps(task)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode:
+        sys.exit(done.stderr)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measure(task: dict[str, Any]) -> dict[str, Any]:
+    """Train for an epoch, and count."""
+    sys.path.insert(0, str(ROOT / "scripts"))
+    import torch
+    import yaml
+    from sft import AnswerTrainer, prepare, take_tokens
+    from transformers import AutoModelForCausalLM, LlamaConfig
+    from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
+    from trl.trainer.utils import compute_flops_per_token, get_peak_flops
+
+    from iepile_builder import IEPile
+    from iepile_builder.chat import load_model, load_tokenizer
+
+    options = dict(task["options"])
+    ours = options.pop("ours", False)
+    if options.pop("recipe", False):
+        options = {**yaml.safe_load(RECIPE.read_text()), **options}
+    recipe_length = yaml.safe_load(RECIPE.read_text())["max_length"]
+
+    # The same rows for all, none of them too long for any
+    tokenizer = load_tokenizer(task["tokenizer"])
+    instances = IEPile(data_dir=task["corpus"], splits=["train"]).as_dataset(split="train")
+    some = random.Random(0).sample(range(len(instances)), min(len(instances), task["max_train_tokens"] // 20))
+    rows = take_tokens(
+        prepare(instances.select(some), "train", tokenizer, None, recipe_length), task["max_train_tokens"], seed=0
+    )
+
+    names = {field.name for field in fields(SFTConfig)}
+    ours_alone = {"eval_strategy", "save_strategy", "report_to", "save_steps", "save_total_limit", "logging_steps"}
+    config = {name: value for name, value in options.items() if name in names - ours_alone}
+    fixed = {"output_dir": task["cache"], "report_to": "none", "save_strategy": "no", "disable_tqdm": True}
+    args = SFTConfig(**{**config, **fixed, "use_cpu": not task["on_gpu"], "num_train_epochs": 1})
+    model_args = ModelConfig(**LORA, dtype=options.get("dtype", "float32"))
+    kwargs = {"dtype": getattr(torch, model_args.dtype), "attn_implementation": options.get("attn_implementation")}
+    if task["model"] in SHAPES:
+        shape = LlamaConfig(vocab_size=len(tokenizer), **HEADS, **SHAPES[task["model"]])
+        with torch.device("cuda"):
+            model = AutoModelForCausalLM.from_config(shape, **kwargs)
+    else:
+        model = load_model(task["model"], **kwargs)
+
+    class Counted(AnswerTrainer if ours else SFTTrainer):  # type: ignore[misc]
+        """Notes the tokens, and the time, of every step."""
+
+        notes: list[tuple[int, int, float, float]] = []
+
+        def training_step(self, model: Any, inputs: dict[str, Any], *rest: Any) -> Any:
+            ids, mask = inputs["input_ids"], inputs.get("attention_mask")
+            useful = ids.numel() if mask is None else int(mask.sum())
+            loss = super().training_step(model, inputs, *rest)
+            if task["on_gpu"]:
+                torch.cuda.synchronize()
+            self.notes.append((useful, ids.numel(), time.perf_counter(), time.process_time()))
+            return loss
+
+    trainer = Counted(
+        model=model, args=args, train_dataset=rows, processing_class=tokenizer, peft_config=get_peft_config(model_args)
+    )
+    trainer.train()
+
+    notes = trainer.notes
+    useful = sum(note[0] for note in notes[1:])
+    all_tokens = sum(note[1] for note in notes[1:])
+    per_s = useful / (notes[-1][2] - notes[0][2])
+    result = {
+        "tokens": useful,
+        "useful": useful / all_tokens,
+        "steps": len(notes) - 1,
+        "per_s": per_s,
+        "per_cpu_s": useful / (notes[-1][3] - notes[0][3]),
+        "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
+    if task["on_gpu"]:
+        peak = get_peak_flops(torch.cuda.get_device_name(), "bfloat16") or float("nan")
+        # Of a forward and a backward pass without the gradients of the frozen weights: two thirds of all.
+        flops = 2 / 3 * compute_flops_per_token(model.config, sum(rows["length"]) // len(rows))
+        result |= {"memory": torch.cuda.max_memory_allocated(), "of_peak": flops * per_s / peak}
+    return result
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "--measure":
+        print(json.dumps(measure(json.loads(sys.argv[2]))))
+    else:
+        main()
