@@ -574,6 +574,12 @@ def test_records_are_taken_whole(sft: ModuleType, model: str, capsys: pytest.Cap
         sft.take_records(Dataset.from_list(rows).select_columns(["output"]), tokenizer, arguments, None, seed=3)
 
 
+def test_records_that_do_not_fit_the_context(train: Callable[..., list[dict]], data: Path) -> None:
+    write_lines(data / "validation.jsonl", cities(2))
+    with pytest.raises(InputError, match="--ie_f1_max_new_tokens"):
+        train(data_args={"ie_f1_records": 2, "ie_f1_max_new_tokens": 500}, **F1_WHILE_TRAINING)
+
+
 def test_when_f1_is_computed(sft: ModuleType, tmp_path: Path) -> None:
     config = SFTConfig(**{**CONFIG, "output_dir": str(tmp_path)})
     with pytest.raises(InputError, match="--eval_strategy"):
