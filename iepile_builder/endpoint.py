@@ -106,7 +106,7 @@ class EndpointEngine:
             self.model = self._served[0]
         # vLLM and llama.cpp tell their context, each in its way.
         details = served.get(self.model, {})
-        self._context: int | None = details.get("max_model_len") or (details.get("meta") or {}).get("n_ctx")
+        self.context: int | None = details.get("max_model_len") or (details.get("meta") or {}).get("n_ctx")
 
     def generate(self, requests: Sequence[Request], max_new_tokens: int) -> list[Completion]:
         if self.structured is None and any(request.answer_schema is not None for request in requests):
@@ -122,7 +122,7 @@ class EndpointEngine:
     def context_left(self, request: Request, max_new_tokens: int) -> int | None:
         from openai import NotFoundError
 
-        if self._context is None:
+        if self.context is None:
             return None
         question = {"model": self.model, "messages": request.messages, "max_tokens": max_new_tokens}
         with self._clear_errors():
@@ -130,7 +130,7 @@ class EndpointEngine:
                 count: Any = self._client.post("/messages/count_tokens", cast_to=object, body=question)
             except NotFoundError:
                 return None
-        return self._context - max_new_tokens - count["input_tokens"]
+        return self.context - max_new_tokens - count["input_tokens"]
 
     def _answer(self, request: Request, max_new_tokens: int) -> Completion:
         from openai import BadRequestError, UnprocessableEntityError

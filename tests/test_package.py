@@ -36,6 +36,8 @@ def test_the_core_needs_no_torch(tmp_path) -> None:
         "sft.py",
         "quickstart.py",
         "get_smollm2.py",
+        "merge_adapter.py",
+        "export_gguf.py",
     ],
 )
 def test_every_program_has_help_and_an_example(run_script, script: str) -> None:
