@@ -54,6 +54,40 @@ def to_prompt_completion(instance: Mapping[str, Any]) -> dict[str, list[Message]
     return {"prompt": to_prompt(instance), "completion": [{"role": "assistant", "content": instance["output"]}]}
 
 
+def tokenize(instance: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[int]]:
+    """
+    Turns an instance into the tokens to train on, of which only the answer and its end token are learned.
+
+    The prompt's tokens are the ones that it has in use, when no answer follows. A tokenizer that is given both at once
+    may put the end of the one and the start of the other into one token: Llama-2's has `]{`, which the published
+    models never saw between `[/INST]` and an answer, and no prompt in use ends with it.
+
+    Args:
+        instance (`Mapping[str, Any]`):
+            An instance; its `instruction` and `output` are used.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            A tokenizer with a chat template.
+
+    Returns:
+        `dict[str, list[int]]`: `input_ids` and `labels`, where what is not learned has -100.
+
+    Raises:
+        `InputError`: If the chat template renders the prompt in another way when an answer follows.
+    """
+    row = to_prompt_completion(instance)
+    prompt = str(tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, tokenize=False))
+    whole = str(tokenizer.apply_chat_template(row["prompt"] + row["completion"], tokenize=False))
+    if not whole.startswith(prompt):
+        raise InputError(
+            "the chat template renders a prompt differently once its answer follows, so that what is trained is not "
+            "what is used: give another with --chat_template_path"
+        )
+    # The template has written the special tokens.
+    asked = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    learned = tokenizer(whole.removeprefix(prompt), add_special_tokens=False)["input_ids"]
+    return {"input_ids": asked + learned, "labels": [-100] * len(asked) + learned}
+
+
 def load_instances(name: str, columns: tuple[str, ...]) -> dict[str, Dataset]:
     """
     Loads the splits of a dataset of instances.

@@ -35,7 +35,7 @@ from trl import ModelConfig, SFTConfig, TrlParser, get_peft_config, get_quantiza
 
 from iepile_builder.answers import asked_schema, load_answer
 from iepile_builder.cards import model_card, public, write_training
-from iepile_builder.chat import first_line, load_instances, load_model, load_tokenizer, to_prompt_completion
+from iepile_builder.chat import first_line, load_instances, load_model, load_tokenizer, tokenize
 from iepile_builder.curves import PLOT, plot
 from iepile_builder.errors import InputError
 from iepile_builder.hub import check_push, push_model
@@ -89,16 +89,10 @@ class DataArguments:
     adapter_name_or_path: str | None = field(default=None, metadata={"help": "Adapter to continue."})
 
 
-def count_tokens(instance: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> int:
-    """The length of an instance's prompt and answer."""
-    row = to_prompt_completion(instance)
-    return len(tokenizer.apply_chat_template(row["prompt"] + row["completion"])["input_ids"])
-
-
 def prepare(
     dataset: Dataset, split: str, tokenizer: PreTrainedTokenizerBase, tasks: list[str] | None, max_length: int | None
 ) -> Dataset:
-    """Turns instances into prompt-completion rows, with their `length` in tokens, and drops what cannot be learned."""
+    """Turns instances into rows of tokens and labels, with their `length`, and drops what cannot be learned."""
     if tasks is not None:
         dataset = dataset.filter(lambda task: task in tasks, input_columns="task")
         if len(dataset) == 0:
@@ -106,9 +100,10 @@ def prepare(
     answered = dataset.filter(lambda output: output is not None, input_columns="output")
 
     def to_row(instance: dict[str, Any]) -> dict[str, Any]:
-        return {**to_prompt_completion(instance), "length": count_tokens(instance, tokenizer)}
+        row = tokenize(instance, tokenizer)
+        return {**row, "length": len(row["input_ids"])}
 
-    rows = answered.map(to_row, remove_columns=answered.column_names, desc=f"Counting the tokens of {split}")
+    rows = answered.map(to_row, remove_columns=answered.column_names, desc=f"Tokenizing {split}")
     # Longer rows would lose the end of their answer in the trainer.
     fitting = rows.filter(lambda length: max_length is None or length <= max_length, input_columns="length")
     PartialState().print(
@@ -142,7 +137,8 @@ def take_records(
     instances: list[dict[str, Any]] = []
     taken = too_long = 0
     for record in order:
-        if max_length is not None and max(count_tokens(instance, tokenizer) for instance in record) > max_length:
+        lengths = [len(tokenize(instance, tokenizer)["input_ids"]) for instance in record]
+        if max_length is not None and max(lengths) > max_length:
             too_long += 1
             continue
         instances += record

@@ -14,7 +14,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from trl import SFTConfig, SFTTrainer
 from trl.chat_template_utils import is_chat_template_prefix_preserving, is_chat_template_stop_token_trained
 
-from iepile_builder.chat import to_prompt, to_prompt_completion
+from iepile_builder import InputError
+from iepile_builder.chat import to_prompt, to_prompt_completion, tokenize
 
 
 TEMPLATES = sorted((ROOT / "recipes" / "chat_templates").glob("*.jinja"))
@@ -169,12 +170,13 @@ def test_the_loss_is_on_the_answer_and_its_end_alone(template: Path, model: Llam
     whole = before + INSTANCE["instruction"] + behind + INSTANCE["output"] + end
     config = {"output_dir": str(tmp_path), "use_cpu": True, "bf16": False, "max_length": None, "report_to": "none"}
 
-    # As `sft.py` gives its rows, and as one list of messages, in which `{% generation %}` marks the answer.
+    # As `sft.py` gives its rows, and as messages, of which `{% generation %}` marks the answer.
     batches = {}
     for name, rows, options in (
+        ("tokens", [tokenize(INSTANCE, tokenizer)] * 2, {}),
         ("prompt and completion", [row, row], {}),
         ("messages", [{"messages": row["prompt"] + row["completion"]}] * 2, {"assistant_only_loss": True}),
-        ("packed", [row, row], {"packing": True, "max_length": 4096}),
+        ("packed", [tokenize(INSTANCE, tokenizer)] * 2, {"packing": True, "max_length": 4096}),
     ):
         trainer = SFTTrainer(
             model=model,
@@ -193,7 +195,8 @@ def test_the_loss_is_on_the_answer_and_its_end_alone(template: Path, model: Llam
         assert (labels == tokenizer.eos_token_id).sum() == 2, name
         assert torch.equal(labels[labels != -100], ids[labels != -100]), name
         batches[name] = batch
-    assert torch.equal(batches["messages"]["labels"], batches["prompt and completion"]["labels"])
+    for name in ("prompt and completion", "messages"):
+        assert torch.equal(batches[name]["labels"], batches["tokens"]["labels"])
 
 
 @pytest.mark.parametrize("template", TEMPLATES, ids=lambda template: template.stem)
@@ -207,3 +210,37 @@ def test_a_later_turn_leaves_the_earlier_ones_as_they_were(template: Path) -> No
     assert text.count(INSTANCE["output"]) == 2
     assert is_chat_template_prefix_preserving(tokenizer)
     assert is_chat_template_stop_token_trained(tokenizer)
+
+
+@pytest.mark.parametrize("template", TEMPLATES, ids=lambda template: template.stem)
+def test_no_token_stands_across_the_border_of_prompt_and_answer(template: Path) -> None:
+    """As one of Llama-2's does, `]{`: what is trained behind it is not what follows the prompt in use."""
+    before, behind, end = EXPECTED[template.stem]
+    tokenizer = make_tokenizer(template)
+    byte_level = json.loads(tokenizer.backend_tokenizer.to_str())
+    last = tokenizer.tokenize((behind or INSTANCE["instruction"])[-1])[-1]
+    byte_level["model"]["vocab"][last + "{"] = len(byte_level["model"]["vocab"])
+    byte_level["model"]["merges"].append([last, "{"])
+    merging = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(byte_level)))
+    merging.chat_template = tokenizer.chat_template
+    merging.bos_token, merging.eos_token = tokenizer.bos_token, tokenizer.eos_token
+
+    row = tokenize(INSTANCE, merging)
+    prompt = merging.apply_chat_template(to_prompt(INSTANCE), add_generation_prompt=True)["input_ids"]
+    assert row["input_ids"][: len(prompt)] == prompt
+    assert row["labels"] == [-100] * len(prompt) + row["input_ids"][len(prompt) :]
+    assert merging.decode(row["input_ids"][len(prompt) :]) == INSTANCE["output"] + end
+    if template.stem == "llama2":
+        whole = to_prompt_completion(INSTANCE)
+        joint = merging.apply_chat_template(whole["prompt"] + whole["completion"])["input_ids"]
+        assert joint[: len(prompt)] != prompt
+
+
+def test_a_template_that_takes_its_prompt_back_is_refused() -> None:
+    tokenizer = make_tokenizer(TEMPLATES[0])
+    tokenizer.chat_template = (
+        "{% for message in messages %}{{ message.role + ': ' + message.content + eos_token }}{% endfor %}"
+        "{% if add_generation_prompt %}assistant: <think>{% endif %}"
+    )
+    with pytest.raises(InputError, match="--chat_template_path"):
+        tokenize(INSTANCE, tokenizer)

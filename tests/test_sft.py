@@ -135,15 +135,17 @@ def test_the_evaluation_loss_is_that_of_trl(sft: ModuleType, model: str, tmp_pat
 @pytest.mark.parametrize("packing", [True, False])
 def test_no_answer_is_cut(sft: ModuleType, model: str, tmp_path: Path, packing: bool) -> None:
     tokenizer = load_tokenizer(model)
-    lengths = sorted(sft.prepare(Dataset.from_list(make_instances(24)), "train", tokenizer, None, None)["length"])
-    rows = sft.prepare(Dataset.from_list(make_instances(24)), "train", tokenizer, None, lengths[15])
-    args = SFTConfig(**{**CONFIG, "output_dir": str(tmp_path), "packing": packing, "max_length": lengths[15]})
+    instances = make_instances(24)
+    lengths = sft.prepare(Dataset.from_list(instances), "train", tokenizer, None, None)["length"]
+    limit = sorted(lengths)[15]
+    rows = sft.prepare(Dataset.from_list(instances), "train", tokenizer, None, limit)
+    args = SFTConfig(**{**CONFIG, "output_dir": str(tmp_path), "packing": packing, "max_length": limit})
     trainer = sft.AnswerTrainer(model=load_model(model), args=args, train_dataset=rows, processing_class=tokenizer)
     learned = "".join(
         tokenizer.decode([label for label in row["labels"] if label != -100]) for row in trainer.train_dataset
     )
-    kept = [row["completion"][0]["content"] for row in rows]
-    assert len(kept) == sum(length <= lengths[15] for length in lengths) < 24
+    kept = [row["output"] for row, length in zip(instances, lengths, strict=True) if length <= limit]
+    assert len(kept) == len(rows) < 24
     assert sorted(learned.split(tokenizer.eos_token)) == sorted(["", *kept])
 
 
@@ -178,7 +180,9 @@ def test_the_same_seed_gives_the_same_losses(train: Callable[..., list[dict]]) -
 
 def test_what_is_kept(train: Callable[..., list[dict]], model: str, data: Path, tmp_path: Path) -> None:
     template = tmp_path / "other.jinja"
-    template.write_text(CHATML.replace("im_start|>'", "im_start|>' + 'the '"))
+    template.write_text(
+        CHATML.replace("im_start|>'", "im_start|>' + 'the '").replace("|>assistant", "|>the assistant")
+    )
     write_lines(data / "validation.jsonl", cities(2))
     log = train(data_args={"ie_f1_records": 2}, chat_template_path=str(template), **F1_WHILE_TRAINING)
     out = tmp_path / "out"
