@@ -5,11 +5,13 @@ The trainer: TRL's, with a cheaper loss on CPUs, and with the IE F1 of the model
 from __future__ import annotations
 
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from accelerate.utils import gather_object
+from peft import PeftModel
 from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils.import_utils import is_bitsandbytes_available
 from trl import SFTTrainer
@@ -64,6 +66,14 @@ class AnswerTrainer(SFTTrainer):
     def __init__(self, *args: Any, questions: Questions | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.questions = questions
+        base = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        self.answers_alone = (
+            self.accelerator.device.type == "cpu"
+            and "logits_to_keep" in signature(base.forward).parameters
+            and self.args.loss_type == "nll"
+            and not self.args.label_smoothing_factor
+            and not self.aux_loss_enabled
+        )
         if questions is not None:
             engine = TransformersEngine(self.model, self.processing_class)
             requests = [Request(to_prompt(instance)) for instance in questions.instances]
@@ -89,8 +99,7 @@ class AnswerTrainer(SFTTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | None = None,
     ) -> Any:
-        plain = self.args.loss_type == "nll" and not self.args.label_smoothing_factor and not self.aux_loss_enabled
-        if self.accelerator.device.type != "cpu" or not plain or return_outputs:
+        if not self.answers_alone or return_outputs:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
         labels = inputs.pop("labels")[:, 1:]

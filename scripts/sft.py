@@ -312,15 +312,22 @@ def main(data_args: DataArguments, training_args: SFTConfig, model_args: ModelCo
         quantization_config=get_quantization_config(model_args),
         trust_remote_code=training_args.trust_remote_code,
     )
-    trainer = AnswerTrainer(
-        model=model,
-        args=training_args,
-        train_dataset=train_dataset,
-        eval_dataset=eval_dataset,
-        processing_class=tokenizer,
-        peft_config=get_peft_config(model_args) if data_args.adapter_name_or_path is None else None,
-        questions=questions,
-    )
+    max_length = training_args.max_length
+    if training_args.padding_free and not training_args.packing:
+        training_args.max_length = None  # the trainer insists; no row that is longer is left
+    try:
+        trainer = AnswerTrainer(
+            model=model,
+            args=training_args,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=tokenizer,
+            peft_config=get_peft_config(model_args) if data_args.adapter_name_or_path is None else None,
+            questions=questions,
+        )
+    except ValueError as error:  # options that exclude each other, or do not suit the model
+        raise InputError(first_line(error)) from None
+    training_args.max_length = max_length
 
     learned = [label for label in trainer.train_dataset[0]["labels"] if label != -100]
     state.print(f"learned, for example: {tokenizer.decode(learned)[:200]!r}")

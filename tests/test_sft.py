@@ -22,7 +22,7 @@ from datasets import Dataset
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from tiny import CHATML, load_script, make_instances, save_tiny_model
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_quantization_config
 
 from iepile_builder import InputError
@@ -122,6 +122,32 @@ def test_the_loss_is_that_of_trl(sft: ModuleType, model: str, tmp_path: Path, ar
     answer = max(len(load_tokenizer(model)(row["output"])["input_ids"]) for row in make_instances(12))
     if not args:  # most of each row is prompt, and no logits are computed there
         assert max(scored[sft.AnswerTrainer]) < 3 * answer
+
+
+def test_padding_free_rows_learn_what_padded_ones_do(train: Callable[..., list[dict]]) -> None:
+    padded = train("padded", max_length=70)
+    free = train("free", max_length=70, padding_free=True)
+    assert losses(free) == pytest.approx(losses(padded), abs=1e-4)
+
+
+def test_options_that_exclude_each_other(train: Callable[..., list[dict]]) -> None:
+    with pytest.raises(InputError, match="max_length"):
+        train(packing=True, max_length=None)
+
+
+def test_an_architecture_that_always_computes_all_logits(
+    train: Callable[..., list[dict]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = losses(train("usual"))
+    forward = LlamaForCausalLM.forward
+
+    def without(  # as in the remote code of older models
+        self: LlamaForCausalLM, input_ids: Any = None, attention_mask: Any = None, use_cache: Any = None
+    ) -> Any:
+        return forward(self, input_ids=input_ids, attention_mask=attention_mask, use_cache=use_cache)
+
+    monkeypatch.setattr(LlamaForCausalLM, "forward", without)
+    assert losses(train("other")) == pytest.approx(expected, abs=1e-4)
 
 
 def test_the_evaluation_loss_is_that_of_trl(sft: ModuleType, model: str, tmp_path: Path) -> None:
@@ -301,6 +327,7 @@ def test_a_quantized_base(train: Callable[..., list[dict]], model: str, data: Pa
     assert len(scores(log)) == 2
     assert losses(log) == losses(train("no evaluation", model_args=quantized, **args))
     assert f"{bits} bits" in (tmp_path / "out" / "README.md").read_text()
+    train("more", {"adapter_name_or_path": str(tmp_path / "out")}, quantized, max_steps=1, bf16=True)
     # What is saved is an adapter for the base as it was published, too.
     load_model(model, str(tmp_path / "out"), dtype="float32")
 
