@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from huggingface_hub import DatasetCard, DatasetCardData, EvalResult, ModelCard, ModelCardData, SpaceCard
+from huggingface_hub import (
+    DatasetCard,
+    DatasetCardData,
+    EvalResult,
+    ModelCard,
+    ModelCardData,
+    SpaceCard,
+    SpaceCardData,
+)
 
 from iepile_builder.corpus import Corpus
 from iepile_builder.curves import curve_rows
@@ -503,6 +511,34 @@ def training_text(record: Mapping[str, Any], datasets: Sequence[str]) -> str:
         f"Trained on {record['rows']:,} instances of {links or record['dataset_name']}, the loss on the answers alone."
     )
     return f"{text} The weights are those of step {record['kept_step']:,}."
+
+
+def demo_card(name: str, model: str, adapter: str | None = None) -> SpaceCard:
+    """
+    The card of the demo.
+
+    Args:
+        name (`str`):
+            The repository.
+        model (`str`):
+            Hub id of the model.
+        adapter (`str`, *optional*):
+            Hub id of a LoRA adapter.
+    """
+    title = name.rsplit("/", 1)[-1]
+    loaded = [each for each in (adapter, model) if each is not None]
+    data = SpaceCardData(
+        title=title,
+        sdk="gradio",
+        app_file="app.py",
+        license="apache-2.0",
+        colorFrom="blue",
+        colorTo="green",
+        models=loaded,
+        tags=["information-extraction", "iepile", TAG],
+    )
+    links = " on ".join(f"[{each}](https://huggingface.co/{each})" for each in loaded)
+    return SpaceCard.from_template(data, template_str=template("demo_card.md"), model=links)
 
 
 def check_report(report: dict[str, Any], path: Path) -> None:

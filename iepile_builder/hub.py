@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import httpx2
+import jinja2
 import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoCard, get_token
@@ -35,7 +36,18 @@ from huggingface_hub.utils import sha
 from packaging.requirements import Requirement
 from tqdm import tqdm
 
-from iepile_builder.cards import RECIPE, RECORD, TAG, Form, check_card, check_report, is_path, model_card
+from iepile_builder.cards import (
+    RECIPE,
+    RECORD,
+    TAG,
+    Form,
+    check_card,
+    check_report,
+    demo_card,
+    is_path,
+    model_card,
+    template,
+)
 from iepile_builder.errors import InputError
 
 
@@ -300,31 +312,66 @@ def dataset_files(folder: Path, name: str) -> dict[str, Path | bytes]:
     return files
 
 
-def space_files(folder: Path, name: str) -> dict[str, Path | bytes]:
+def metric_files(folder: Path, name: str) -> dict[str, Path | bytes]:
     """
-    What goes to the Hub of a Space: its folder, and this library, so that it needs nothing of ours from elsewhere.
+    What goes to the Hub of a metric, as a Space: its folder, and this library, so that it needs nothing of ours from
+    elsewhere.
 
     Args:
         folder (`Path`):
-            With `README.md`, `app.py` and `requirements.txt`; a metric also has a module of the folder's name.
+            With `README.md`, `app.py`, `requirements.txt` and a module of the folder's name.
         name (`str`):
-            The repository; a metric's module gets its name, because `evaluate` looks for that.
+            The repository; the module gets its name, because `evaluate` looks for that.
 
     Raises:
-        `InputError`: if the folder is no Space.
+        `InputError`: if the folder is no metric.
     """
-    for needed in ("README.md", "app.py", "requirements.txt"):
+    module = f"{folder.name}.py"
+    for needed in ("README.md", "app.py", "requirements.txt", module):
         if not (folder / needed).is_file():
-            raise InputError(f"{folder}: no {needed} in it: not a Space")
-    files: dict[str, Path | bytes] = {path.name: path for path in sorted(folder.glob("*.*")) if path.is_file()}
-    module = files.pop(f"{folder.name}.py", None)
-    if module is not None:
-        files[f"{name.rsplit('/', 1)[-1]}.py"] = module
+            raise InputError(f"{folder}: no {needed} in it: not a metric")
+    lines = (folder / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    return library_files(lines) | {
+        "README.md": folder / "README.md",
+        "app.py": folder / "app.py",
+        f"{name.rsplit('/', 1)[-1]}.py": folder / module,
+    }
+
+
+def demo_files(page: Path, name: str, model: str, adapter: str | None = None) -> dict[str, Path | bytes]:
+    """
+    What goes to the Hub of the demo, as a Space: the page, the library, and which model it loads.
+
+    Args:
+        page (`Path`):
+            `scripts/demo.py`.
+        name (`str`):
+            The repository.
+        model (`str`):
+            Hub id of the model.
+        adapter (`str`, *optional*):
+            Hub id of a LoRA adapter.
+
+    Raises:
+        `InputError`: if the model or the adapter is a folder, which the Space could not load.
+    """
+    for place in filter(None, (model, adapter)):
+        if is_path(place):
+            raise InputError(f"{place}: a Space loads its model from the Hub: push it, and give its Hub id")
+    app = jinja2.Template(template("demo_app.py.txt"), keep_trailing_newline=True)
+    return library_files(["gradio>=6", f"{TAG}[extract]"]) | {
+        "README.md": str(demo_card(name, model, adapter)).encode(),
+        "app.py": app.render(model=json.dumps(model), adapter=json.dumps(adapter) if adapter else "None").encode(),
+        "demo.py": page,
+    }
+
+
+def library_files(lines: Iterable[str]) -> dict[str, Path | bytes]:
+    """This library as a folder, and a file of requirements without it."""
     library = Path(__file__).parent
+    files: dict[str, Path | bytes] = {"requirements.txt": "".join(f"{line}\n" for line in third_party(lines)).encode()}
     for pattern in ("*.py", "py.typed", "data/*.json", "templates/*"):
         files |= {f"{library.name}/{path.relative_to(library)}": path for path in sorted(library.glob(pattern))}
-    lines = (folder / "requirements.txt").read_text(encoding="utf-8").splitlines()
-    files["requirements.txt"] = "".join(f"{line}\n" for line in third_party(lines)).encode()
     return files
 
 

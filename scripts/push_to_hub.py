@@ -5,6 +5,7 @@ Publish on the Hub: an adapter, a merged model, GGUF files, a dataset, the metri
         --report_file outputs/report.json --predictions_file outputs/preds.jsonl
     python scripts/push_to_hub.py dataset --folder outputs/data --repo_id user/name --dry_run
     python scripts/push_to_hub.py metric --repo_id user/ie_f1 --public
+    python scripts/push_to_hub.py demo --repo_id user/demo --model_name_or_path org/base
 
 `--dry_run` shows what would leave: files, sizes, repository, visibility and the card. A new repository is private
 unless `--public` is given. The token is the one of `hf auth login` or of HF_TOKEN. A push is one commit, none where
@@ -23,14 +24,16 @@ from iepile_builder.hub import (
     SPACE_FILES,
     Target,
     dataset_files,
+    demo_files,
     full_name,
+    metric_files,
     model_files,
     show_and_push,
-    space_files,
 )
 
 
 METRIC = Path(__file__).parent.parent / "evaluate_metrics" / "ie_f1"
+DEMO = Path(__file__).parent / "demo.py"
 MODELS = {"adapter": "a LoRA adapter", "merged": "a whole model", "gguf": "GGUF files"}
 
 
@@ -66,6 +69,10 @@ def main() -> None:
     metric = arguments("the metric, as a Space")
     metric.add_argument("--folder", type=Path, default=METRIC, help="of the metric")
     kinds.add_subcommand("metric", metric)
+    demo = arguments("the demo, as a Space")
+    demo.add_argument("--model_name_or_path", type=str, required=True, help="Hub id of the model")
+    demo.add_argument("--adapter_name_or_path", type=str, help="Hub id of a LoRA adapter")
+    kinds.add_subcommand("demo", demo)
     asked = parser.parse_args()
     kind: str = asked.subcommand
     args: Namespace = asked[kind]
@@ -79,8 +86,11 @@ def main() -> None:
         repo_type, managed = "model", MODEL_FILES
     elif kind == "dataset":
         files, repo_type, managed = dataset_files(args.folder, name), "dataset", DATASET_FILES
+    elif kind == "metric":
+        files, repo_type, managed = metric_files(args.folder, name), "space", SPACE_FILES
     else:
-        files, repo_type, managed = space_files(args.folder, name), "space", SPACE_FILES
+        files = demo_files(DEMO, name, args.model_name_or_path, args.adapter_name_or_path)
+        repo_type, managed = "space", SPACE_FILES
     target = Target(name, repo_type, args.public, args.revision, args.tag, args.create_pr, args.overwrite)
     show_and_push(files, target, f"Upload {kind}", managed, args.dry_run)
 

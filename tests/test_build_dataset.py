@@ -1,6 +1,7 @@
 """`scripts/build_dataset.py` as a user runs it."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -123,19 +124,50 @@ def test_a_killed_build_leaves_nothing_that_looks_whole_and_goes_on(run_script, 
         assert (output_dir / f"{split}.jsonl").read_bytes() == (tmp_path / "whole" / f"{split}.jsonl").read_bytes()
 
 
-def test_a_build_can_be_pushed(people: Path, tmp_path: Path, hub: LocalHub) -> None:
+LOADED = """
+import json, sys
+from datasets import load_dataset
+
+whole = load_dataset("user/mine")
+print(json.dumps({split: rows.to_list() for split, rows in whole.items()}))
+streamed = load_dataset("user/mine", "NER-en", split="train", streaming=True)
+print(json.dumps(list(streamed)))
+"""
+
+
+def test_a_build_can_be_pushed_and_loaded(people: Path, tmp_path: Path, hub: LocalHub) -> None:
     output_dir = tmp_path / "out"
     command = [sys.executable, ROOT / "scripts" / "build_dataset.py", "--corpus_dir", people, "--format", "parquet"]
-    command += ["--output_dir", output_dir, "--push_to_hub", "mine"]
+    command += ["--statistics", "--output_dir", output_dir, "--push_to_hub", "mine"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=hub.environment, timeout=600)
     assert done.returncode == 0, done.stderr
     assert f"{hub.url}/datasets/user/mine" in done.stdout
     written = {
-        str(path.relative_to(output_dir)): path.read_bytes() for path in output_dir.rglob("*.*") if path.is_file()
+        path.relative_to(output_dir).as_posix(): path.read_bytes()
+        for path in output_dir.rglob("*.*")
+        if path.is_file()
     }
+    assert "statistics/lengths.png" in written
     written["README.md"] = written["README.md"].replace(b'load_dataset("mine"', b'load_dataset("user/mine"')
-    assert hub.repository("user/mine", "dataset").files() == written
-    assert hub.repository("user/mine", "dataset").private
+    repository = hub.repository("user/mine", "dataset")
+    assert repository.files() == written
+    assert repository.private
+
+    code = re.findall(r"```python\n(.*?)\n```", written["README.md"].decode(), re.DOTALL)
+    whole, streamed, count = map(json.loads, hub.run(LOADED + code[0] + "\nprint(len(dataset))").splitlines()[-3:])
+    built = IEPile(data_dir=str(people)).as_dataset()
+    assert whole == {split: rows.to_list() for split, rows in built.items()}
+    assert streamed == whole["train"]
+    assert count == len(built)
+
+    # A rebuild in one shard less, or of another name, leaves nothing of the one before
+    for path in (output_dir / "data").rglob("test-*.parquet"):
+        path.rename(path.with_name("test-00000-of-00002.parquet"))
+    Path(tmp_path / "config.yaml").write_text(f"repo_id: user/mine\nfolder: {output_dir}\n")
+    command = [sys.executable, ROOT / "scripts" / "push_to_hub.py", "dataset", "--config", tmp_path / "config.yaml"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=hub.environment, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert [path for path in repository.files() if "test-" in path] == ["data/NER-en/test-00000-of-00002.parquet"]
 
 
 def test_options_can_stand_in_a_file(run_script, people: Path, tmp_path: Path) -> None:

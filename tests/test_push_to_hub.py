@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -276,3 +277,46 @@ def test_sft_pushes_what_it_trained(hub: LocalHub, base: Path, tmp_path: Path) -
     assert "base_model: user/tiny" in card
     assert "license: cc-by-4.0" in card
     assert "8 instances of data" in card
+
+
+def test_the_demo_and_back(
+    hub: LocalHub, base: Path, adapter: Path, tmp_path: Path, run: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_base(hub, base)
+    run("adapter", "--folder", adapter, "--repo_id", "user/tiny-ie", "--base_model", "user/tiny")
+    models = ["--model_name_or_path", "user/tiny", "--adapter_name_or_path", "user/tiny-ie"]
+    run("demo", "--repo_id", "user/demo", *models)
+    files = hub.repository("user/demo", "space").files()
+    assert {"README.md", "app.py", "demo.py", "requirements.txt", "iepile_builder/page.py"} <= set(files)
+    requirements = {re.split("[>\\[]", line)[0] for line in files["requirements.txt"].decode().splitlines()}
+    assert {"gradio", "torch", "transformers", "peft", "datasets"} <= requirements
+    with pytest.raises(InputError, match="a Space loads its model from the Hub"):
+        run("demo", "--repo_id", "user/demo", "--model_name_or_path", base)
+
+    # The app of a fresh snapshot, with the library that came along
+    folder = Path(snapshot_download("user/demo", repo_type="space", local_dir=tmp_path / "space"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {**hub.environment, "GRADIO_SERVER_PORT": str(port), "PYTHONPATH": ""}
+    code = (
+        "import runpy, iepile_builder\nprint(iepile_builder.__file__)\nrunpy.run_path('app.py', run_name='__main__')"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-u", "-c", code], cwd=folder, env=environment, stdout=subprocess.PIPE,
+        stderr=(tmp_path / "log").open("w"), text=True,
+    ) as app:  # fmt: skip
+        try:
+            assert app.stdout is not None
+            assert Path(app.stdout.readline()).parent.parent == folder
+            assert f"http://127.0.0.1:{port}" in app.stdout.readline(), (tmp_path / "log").read_text()[-3000:]
+            from gradio_client import Client
+
+            monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+            client = Client(f"http://127.0.0.1:{port}", verbose=False)
+            asked = ("Ada met Bob in Rome.", "NER", "person\ncity", "", "", False)
+            found, data = client.predict(*asked, api_name="/extract")
+            assert json.loads(data)["text"] == "Ada met Bob in Rome."
+            assert "Ada met Bob" in found
+        finally:
+            app.terminate()
