@@ -140,6 +140,8 @@ def user_name(api: HfApi) -> str:
             raise InputError(
                 "the Hub refuses the token: log in with `hf auth login`, or set HF_TOKEN to one that may write"
             ) from None
+        if isinstance(error, NO_CONTACT):
+            raise InputError(f"the Hub cannot be reached ({one_line(error)}): {api.endpoint}") from None
         raise InputError(explain(error, "the Hub", api.endpoint)) from None
 
 
