@@ -1,4 +1,5 @@
-# make quickstart   from annotated corpora to a trained, scored adapter (CORPORA=folder for your own)
+# make quickstart   from annotated corpora to a trained, scored adapter (CORPORA=folder for your own; PUSH=user/name
+#                   publishes it on the Hub)
 # make test         the whole test suite
 # make quality      lint, format and types
 # make install      the virtual environment .venv alone
@@ -6,6 +7,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 CORPORA ?=
+PUSH ?=
 export HF_HUB_DISABLE_TELEMETRY = 1
 
 .PHONY: install quickstart test quality clean
@@ -23,7 +25,7 @@ install: .venv/installed
 	touch $@
 
 quickstart: install
-	$(BIN)/python scripts/quickstart.py $(if $(CORPORA),--corpus_dir $(CORPORA))
+	$(BIN)/python scripts/quickstart.py $(if $(CORPORA),--corpus_dir $(CORPORA)) $(if $(PUSH),--push_to_hub $(PUSH))
 
 test: install
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2

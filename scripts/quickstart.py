@@ -3,6 +3,7 @@ From annotated corpora to a trained, scored adapter: what `make quickstart` runs
 
     python scripts/quickstart.py
     python scripts/quickstart.py --corpus_dir path/to/IE-en/NER/my_corpus
+    python scripts/quickstart.py --push_to_hub user/name
 
 Builds instances, fine-tunes SmolLM2-135M-Instruct with LoRA, answers test instances before and after, and scores both.
 It is capped to take some minutes on two CPU cores. A second run reuses what is done; after an edit of the corpora, the
@@ -30,6 +31,7 @@ from iepile_builder.instructions import to_json
 
 
 SCRIPTS = Path(__file__).parent
+BASE_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"  # what the embedded one is called on the Hub
 SAMPLE_CORPUS = SCRIPTS.parent / "iepile_builder" / "sample_corpus"
 RECIPES = SCRIPTS.parent / "recipes"
 RECIPE = RECIPES / "smollm2-135m-instruct" / "sft" / "config_lora.yaml"
@@ -50,8 +52,15 @@ def main() -> None:
         "--max_generated_tokens", type=int, default=15_000, help="cap on tokens that each model writes"
     )
     parser.add_argument("--max_new_tokens", type=int, default=128, help="cap on the tokens of one answer")
+    parser.add_argument("--push_to_hub", type=str, help="publish adapter, scores and answers: user/name, private")
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/quickstart"))
     args = parser.parse_args()
+
+    base_model = args.model_name_or_path or BASE_MODEL
+    if args.push_to_hub is not None:
+        from iepile_builder.hub import check_push
+
+        check_push(args.push_to_hub, base_model)
 
     if args.corpus_dir is None:
         print("Corpus: the English NER, RE and EE part of the sample corpus in the package; CORPORA=folder for yours.")
@@ -66,7 +75,7 @@ def main() -> None:
     caps = [args.model_name_or_path, args.max_train_tokens, args.max_generated_tokens, args.max_new_tokens]
     key = to_json([IEPileConfig(corpus_dirs=corpus_dirs).create_config_id({}), build, rows, RECIPE.read_text(), caps])
     folder = args.output_dir / f"{source}-{sha256(key.encode()).hexdigest()[:8]}"
-    data, adapter = folder / "data", folder / "adapter"
+    data, adapter = folder / f"{source}_data", folder / "adapter"
     folder.mkdir(parents=True, exist_ok=True)
 
     # Each stage is skipped where its result is there; an interrupted one goes on where it was.
@@ -84,7 +93,7 @@ def main() -> None:
 
     predict = [python, SCRIPTS / "predict.py", "--model_name_or_path", model, "--dataset", test, "--batch_size", "32"]
     predict += ["--max_new_tokens", str(args.max_new_tokens), "--dtype", "bfloat16"]
-    score = [python, SCRIPTS / "score.py"]
+    score = [python, SCRIPTS / "score.py", "--bootstrap", "1000"]
     base, base_report = folder / "base.jsonl", folder / "base_report.json"
     run(times, "predict, base", base_report, *predict, "--output_file", base)
     run(times, "score, base", base_report, *score, "--predictions_file", base, "--output_file", base_report)
@@ -97,6 +106,14 @@ def main() -> None:
     tuned, tuned_report = folder / "tuned.jsonl", folder / "tuned_report.json"
     run(times, "predict, tuned", tuned_report, *predict, "--adapter_name_or_path", adapter, "--output_file", tuned)
     run(times, "score, tuned", tuned_report, *score, "--predictions_file", tuned, "--output_file", tuned_report)
+
+    if args.push_to_hub is not None:
+        os.environ["HF_HUB_OFFLINE"] = "0"
+        run(
+            times, "publish", None,
+            python, SCRIPTS / "push_to_hub.py", "adapter", "--folder", adapter, "--repo_id", args.push_to_hub,
+            "--base_model", base_model, "--report_file", tuned_report, "--predictions_file", tuned,
+        )  # fmt: skip
 
     console = Console(width=100)
     console.print()
@@ -116,9 +133,9 @@ def main() -> None:
         print(f"{what + ':':<19}{path}")
 
 
-def run(times: dict[str, str], name: str, result: Path, *command: str | Path) -> None:
+def run(times: dict[str, str], name: str, result: Path | None, *command: str | Path) -> None:
     """Run a stage's command unless its result is there, and note the time it took."""
-    if result.exists():
+    if result is not None and result.exists():
         times[name] = "reused"
         return
     print(f"\n== {name}: {shlex.join(map(str, command))}", flush=True)

@@ -1,32 +1,33 @@
 """`scripts/quickstart.py`, whole, with a model of a few thousand weights."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, SAMPLE_CORPUS, assert_one_clear_line, write_lines
+from hub_server import LocalHub
 from tiny import load_script, save_tiny_model
 
 
 @pytest.fixture
-def quickstart(tmp_path: Path):
-    model = save_tiny_model(tmp_path / "model")
+def quickstart(hub: LocalHub, tmp_path: Path):
+    hub.api().create_repo("user/tiny")
+    hub.api().upload_folder(repo_id="user/tiny", folder_path=save_tiny_model(tmp_path / "model"))
+    card = b"---\nlicense: mit\n---\n"
+    hub.api().upload_file(repo_id="user/tiny", path_or_fileobj=card, path_in_repo="README.md")
 
     def run(*arguments: object) -> subprocess.CompletedProcess:
-        command = [sys.executable, ROOT / "scripts" / "quickstart.py", "--model_name_or_path", model]
+        command = [sys.executable, ROOT / "scripts" / "quickstart.py", "--model_name_or_path", "user/tiny"]
         command += ["--max_train_tokens", "4000", "--max_generated_tokens", "300", "--max_new_tokens", "10"]
-        environment = {**os.environ, "HF_HOME": str(tmp_path / "home")}
-        return subprocess.run(
-            [*map(str, command), *map(str, arguments)], capture_output=True, text=True, cwd=tmp_path, env=environment
-        )
+        command = [*map(str, command), *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=hub.environment)
 
     return run
 
 
-def test_from_a_corpus_to_scores_and_again(quickstart, tmp_path: Path) -> None:
+def test_from_a_corpus_to_scores_and_again_to_the_hub(quickstart, hub: LocalHub, tmp_path: Path) -> None:
     corpus = SAMPLE_CORPUS / "IE-en" / "NER" / "daily_news"
     done = quickstart("--corpus_dir", corpus)
     assert done.returncode == 0, done.stderr
@@ -43,9 +44,18 @@ def test_from_a_corpus_to_scores_and_again(quickstart, tmp_path: Path) -> None:
         assert words in done.stdout
     assert "reused" not in done.stdout
 
-    again = quickstart("--corpus_dir", corpus)
+    again = quickstart("--corpus_dir", corpus, "--push_to_hub", "user/mine")
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("reused") == 6  # build, train, and for both models predict and score
+    assert hub.token not in again.stdout + again.stderr
+    files = hub.repository("user/mine").files()
+    assert files["adapter_model.safetensors"] == (folder / "adapter" / "adapter_model.safetensors").read_bytes()
+    assert files["predictions.jsonl"] == (folder / "tuned.jsonl").read_bytes()
+    f1 = json.loads(files["score_report.json"])["overall"]["f1"]
+    card = files["README.md"].decode()
+    assert f"| all | **{f1:.1f}** [" in card
+    assert "instances of daily_news_data" in card
+    assert str(tmp_path) not in card
 
 
 def test_whole_records_in_turn_from_every_corpus(tmp_path: Path) -> None:
@@ -61,6 +71,12 @@ def test_whole_records_in_turn_from_every_corpus(tmp_path: Path) -> None:
     assert sorted(row["source"] for row in taken) == ["a"] * 6 + ["b"] * 6
     for row in taken:
         assert sum(other["id"] == row["id"] for other in taken) == 2
+
+
+def test_what_cannot_be_published_is_said_before_anything_is_done(quickstart, tmp_path: Path) -> None:
+    done = quickstart("--push_to_hub", "user/mine", "--model_name_or_path", tmp_path / "model")
+    assert_one_clear_line(done, "is a folder", "--base_model")
+    assert not (tmp_path / "outputs").exists()
 
 
 def test_a_folder_that_is_no_corpus(quickstart, tmp_path: Path) -> None:
