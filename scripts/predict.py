@@ -10,25 +10,38 @@ python scripts/predict.py \
     --output_file outputs/predictions.jsonl
 ```
 
-Lines come in the order of the input and are flushed as soon as they are known. Stopped at any time, the same command
-goes on where it was. Arguments can also stand in a YAML file, given with `--config`.
+Lines come in the order of the input, a window of them as soon as it is answered. Stopped at any time, the same command
+goes on where it was. Under `accelerate launch` or `torchrun` the processes share the windows. Where `llguidance` is
+installed, answers are held to the schema that they were asked for, so that they are always valid. Arguments can also
+stand in a YAML file, given with `--config`.
 """
 
 import json
+import os
 import sys
 from collections.abc import Iterable
+from itertools import compress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from datasets import Dataset
 from jsonargparse import ArgumentParser, Namespace
 
 from iepile_builder.chat import load_instances, to_prompt
+from iepile_builder.constraints import answer_schema
 from iepile_builder.engines import Completion, Request, TransformersEngine
 from iepile_builder.errors import InputError
+from iepile_builder.instructions import read_instruction
 
 
-# Within so many batches instances of similar length are answered together; their lines wait for each other.
-WINDOW = 4
+# Within so many batches instances are sorted by length, and share what they have in common.
+WINDOW = 8
+
+
+class Answer(NamedTuple):
+    line: str
+    cut: bool
+    fits: bool
 
 
 def read_done(file: Path, dataset: Iterable[dict[str, Any]]) -> int:
@@ -55,25 +68,66 @@ def read_done(file: Path, dataset: Iterable[dict[str, Any]]) -> int:
     return done
 
 
+def to_request(instance: dict[str, Any], number: int, args: Namespace) -> Request:
+    """The request for an answer, with the schema that it must satisfy where the instruction has one."""
+    schema = None
+    if args.constrain != "off":
+        try:
+            asked = read_instruction(instance["instruction"])
+            schema = answer_schema(instance.get("task", ""), asked["schema"], asked["input"] if args.in_text else None)
+        except InputError as error:
+            if args.constrain == "on":
+                raise InputError(f"instance {number}: {error}; leave it free with --constrain auto or off") from None
+    return Request(to_prompt(instance), schema)
+
+
+def answer(engine: TransformersEngine, instances: Dataset, first: int, args: Namespace) -> list[Answer]:
+    """Answers a window of instances, the first of which has this number."""
+    # A field that a line does not have is null in the table.
+    rows = [{key: value for key, value in row.items() if value is not None} for row in instances]
+    requests = [to_request(row, first + index, args) for index, row in enumerate(rows)]
+    fits = [engine.context_left(request, args.max_new_tokens) >= 0 for request in requests]
+    completions = iter(engine.generate(list(compress(requests, fits)), args.max_new_tokens))
+    answers = []
+    for row, fit in zip(rows, fits, strict=True):
+        text, cut = next(completions) if fit else Completion("")
+        reference = {"reference": row["output"]} if "output" in row else {}
+        line = json.dumps({**row, "output": text, **reference}, ensure_ascii=False) + "\n"
+        answers.append(Answer(line, cut, fit))
+    return answers
+
+
 def main(args: Namespace) -> None:
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list, gather_object
     from tqdm import tqdm
 
+    state = PartialState()
+    if state.num_processes != int(os.environ.get("WORLD_SIZE", 1)):
+        raise InputError(f"{os.environ['WORLD_SIZE']} processes were started, but each of them runs alone")
+    if args.in_text and args.constrain == "off":
+        raise InputError("--in_text needs constraints: leave out --constrain off")
+
     # Data
-    splits = load_instances(args.dataset, columns=("instruction",))
-    split = "train" if Path(args.dataset).is_file() else args.split
-    if split not in splits:
-        raise InputError(f"{args.dataset}: no {split} split, only {', '.join(splits)}")
-    dataset = splits[split]
-    if args.tasks is not None:
-        dataset = dataset.filter(lambda task: task in args.tasks, input_columns="task")
+    with state.main_process_first():
+        splits = load_instances(args.dataset, columns=("instruction",))
+        split = "train" if Path(args.dataset).is_file() else args.split
+        if split not in splits:
+            raise InputError(f"{args.dataset}: no {split} split, only {', '.join(splits)}")
+        dataset = splits[split]
+        if args.tasks is not None:
+            dataset = dataset.filter(lambda task: task in args.tasks, input_columns="task")
     if args.max_samples is not None:
         dataset = dataset.select(range(min(args.max_samples, len(dataset))))
 
     output_file = Path(args.output_file)
-    output_file.parent.mkdir(parents=True, exist_ok=True)
-    done = read_done(output_file, dataset) if output_file.exists() else 0
-    if done:
-        print(f"{output_file}: {done} of {len(dataset)} are answered already", file=sys.stderr)
+    done = 0
+    if state.is_main_process:
+        output_file.parent.mkdir(parents=True, exist_ok=True)
+        done = read_done(output_file, dataset) if output_file.exists() else 0
+        if done:
+            print(f"{output_file}: {done} of {len(dataset)} are answered already", file=sys.stderr)
+    [done] = broadcast_object_list([done])
     if done == len(dataset):
         return
 
@@ -87,52 +141,41 @@ def main(args: Namespace) -> None:
         load_in_8bit=args.load_in_8bit,
         attn_implementation=args.attn_implementation,
         batch_size=args.batch_size,
+        constrain=args.constrain,
     )
 
     # Answers
-    too_long = cut = 0
+    cut = too_long = 0
     size = WINDOW * args.batch_size
-    with (
-        output_file.open("a", encoding="utf-8") as output,
-        tqdm(total=len(dataset), initial=done, unit="instance", desc="Answering") as progress,
-    ):
-        # Windows depend on the dataset alone, not on where a run was stopped: padding changes the last bits of what a
-        # model computes, so an instance must always be answered in the same company.
-        for start in range(done - done % size, len(dataset), size):
-            rows = dataset.select(range(start, min(start + size, len(dataset))))
-            # A field that a line does not have is null in the table.
-            instances = [{key: value for key, value in row.items() if value is not None} for row in rows]
-            requests = [Request(to_prompt(instance)) for instance in instances]
-            fitting = [
-                i for i, request in enumerate(requests) if engine.context_left(request, args.max_new_tokens) >= 0
-            ]
-            completions = dict(
-                zip(
-                    fitting,
-                    engine.generate([requests[index] for index in fitting], args.max_new_tokens),
-                    strict=True,
-                )
-            )
-            too_long += len(instances) - len(fitting)
-            for index in range(max(0, done - start), len(instances)):
-                completion = completions.get(index, Completion(""))
-                cut += completion.cut
-                answer = {"output": completion.text}
-                if "output" in instances[index]:
-                    answer["reference"] = instances[index]["output"]
-                output.write(json.dumps({**instances[index], **answer}, ensure_ascii=False) + "\n")
-                output.flush()
-                progress.update()
+    turn = size * state.num_processes
+    # Windows depend on the dataset alone, not on where a run was stopped or on how many processes there are: padding
+    # changes the last bits of what a model computes, so an instance must always be answered in the same company.
+    starts = range(done - done % size, len(dataset), turn)
+    with tqdm(
+        total=len(dataset), initial=done, unit="instance", desc="Answering", disable=not state.is_main_process
+    ) as progress:
+        for start in starts:
+            first = min(start + size * state.process_index, len(dataset))
+            window = dataset.select(range(first, min(first + size, len(dataset))))
+            answers = gather_object(answer(engine, window, first + 1, args))[max(0, done - start) :]
+            if state.is_main_process:
+                with output_file.open("a", encoding="utf-8") as output:
+                    output.writelines(answer.line for answer in answers)
+            cut += sum(answer.cut for answer in answers)
+            too_long += sum(not answer.fits for answer in answers)
+            progress.update(len(answers))
 
-    print(f"answers: {output_file}", file=sys.stderr)
-    if cut:
-        print(f"{cut} answers were cut at --max_new_tokens {args.max_new_tokens}", file=sys.stderr)
-    if too_long:
-        print(
-            f"{too_long} prompts leave no room for --max_new_tokens {args.max_new_tokens} in the model's context: "
-            "their answers are empty",
-            file=sys.stderr,
-        )
+    if state.is_main_process:
+        print(f"answers: {output_file}", file=sys.stderr)
+        if cut:
+            print(f"{cut} answers were cut at --max_new_tokens {args.max_new_tokens}", file=sys.stderr)
+        if too_long:
+            print(
+                f"{too_long} prompts leave no room for --max_new_tokens {args.max_new_tokens} in the model's context: "
+                "their answers are empty",
+                file=sys.stderr,
+            )
+    state.destroy_process_group()
 
 
 if __name__ == "__main__":
@@ -151,6 +194,13 @@ if __name__ == "__main__":
     parser.add_argument("--load_in_4bit", type=bool, default=False, help="quantize the model to 4 bits")
     parser.add_argument("--load_in_8bit", type=bool, default=False, help="quantize the model to 8 bits")
     parser.add_argument("--attn_implementation", type=str | None, help="attention of the model, such as sdpa")
+    parser.add_argument(
+        "--constrain",
+        choices=("auto", "on", "off"),
+        default="auto",
+        help="hold answers to their schema: always, never, or where llguidance is installed",
+    )
+    parser.add_argument("--in_text", type=bool, default=False, help="allow only strings of the text in answers")
     parser.add_argument("--chat_template_path", type=str | None, help="Jinja file, the tokenizer's own by default")
     try:
         main(parser.parse_args())

@@ -92,7 +92,7 @@ def main() -> None:
         take_test_records(data, test, args.max_generated_tokens // args.max_new_tokens)
 
     predict = [python, SCRIPTS / "predict.py", "--model_name_or_path", model, "--dataset", test, "--batch_size", "32"]
-    predict += ["--max_new_tokens", str(args.max_new_tokens), "--dtype", "bfloat16"]
+    predict += ["--max_new_tokens", str(args.max_new_tokens), "--dtype", "bfloat16", "--constrain", "off"]
     score = [python, SCRIPTS / "score.py", "--bootstrap", "1000"]
     base, base_report = folder / "base.jsonl", folder / "base_report.json"
     run(times, "predict, base", base_report, *predict, "--output_file", base)
