@@ -11,7 +11,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from iepile_builder.corpus import SPLIT_FILES, folder_roles, located, read_json, read_lines
+from iepile_builder.answers import asked_schema
+from iepile_builder.corpus import SPLIT_FILES, folder_roles, lines_before, located, read_json, read_lines
 from iepile_builder.errors import InputError
 from iepile_builder.instructions import EXAMPLE_TEXT, LANGUAGES, TEXT, read_instruction, to_json
 from iepile_builder.schema import Schema
@@ -114,7 +115,7 @@ def read_instances(corpus_dirs: Sequence[str], output_dir: Path, languages: Sequ
                     row = read_json(line)
                     task, source, instruction = check_instance(row)
                     language = language_of(instruction, task)
-                    schema = TASKS[task].read_items(instruction["schema"])
+                    schema = asked_schema(row["instruction"], task)
                 asked = schemas.setdefault((language, task, source), {})
                 for label in TASKS[task].labels(schema):
                     asked.setdefault(label, {}).update(dict.fromkeys(TASKS[task].roles(label, schema)))
@@ -169,17 +170,19 @@ def write_records(path: Path, where: dict[tuple[str, str, str, bytes], array], o
             for offset in offsets:
                 file.seek(offset)
                 row = read_json(file.readline())
-                instruction = read_instruction(row["instruction"])
-                text = instruction["input"]
-                if row.get("label") is not None:
-                    annotations = row["label"] if isinstance(row["label"], list) else json.loads(row["label"])
-                    known = True
-                    break
-                if row.get("output") is not None:
-                    known = True
-                    schema = TASKS[task].read_items(instruction["schema"])
-                    answer = json.loads(row["output"])
-                    annotations += TASKS[task].annotations(answer, schema)
+                text = read_instruction(row["instruction"])["input"]
+                try:
+                    if row.get("label") is not None:
+                        annotations = row["label"] if isinstance(row["label"], list) else json.loads(row["label"])
+                        known = True
+                        break
+                    if row.get("output") is not None:
+                        known = True
+                        schema = asked_schema(row["instruction"], task)
+                        annotations += TASKS[task].annotations(json.loads(row["output"]), schema)
+                except (ValueError, KeyError, TypeError, AttributeError):
+                    line = f"{path}, line {lines_before(path, offset) + 1}"
+                    raise InputError(f"{line}: the label or output is not one of {task} in JSON") from None
             target = output_dir / f"IE-{language}" / task / source / path.name
             if target not in files:
                 target.parent.mkdir(parents=True, exist_ok=True)

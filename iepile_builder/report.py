@@ -46,8 +46,8 @@ thead th { color: var(--soft); }
 th:first-child, td:first-child { text-align: left; } th { font-weight: 600; }
 .kinds :is(th, td):nth-child(n + 3) { text-align: left; }
 .heat td { border: 1px solid var(--page); min-width: 2.2rem; text-align: center; }
-.heat thead th { height: 7rem; text-align: center; vertical-align: bottom; padding: .2rem; }
-.heat thead th span { writing-mode: vertical-rl; max-height: 7rem; overflow: hidden; white-space: nowrap;
+.heat thead th { text-align: center; vertical-align: bottom; padding: .2rem; }
+.heat thead th span { writing-mode: vertical-rl; max-height: 16rem; overflow: hidden; white-space: nowrap;
   text-overflow: ellipsis; }
 .bar { background: rgb(var(--heat)); border-radius: 3px; display: inline-block; height: .7rem; min-width: 1px; }
 article { border: 1px solid var(--line); border-radius: 8px; margin: .8rem 0; padding: .7rem 1rem; }

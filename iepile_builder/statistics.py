@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 SAMPLE = 50_000  # instances of a split that are looked into, evenly spaced
 HEAT_MAP_LABELS = 40
+CHINESE_FONTS = ("CJK", "Han Sans", "WenQuanYi", "YaHei", "SimHei", "PingFang", "Heiti", "Unicode MS")
 
 
 @dataclass
@@ -145,14 +146,18 @@ def draw_bars(axis: "Axes", counts: Counter[tuple[str, int]]) -> None:
 def draw_heat_map(labels: list[str], pairs: Counter[tuple[str, str]], title: str) -> None:
     """How often a label that has an answer (rows) is asked together with another (columns)."""
     from matplotlib import pyplot
-    from matplotlib.font_manager import FontProperties, findfont, get_font
+    from matplotlib.font_manager import findfont, fontManager, get_font
 
     counts = np.array([[pairs[label, other] for other in labels] for label in labels], dtype=float)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    font = get_font(findfont(FontProperties()))
-    if not all(font.get_char_index(ord(character)) for label in labels for character in label):
+    chinese = {font.name for font in fontManager.ttflist if any(name in font.name for name in CHINESE_FONTS)}
+    families = ["DejaVu Sans", *sorted(chinese)]
+    fonts = [get_font(findfont(family)) for family in families]
+    characters = {character for label in labels for character in label}
+    if not all(any(font.get_char_index(ord(character)) for font in fonts) for character in characters):
         labels = [str(number) for number, _ in enumerate(labels, start=1)]
-        title += "; its labels in sorted order"  # the font cannot write them
+        title += "; its labels in sorted order"  # no font can write them
+    pyplot.rcParams["font.family"] = families
     size = 2 + 0.3 * len(labels)
     pyplot.figure(figsize=(size + 1, size), layout="constrained")
     pyplot.imshow(shares, cmap="viridis")

@@ -195,6 +195,7 @@ def write_parquet(
     dataset: datasets.DatasetDict, counts: dict[str, Counter[tuple[str, str, str]]], folder: Path
 ) -> None:
     """Write `data/{task}-{language}/{split}-*.parquet`."""
+    datasets.disable_progress_bars()  # one for each file
     for split, rows in dataset.items():
         columns = rows.data.table
         for task, language in dict.fromkeys((task, language) for task, language, _ in counts[split]):
@@ -205,6 +206,7 @@ def write_parquet(
                 path = folder / "data" / f"{task}-{language}" / f"{split}-{index:05d}-of-{shards:05d}.parquet"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 part.shard(shards, index, contiguous=True).to_parquet(path)
+    datasets.enable_progress_bars()
 
 
 def write_whole(path: Path, text: str) -> None:

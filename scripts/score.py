@@ -42,9 +42,9 @@ def main() -> None:
 
     scorer = read_predictions(args.predictions_file, args.repair)
     report = scorer.report(matching, args.bootstrap, args.confidence, args.seed)
-    if args.bootstrap:  # what the intervals depend on
-        names = ("mode", "repair", "bootstrap", "confidence", "seed")
-        report["settings"] = {name: args[name] for name in names}
+    intervals = ("bootstrap", "confidence", "seed") if args.bootstrap else ()
+    names = (*(field.name for field in fields(Matching)), "repair", *intervals)
+    report["settings"] = {name: args[name] for name in names}
     if args.compare is not None:
         other = read_predictions(args.compare, args.repair)
         report["comparison"] = scorer.compare(other, matching, args.bootstrap or 1000, args.confidence, args.seed)

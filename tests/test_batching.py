@@ -424,3 +424,28 @@ def test_examples_are_other_records_with_their_answers() -> None:
     assert asked["example"][1] == {"input": "Hm.", "output": {"city": []}}  # "Ada left." is the text itself
     assert [len(json.loads(row["instruction"])["example"]) for row in (first, second)] == [2, 2]
     assert json.loads(second["output"]) == {"city": []}
+
+
+# Defects of the code that was published with IEPile
+
+
+@pytest.mark.parametrize("hard_negatives", [{}, {"person": ["city"]}, {"city": ["town", "person"]}])
+def test_published_defect_what_the_dictionary_lacks_was_a_key_error(hard_negatives: dict) -> None:
+    schema = Schema(types=("person", "city", "river"))
+    batching = batching_of("NER", schema, hard_negatives=hard_negatives, split_num=1, num_random=0)
+    rows = list(batching.instances("1", "Ada", [{"entity": "Ada", "entity_type": "person"}]))
+    asked = {"person", *hard_negatives.get("person", [])}
+    assert set(asked_labels(rows, "NER")) == asked
+
+
+def test_published_defect_kg_conversion_crashed() -> None:
+    batching = batching_of("KG", Schema((), ("mayor",), {"city": ("mayor",)}))
+    (row,) = batching.instances("1", "Ada, Rome", [{"head": "Rome", "relation": "mayor", "tail": "Ada"}])
+    assert json.loads(row["instruction"])["schema"] == [{"entity_type": "city", "attributes": ["mayor"]}]
+    assert json.loads(row["output"]) == {"city": {"Rome": {"mayor": "Ada"}}}
+
+
+def test_published_defect_unlabelled_input_was_a_key_error() -> None:
+    batching = replace(batching_of("NER", Schema(types=("person",))), negatives="all")
+    (row,) = batching.instances("1", "Ada", None)
+    assert (row["output"], row["label"]) == (None, None)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import annotated
 
-from iepile_builder import IEPile, SchemaBatching
+from iepile_builder import IEPile, InputError, SchemaBatching
 from iepile_builder.answers import asked_schema
 from iepile_builder.corpus import find_corpora, read_split
 from iepile_builder.readers import read_conll, read_instances, tagged_spans
@@ -141,3 +141,26 @@ def test_published_instances_are_built_from(run_script, tmp_path: Path) -> None:
     write_lines(tmp_path / "in" / "train.json", [{"task": "NERR", "source": "x", "instruction": "{}"}])
     done = run_script("build_dataset.py", *arguments, "--overwrite", check=False)
     assert_one_clear_line(done, "train.json, line 1: unknown task 'NERR'")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (
+            {"instruction": '{"instruction": "", "schema": [{}], "input": "Ada"}'},
+            "the instruction's schema is not one",
+        ),
+        ({"output": '{"wife": [{"head": "Ada", "tail": "Bob"}]}'}, "the label or output is not one of RE"),
+        ({"output": "{"}, "the label or output is not one of RE"),
+        ({"output": "[]"}, "the label or output is not one of RE"),
+        ({"label": "Ada"}, "the label or output is not one of RE"),
+    ],
+)
+def test_instances_that_are_none_name_file_and_line(tmp_path: Path, changed: dict, message: str) -> None:
+    row = {
+        "task": "RE", "source": "x", "output": '{"wife": []}',
+        "instruction": '{"instruction": "", "schema": ["wife"], "input": "Ada"}',
+    }  # fmt: skip
+    write_lines(tmp_path / "in" / "train.json", [row, {**row, **changed}])
+    with pytest.raises(InputError, match=f"train.json, line 2: {message}"):
+        read_instances([str(tmp_path / "in")], tmp_path / "out")
