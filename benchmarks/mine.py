@@ -2,26 +2,44 @@
 How well each way of mining recovers the hard negatives that IEPile published, which were made by hand.
 
     python benchmarks/mine.py --model_name_or_path path/to/sentence-transformers/model
+    python benchmarks/mine.py --predictions_file preds.jsonl
 
 For each published table, the labels that have hard negatives there: precision and recall of the best k that a method
-gives, over all labels of the table together. `random` is what drawing k other labels gives.
+gives, over all labels of the table together. `random` is what drawing k other labels gives. With predictions, as
+`scripts/predict.py` writes them, only the tables of their corpora are compared, `confusion` among the methods.
 """
+
+from pathlib import Path
 
 import numpy as np
 from jsonargparse import ArgumentParser
 
+from iepile_builder.corpus import read_json, read_lines
 from iepile_builder.hard_negatives import load_hard_negatives
-from iepile_builder.mining import embedding_scores, label_texts, lexical_scores, nearest, recovered, union
+from iepile_builder.mining import (
+    confusion_scores,
+    embedding_scores,
+    label_texts,
+    lexical_scores,
+    nearest,
+    recovered,
+    union,
+)
 
 
 def main() -> None:
     parser = ArgumentParser(description=__doc__.strip().splitlines()[0])
     parser.add_argument("--model_name_or_path", type=str, help="a sentence-transformers model; default: lexical alone")
+    parser.add_argument("--predictions_file", type=Path, help="JSON lines of predictions, for confusion")
     parser.add_argument("--top_k", type=list[int], default=[1, 3, 5, 10])
     args = parser.parse_args()
 
     print("| task | corpus | labels | published |", end="")
-    methods = ["random", "lexical", *(["embedding", "union"] if args.model_name_or_path else [])]
+    given = {"embedding": args.model_name_or_path, "confusion": args.predictions_file}
+    mining = ["lexical", *(method for method, needed in given.items() if needed is not None)]
+    methods = ["random", *mining, *(["union"] if len(mining) > 1 else [])]
+    lines = read_lines(args.predictions_file) if args.predictions_file is not None else ()
+    predictions = [read_json(line) for _, _, line in lines]
     print("".join(f" {method} P/R@{k} |" for method in methods for k in args.top_k))
     print("|" + "---|" * (4 + len(methods) * len(args.top_k)))
     totals: dict[tuple[str, int], np.ndarray] = {}
@@ -30,17 +48,20 @@ def main() -> None:
             continue
         for source, published in corpora.items():
             labels = sorted({*published, *(other for others in published.values() for other in others)})
-            if len(labels) < 4:  # every other label is one
+            rows = [row for row in predictions if (row["task"], row["source"]) == (task, source)]
+            if len(labels) < 4 or (predictions and not rows):  # of under 4, every other label is one
                 continue
             scores = {"random": np.random.default_rng(0).random((len(labels), len(labels)))}
             scores["lexical"] = lexical_scores(labels)
+            if rows:
+                scores["confusion"] = confusion_scores(labels, rows)
             if args.model_name_or_path:
                 texts = label_texts(labels, {}, {})
                 scores["embedding"] = embedding_scores(labels, texts, args.model_name_or_path)
             cells = []
             for method in methods:
                 for k in args.top_k:
-                    parts = ["lexical", "embedding"] if method == "union" else [method]
+                    parts = mining if method == "union" else [method]
                     found = union([nearest(labels, scores[part], k) for part in parts])
                     counts = np.array(recovered(found, published))
                     totals[method, k] = totals.get((method, k), 0) + counts
