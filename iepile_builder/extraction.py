@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from iepile_builder.answers import load_answer, read_asked, strip_fence
 from iepile_builder.batching import SchemaBatching
 from iepile_builder.chat import to_prompt
+from iepile_builder.constraints import answer_schema
 from iepile_builder.engines import Completion, Engine, Request, TransformersEngine
 from iepile_builder.errors import InputError
 from iepile_builder.grounding import Locator, Mention, ground, mention_fields
-from iepile_builder.instructions import LANGUAGES
+from iepile_builder.instructions import LANGUAGES, read_instruction
 from iepile_builder.passages import HAN, SURROGATE, Passage, detect_language, passages
 from iepile_builder.repair import repair_json
 from iepile_builder.schema import Schema
@@ -276,6 +277,11 @@ class Extractor:
             What answers: a model in this process, or a server.
         max_new_tokens (`int`, *optional*, defaults to 512):
             The longest answer. One that is cut is asked again for half of the labels at a time.
+        constrained (`bool`, *optional*, defaults to `True`):
+            Whether the engine is told which form the answers must have, so that all of them are valid; an engine that
+            cannot hold a model to it leaves them free.
+        copied (`bool`, *optional*, defaults to `False`):
+            Whether the answers' strings must be parts of the text, too.
         repair (`bool`, *optional*, defaults to `True`):
             Whether to read what is only nearly JSON, too.
         passage_tokens (`int`, *optional*, defaults to 384):
@@ -290,6 +296,8 @@ class Extractor:
 
     engine: Engine
     max_new_tokens: int = 512
+    constrained: bool = True
+    copied: bool = False
     repair: bool = True
     passage_tokens: int = 384
     overlap: int = 1
@@ -433,7 +441,7 @@ class Extractor:
         text, batching = work.text, work.batching
         whole = Passage(0, len(text))
         known = given_triggers(triggers, text, batching)
-        empty = asked_together(batching, "", known(whole))
+        empty = self.asked_together(batching, "", known(whole))
         if not empty:  # EEA, without any trigger
             return []
         longest = max(empty, key=lambda asked: len(asked.instruction))
@@ -443,7 +451,7 @@ class Extractor:
             chinese = len(HAN.findall(sample))
             tokens = chinese + (len(sample) - chinese) / 4
         else:
-            filled = asked_together(replace(batching, labels=longest.labels, split_num=-1), sample, known(whole))
+            filled = self.asked_together(replace(batching, labels=longest.labels, split_num=-1), sample, known(whole))
             tokens = room - (self.engine.context_left(filled[0].request, self.max_new_tokens) or 0)
             if room < min(tokens, MIN_ROOM):
                 raise self.too_small(longest, room)
@@ -452,7 +460,7 @@ class Extractor:
         while True:
             jobs, fits = [], True
             for passage in passages(text, batching.language, max(size, 1), self.overlap):
-                together = asked_together(batching, text[passage.start : passage.end], known(passage))
+                together = self.asked_together(batching, text[passage.start : passage.end], known(passage))
                 jobs += [Job(work, passage, *asked) for asked in together]
                 if room is not None and together:
                     asked = max(together, key=lambda asked: len(asked.instruction))
@@ -462,6 +470,20 @@ class Extractor:
             size //= 2  # some part of the text has more tokens than its sample says
             if size == 0:
                 raise self.too_small(longest, room or 0)
+
+    def asked_together(self, batching: SchemaBatching, text: str, annotations: list[Annotation] | None) -> list[Asked]:
+        """The requests about a text, in the form of training."""
+        task = TASKS[batching.task]
+        together = []
+        for instance in batching.instances("", text, annotations):
+            instruction = instance["instruction"]
+            labels = task.labels(read_asked(instruction, task.name)[0].schema)
+            form = None
+            if self.constrained:
+                items = read_instruction(instruction)["schema"]
+                form = answer_schema(task.name, items, text if self.copied else None)
+            together.append(Asked(labels, instruction, Request(to_prompt(instance), form), annotations))
+        return together
 
     def too_small(self, asked: Asked, room: int) -> InputError:
         """The error for a context in which no text has room."""
@@ -481,7 +503,9 @@ class Extractor:
             for labels in (job.labels[:middle], job.labels[middle:]):
                 batching = replace(work.batching, labels=labels, split_num=-1)
                 text = work.text[job.passage.start : job.passage.end]
-                again += [Job(work, job.passage, *asked) for asked in asked_together(batching, text, job.annotations)]
+                again += [
+                    Job(work, job.passage, *asked) for asked in self.asked_together(batching, text, job.annotations)
+                ]
             work.retried += 1
             work.open += len(again) - 1
             return again
@@ -573,16 +597,6 @@ class Work:
     open: int = 0
     retried: int = 0
     answers: list[tuple[Job, Completion]] = field(default_factory=list)
-
-
-def asked_together(batching: SchemaBatching, text: str, annotations: list[Annotation] | None) -> list[Asked]:
-    """The requests about a text, in the form of training."""
-    together = []
-    for instance in batching.instances("", text, annotations):
-        schema = read_asked(instance["instruction"], batching.task)[0].schema
-        labels = TASKS[batching.task].labels(schema)
-        together.append(Asked(labels, instance["instruction"], Request(to_prompt(instance)), annotations))
-    return together
 
 
 def given_triggers(

@@ -13,7 +13,7 @@ HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]
 WORD = re.compile(r"[^\W\d_\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+")
 SURROGATE = re.compile("[\ud800-\udfff]")
 # where a sentence is cut that is too long by itself, the best first
-CUTS = (re.compile(r"[;；:：\n]\s*|[。！？]"), re.compile(r"[,，、]\s*"), re.compile(r"\s+"))
+CUTS = (re.compile(r"[;:]\s+|\s*\n\s*|[；：。！？]"), re.compile(r",\s+|[，、]"), re.compile(r"\s+"))
 
 
 class Passage(NamedTuple):

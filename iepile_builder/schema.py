@@ -77,6 +77,6 @@ def check_labels(labels: object, where: str) -> None:
     """Raise an `InputError` unless `labels` is a list of distinct strings that are not empty."""
     if not isinstance(labels, list) or not all(isinstance(label, str) and label.strip() for label in labels):
         raise InputError(f"{where}: not a JSON list of label names")
-    for label in labels:
-        if labels.count(label) > 1:
-            raise InputError(f"{where}: label {label!r} stands more than once")
+    if len(set(labels)) < len(labels):
+        label = next(label for label in labels if labels.count(label) > 1)
+        raise InputError(f"{where}: label {label!r} stands more than once")

@@ -13,7 +13,7 @@ log. Arguments can also stand in a YAML file, given with `--config`.
 In a Space, or any other program:
 
 ```python
-from demo import build_demo
+from demo import LOOK, build_demo
 from iepile_builder import Extractor
 
 demo = build_demo(Extractor.from_pretrained("path/or/hub-id"))
@@ -277,6 +277,7 @@ def build_demo(extractor: Extractor, max_characters: int = 20_000, max_seconds: 
             [text, task, schema, triggers, language, drop],
             [found, data],
             concurrency_limit=1,
+            show_progress_on=found,
             api_name="extract",
         )
     demo.queue(max_size=20)

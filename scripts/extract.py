@@ -58,6 +58,7 @@ def load(args: Namespace) -> Extractor:
     options = {
         "max_new_tokens": args.max_new_tokens,
         "passage_tokens": args.passage_tokens,
+        "copied": args.copied,
         "drop_ungrounded": args.drop_ungrounded,
     }
     if args.base_url is not None:
@@ -186,6 +187,7 @@ def main() -> None:
     parser.add_argument("--attn_implementation", type=str, help="the model's attention, such as sdpa")
     parser.add_argument("--max_new_tokens", type=int, default=512, help="longest answer, in tokens")
     parser.add_argument("--passage_tokens", type=int, default=384, help="most tokens of text asked about at once")
+    parser.add_argument("--copied", type=bool, default=False, help="let the model write parts of the text alone")
     parser.add_argument("--drop_ungrounded", type=bool, default=False, help="leave out what is not in the text")
     parser.add_argument("--html", type=Path, help="a page to write")
     parser.add_argument("--json", type=Path, help="a JSON file to write; - for the standard output, and nothing else")

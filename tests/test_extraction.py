@@ -3,18 +3,23 @@
 import json
 import random
 import re
+import shutil
+import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import ALL_TASKS, ROOT, SAMPLE_CORPUS
 from rules import RuleEngine, tagged, words
+from tiny import CHATML, save_tiny_model
 
 from iepile_builder import Extractor, InputError, Schema, SchemaBatching
 from iepile_builder.corpus import read_lines
-from iepile_builder.engines import Completion
+from iepile_builder.engines import Completion, Request
 from iepile_builder.extraction import Extraction
 from iepile_builder.tasks import TASKS, Argument, Entity
 
@@ -295,6 +300,25 @@ def test_relations_and_events_of_a_long_text() -> None:
     assert len(result.facts) == 2 * len(people)
 
 
+@pytest.mark.parametrize("tokens", [25, 40, 77, 1000])
+@pytest.mark.parametrize("overlap", [0, 1, 3])
+def test_a_name_that_stands_everywhere(tokens: int, overlap: int) -> None:
+    text = "Then person:Ada left. Why? Nobody knew person:Bob, or so person:Ada said.\n\n" * 20
+    engine = RuleEngine(lambda item, text: re.findall(rf"{item}:(\w+)", text))
+    result = Extractor(engine, passage_tokens=tokens, overlap=overlap)(text, "NER", ["person"])
+    found = [(str(fact.entity), fact.entity.start) for fact in result.facts]
+    assert found == [(match[1], match.start(1)) for match in re.finditer(r"person:(\w+)", text)]
+
+
+def test_a_hostile_text() -> None:
+    text = "(“" * 50_000 + "a" * 50_000 + " person:Ada " + "\n" * 50_000
+    start = time.process_time()
+    engine = RuleEngine(lambda item, text: ["Ada", "(“" * 99, "a" * 199 + "b", "Eve " * 50])
+    result = Extractor(engine)(text, "NER", ["person"])
+    assert time.process_time() - start < 20
+    assert ("Ada", text.index("Ada")) in [(fact.entity, fact.entity.start) for fact in result.facts]
+
+
 def test_time_grows_with_the_text_alone() -> None:
     def seconds(number: int) -> float:
         text, _ = planted(number, every=7)
@@ -438,6 +462,57 @@ def test_bad_input(arguments: dict, message: str) -> None:
         results = Extractor(Says({}))(**{"text": "Ada", "task": "NER", "schema": ["person"], **arguments})
         list(results)
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+def test_a_model_of_transformers(tiny: Path) -> None:
+    extractor = Extractor.from_pretrained(str(tiny), max_new_tokens=20, batch_size=4, dtype="float32")
+    assert extractor.engine.batch_size == 4
+    result = extractor("Ada met Bob.", "NER", ["person", "city"])
+    assert len(result.answers) == 1 + result.retried  # of each answer that is cut, two are asked again
+    assert all(result.answers) and result.unparsed == 0
+    left = extractor.engine.context_left(Request([{"role": "user", "content": "x"}]), 0)
+    with pytest.raises(InputError) as error:
+        replace(extractor, max_new_tokens=left - 40)("Ada met Bob. " * 30, "NER", ["person", "city"])
+    assert "no room for the text beside 2 labels asked at once" in str(error.value)
+
+
+def test_a_model_without_a_chat_template(tiny: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny, tmp_path / "bare")
+    (tmp_path / "bare" / "chat_template.jinja").unlink()
+    with pytest.raises(InputError) as error:
+        Extractor.from_pretrained(str(tmp_path / "bare"))
+    assert "chat template" in str(error.value) and "chat_template_path" in str(error.value)
+    (tmp_path / "template.jinja").write_text(CHATML)
+    extractor = Extractor.from_pretrained(
+        str(tmp_path / "bare"), chat_template_path=str(tmp_path / "template.jinja"), max_new_tokens=4
+    )
+    assert extractor("Ada met Bob.", "NER", ["person"]).answers
+
+
+def test_a_server_that_is_not_there() -> None:
+    pytest.importorskip("openai")
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{unused.getsockname()[1]}/v1"
+        with pytest.raises(InputError) as error:
+            Extractor.from_endpoint(address, model="m", max_new_tokens=10)
+    assert address in str(error.value) and "no server can be reached there" in str(error.value)
+
+
+def test_the_engine_is_told_the_form_of_the_answers() -> None:
+    engine = RuleEngine(tagged)
+    Extractor(engine)("person:Ada", "NER", {"person": "a human", "city": ""})
+    assert list(engine.requests[0].answer_schema["properties"]) == ["person", "city"]
+    assert "x-text" not in engine.requests[0].answer_schema
+    Extractor(engine, copied=True)("person:Ada", "NER", ["person"])
+    assert engine.requests[1].answer_schema["x-text"] == "person:Ada"
+    Extractor(engine, constrained=False)("person:Ada", "NER", ["person"])
+    assert engine.requests[2].answer_schema is None
 
 
 def test_importing_it_is_light() -> None:
