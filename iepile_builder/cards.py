@@ -103,31 +103,51 @@ EXAMPLES: dict[str, dict[str, tuple[list[Any], str]]] = {
     },
 }
 LOADING = {
-    "adapter": """from peft import AutoPeftModelForCausalLM
+    "adapter": """import json
+
+from peft import AutoPeftModelForCausalLM
 from transformers import AutoTokenizer, GenerationConfig
 
 name = "{name}"
-model = AutoPeftModelForCausalLM.from_pretrained(name)""",
-    "merged": """from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+model = AutoPeftModelForCausalLM.from_pretrained(name)
+tokenizer = AutoTokenizer.from_pretrained(name)
+config = GenerationConfig.from_pretrained(name, max_new_tokens=256)""",
+    "merged": """import json
+
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 name = "{name}"
-model = AutoModelForCausalLM.from_pretrained(name)""",
-}
-USAGE = """
+model = AutoModelForCausalLM.from_pretrained(name)
 tokenizer = AutoTokenizer.from_pretrained(name)
-config = GenerationConfig.from_pretrained(name, max_new_tokens=256)
+config = GenerationConfig.from_pretrained(name, max_new_tokens=256)""",
+    "gguf": """import json
 
+import xllamacpp  # llama.cpp
+from huggingface_hub import hf_hub_download
+
+name = "{name}"
+params = xllamacpp.CommonParams()
+params.model.path = hf_hub_download(name, "{file}")
+params.n_ctx, params.verbosity = 4096, -1
+server = xllamacpp.Server(params)""",
+}
+ASKING = """
 instruction = {{
     "instruction": {instruction},
     "schema": {schema},
     "input": "{text}",
 }}
 messages = [{{"role": "user", "content": json.dumps(instruction, ensure_ascii=False)}}]
-inputs = tokenizer.apply_chat_template(
+"""
+ANSWERING = """inputs = tokenizer.apply_chat_template(
     messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"
 )
 output = model.generate(**inputs, generation_config=config)
 print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))"""
+GGUF_ANSWERING = """answer = server.handle_chat_completions(
+    {"messages": messages, "temperature": 0, "max_tokens": 256}
+)
+print(answer["choices"][0]["message"]["content"])"""
 
 RECORD = "training.json"
 RECIPE = "recipe.yaml"
@@ -372,7 +392,7 @@ def model_card(
         pipeline_tag="text-generation",
         tags=["information-extraction", "iepile", TAG, *tasks, *(["lora"] if form == "adapter" else [])],
         metrics=sorted({result.metric_type for result in results}) or None,
-        model_name=title,
+        model_name=title if results else None,
         eval_results=results or None,
         **dict(license or {}),
     )
@@ -385,7 +405,8 @@ def model_card(
         base_link=f"[{base_model}](https://huggingface.co/{base_model})" if base_model else base_name,
         tasks=[describe(task, languages or ["en"]) for task in tasks],
         language_names=[LANGUAGES.get(each, each) for each in languages],
-        usage=usage(form, name, tasks[0], language),
+        usage=usage(form, folder, name, tasks[0], language),
+        name=name,
         split_nums=", ".join(f"{TASKS[task].split_num} for {task}" for task in tasks),
         scores=scores and scores_table(scores),
         scores_text=scores_text(report or {}),
@@ -407,10 +428,8 @@ def describe(task: str, languages: Sequence[str]) -> dict[str, Any]:
     return {"task": task, "name": TASK_NAMES[task], "item": ITEMS[task], "answer": ANSWERS[task], "texts": texts}
 
 
-def usage(form: Form, name: str, task: str, language: str) -> str | None:
+def usage(form: Form, folder: Path, name: str, task: str, language: str) -> str:
     """Code to paste."""
-    if form == "gguf":
-        return None
     schema, text = EXAMPLES[language][task]
     sentence = TEXT[task][language]
     if language == "zh":
@@ -420,8 +439,9 @@ def usage(form: Form, name: str, task: str, language: str) -> str | None:
         lines[:-1] = [f"{line} " for line in lines[:-1]]
     quoted = [json.dumps(line, ensure_ascii=False) for line in lines]
     instruction = "(\n        " + "\n        ".join(quoted) + "\n    )"
-    code = "import json\n\n" + LOADING[form] + USAGE
-    return code.format(name=name, instruction=instruction, schema=python(schema), text=text)
+    asking = ASKING.format(instruction=instruction, schema=python(schema), text=text)
+    loading = LOADING[form].format(name=name, file=next((path.name for path in sorted(folder.glob("*.gguf"))), ""))
+    return f"{loading}\n{asking}{GGUF_ANSWERING if form == 'gguf' else ANSWERING}"
 
 
 def python(value: Any) -> str:

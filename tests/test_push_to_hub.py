@@ -13,10 +13,11 @@ import pytest
 from conftest import ROOT, assert_one_clear_line, write_lines
 from hub_server import LocalHub
 from huggingface_hub import snapshot_download
+from huggingface_hub.constants import HF_HOME
 from tiny import load_script, make_instances, save_tiny_model
 
 from iepile_builder import InputError
-from iepile_builder.chat import to_prompt
+from iepile_builder.chat import load_model, load_tokenizer, to_prompt
 from iepile_builder.engines import Request, TransformersEngine
 from iepile_builder.scoring import Scorer
 
@@ -210,6 +211,58 @@ def test_what_is_wrong_is_said(
     with pytest.raises(InputError, match=message):
         run("adapter", "--folder", folder, "--repo_id", "user/tiny-ie", *command)
     assert hub.repositories == {}
+
+
+@pytest.fixture(scope="module")
+def smollm2() -> str:
+    """The real small model, out of the package that ships it."""
+    script = load_script("get_smollm2")
+    try:
+        script.find_gguf()
+    except InputError as error:
+        pytest.skip(str(error))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["get_smollm2.py"])
+        script.main()
+    return str(Path(HF_HOME, "iepile", "SmolLM2-135M-Instruct").absolute())
+
+
+@pytest.mark.slow
+def test_an_adapter_of_the_real_small_model_and_back(
+    hub: LocalHub, smollm2: str, tmp_path: Path, run: Callable[..., str]
+) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    folder = tmp_path / "adapter"
+    config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
+    get_peft_model(load_model(smollm2, dtype="float32"), config).save_pretrained(folder)
+    load_tokenizer(smollm2).save_pretrained(folder)
+    base = ["--base_model", "HuggingFaceTB/SmolLM2-135M-Instruct", "--license", "apache-2.0"]
+    run("adapter", "--folder", folder, "--repo_id", "user/tiny-ie", *base)
+    prompts = [to_prompt({"instruction": instruction}) for instruction in ("Name a city.", "Name a river.")]
+    engine = TransformersEngine.from_pretrained(smollm2, str(folder), dtype="float32")
+    here = [engine.generate([Request(prompt)], 20)[0].text for prompt in prompts]
+    code = PEFT_MODEL.replace('from_pretrained("user/tiny")', f"from_pretrained({smollm2!r}, dtype='float32')")
+    assert json.loads(hub.run(code, json.dumps(prompts)).splitlines()[-1]) == here
+
+
+@pytest.mark.slow
+def test_gguf_and_back(hub: LocalHub, smollm2: str, tmp_path: Path, run: Callable[..., str]) -> None:
+    folder = tmp_path / "gguf"
+    folder.mkdir()
+    gguf = load_script("get_smollm2").find_gguf()
+    (folder / "small-q4.gguf").symlink_to(gguf)
+    (folder / "Modelfile").write_text("FROM ./small-q4.gguf\n")
+    base = ["--base_model", "HuggingFaceTB/SmolLM2-135M-Instruct", "--license", "apache-2.0"]
+    run("gguf", "--folder", folder, "--repo_id", "user/small", *base)
+    files = hub.repository("user/small").files()
+    assert set(files) == {"README.md", "Modelfile", "small-q4.gguf"}
+    assert files["small-q4.gguf"] == gguf.read_bytes()
+    card = files["README.md"].decode()
+    assert "base_model_relation: quantized" in card
+    assert "llama-server -hf user/small" in card
+    (code,) = re.findall(r"```python\n(.*?)\n```", card, re.DOTALL)
+    assert "named entity recognition" in hub.run(code)  # untuned, the small model repeats what it is asked
 
 
 def test_the_metric_and_back(hub: LocalHub, tmp_path: Path, run: Callable[..., str]) -> None:
