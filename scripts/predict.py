@@ -98,13 +98,17 @@ def answer(engine: TransformersEngine, instances: Dataset, first: int, args: Nam
 
 
 def main(args: Namespace) -> None:
+    import torch
     from accelerate import PartialState
-    from accelerate.utils import broadcast_object_list, gather_object
+    from accelerate.utils import broadcast_object_list, gather_object, parse_flag_from_env
     from tqdm import tqdm
 
-    state = PartialState()
+    # Several processes on a CPU find each other only if they are told that it is one.
+    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
     if state.num_processes != int(os.environ.get("WORLD_SIZE", 1)):
         raise InputError(f"{os.environ['WORLD_SIZE']} processes were started, but each of them runs alone")
+    if state.num_processes > 1 and state.is_main_process:
+        print(f"{state.num_processes} processes", file=sys.stderr)
     if args.in_text and args.constrain == "off":
         raise InputError("--in_text needs constraints: leave out --constrain off")
 

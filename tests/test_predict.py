@@ -185,6 +185,55 @@ def test_killed_it_writes_the_same_file(run_script: Callable, model: str, data: 
     assert killed.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
+def test_processes_share_the_work(
+    answer: Callable[..., list[dict]], run_script: Callable, model: str, data: Path, tmp_path: Path
+) -> None:
+    answer("alone.jsonl", batch_size=1)  # five windows, the last of them not full
+    whole = (tmp_path / "alone.jsonl").read_bytes()
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        f"model_name_or_path: {model}\ndataset: {data}\nbatch_size: 1\nmax_new_tokens: 8\ndtype: float32\n"
+        f"constrain: 'off'\noutput_file: {tmp_path / 'together.jsonl'}\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += [ROOT / "scripts" / "predict.py", "--config", config]
+    environment = {**os.environ, "HF_DATASETS_CACHE": str(tmp_path / "cache"), "ACCELERATE_USE_CPU": "1"}
+    (tmp_path / "together.jsonl").write_bytes(b"".join(whole.splitlines(keepends=True)[:9]))
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert "2 processes" in done.stderr
+    assert done.stderr.count("9 of 40 are answered already") == 1
+    assert (tmp_path / "together.jsonl").read_bytes() == whole
+
+
+def test_constrained(answer: Callable[..., list[dict]], data: Path, capsys: pytest.CaptureFixture) -> None:
+    free = answer("free.jsonl")
+    complete = 0
+    for line in answer("constrained.jsonl", constrain="on", in_text=True, max_new_tokens=60):
+        text = json.loads(line["instruction"])["input"]
+        try:
+            found = json.loads(line["output"])["city"]
+        except ValueError:
+            continue
+        complete += 1
+        strings = found if line["task"] == "NER" else [string for pair in found for string in pair.values()]
+        assert all(string in text for string in strings)
+    error = capsys.readouterr().err
+    cut = int(error[: error.rindex(" answers were cut")].split()[-1])
+    assert complete == COUNT - cut > 10
+
+    instances = make_instances(COUNT)
+    for instance in instances:
+        instance["instruction"] = "Find the cities in " + instance["instruction"]
+    write_lines(data / "test.jsonl", instances)
+    assert [line["output"] for line in answer("auto.jsonl", constrain="auto")] != [line["output"] for line in free]
+    assert answer("off.jsonl") == answer("auto.jsonl", constrain="auto")
+    with pytest.raises(InputError, match=r"instance 1: the instruction is not JSON.*--constrain auto or off"):
+        answer("on.jsonl", constrain="on")
+    with pytest.raises(InputError, match="--in_text needs constraints"):
+        answer("on.jsonl", in_text=True)
+
+
 def test_bad_input(run_script: Callable, data: Path, tmp_path: Path) -> None:
     common = ("--output_file", tmp_path / "preds.jsonl", "--dataset")
     done = run_script("predict.py", *common, data, "--model_name_or_path", data, check=False)

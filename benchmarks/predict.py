@@ -1,0 +1,137 @@
+"""
+How fast instances are answered, against the loop of the published code: one at a time, plain greedy `generate`.
+
+    python benchmarks/predict.py --model_name_or_path MODEL --adapter_name_or_path ADAPTER --dataset data/mit-movie
+
+Each row adds one thing to the row above. In float32 the answers of all rows but the constrained ones must be equal to
+those of the loop, or the program fails. Seconds are those of the process's CPU time in one thread, which other work on
+the machine disturbs less than the clock; `--methods` picks rows.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+from jsonargparse import ArgumentParser
+
+from iepile_builder.chat import load_instances, to_prompt
+from iepile_builder.constraints import answer_schema
+from iepile_builder.decoding import Row, generate_padded
+from iepile_builder.engines import Completion, Request, TransformersEngine
+from iepile_builder.instructions import read_instruction
+from iepile_builder.scoring import Scorer
+
+
+def one_at_a_time(engine: TransformersEngine, requests: list[Request], max_new_tokens: int) -> list[Completion]:
+    completions = []
+    for request in requests:
+        inputs = engine.tokenizer(engine.prompt(request), add_special_tokens=False, return_tensors="pt")
+        with torch.inference_mode():
+            generated = engine.model.generate(
+                **inputs,
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                repetition_penalty=1.0,
+                eos_token_id=sorted(engine.end_tokens),
+                pad_token_id=engine.tokenizer.eos_token_id,
+            )
+        ids = generated[0, inputs["input_ids"].shape[1] :].tolist()
+        text = engine.tokenizer.decode(ids, skip_special_tokens=True)
+        completions.append(Completion(text, engine.end_tokens.isdisjoint(ids)))
+    return completions
+
+
+def padded(engine: TransformersEngine, requests: list[Request], max_new_tokens: int) -> list[Completion]:
+    token_ids = engine.encode([engine.prompt(request) for request in requests])
+    order = sorted(range(len(requests)), key=lambda index: len(token_ids[index]))
+    completions = {}
+    for start in range(0, len(order), engine.batch_size):
+        batch = order[start : start + engine.batch_size]
+        rows = [Row(token_ids[index]) for index in batch]
+        generate_padded(engine.model, rows, engine.end_tokens, max_new_tokens)
+        for index, row in zip(batch, rows, strict=True):
+            text = engine.tokenizer.decode(row.answer, skip_special_tokens=True)
+            completions[index] = Completion(text, not row.complete(engine.end_tokens))
+    return [completions[index] for index in range(len(requests))]
+
+
+def own_loop(share_prefix: bool, lookup: bool, constrain: str) -> Callable:
+    def answer(engine: TransformersEngine, requests: list[Request], max_new_tokens: int) -> list[Completion]:
+        options = {"share_prefix": share_prefix, "lookup": lookup, "constrain": constrain}
+        engine = TransformersEngine(engine.model, engine.tokenizer, engine.batch_size, **options)
+        return engine.generate(requests, max_new_tokens)
+
+    return answer
+
+
+METHODS = {
+    "one at a time": one_at_a_time,
+    "batches by length, `generate`": padded,
+    "own loop: ended answers leave the batch, cache in place": own_loop(False, False, "off"),
+    "+ shared prefix": own_loop(True, False, "off"),
+    "+ lookup": own_loop(True, True, "off"),
+    "+ grammar, forced tokens": own_loop(True, True, "on"),
+    "grammar without lookup": own_loop(True, False, "on"),
+}
+
+
+def main() -> None:
+    parser = ArgumentParser(description=__doc__.strip().split("\n")[0])
+    parser.add_argument("--model_name_or_path", type=str, required=True)
+    parser.add_argument("--adapter_name_or_path", type=str | None)
+    parser.add_argument("--dataset", type=str, required=True)
+    parser.add_argument("--max_samples", type=int, default=48)
+    parser.add_argument("--max_new_tokens", type=int, default=128)
+    parser.add_argument("--batch_size", type=int, default=16)
+    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="float32")
+    parser.add_argument("--methods", type=list[int], default=list(range(6)), help="rows, from 0")
+    args = parser.parse_args()
+
+    torch.set_num_threads(1)
+    engine = TransformersEngine.from_pretrained(
+        args.model_name_or_path, args.adapter_name_or_path, dtype=args.dtype, batch_size=args.batch_size
+    )
+    dataset = load_instances(args.dataset, columns=("instruction", "output", "label"))["test"]
+    instances = list(dataset.select(range(args.max_samples)))
+    requests = []
+    for instance in instances:
+        schema = answer_schema(instance["task"], read_instruction(instance["instruction"])["schema"])
+        requests.append(Request(to_prompt(instance), schema))
+    engine.generate(requests[:2], 2)  # what is loaded on first use
+
+    print(f"{args.max_samples} answers of {args.dataset}, {args.dtype}, batches of {args.batch_size}")
+    print("| | CPU s | clock s | answers per CPU s | times | equal | valid JSON | cut | F1 |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    first: tuple[float, list[Completion]] | None = None
+    for number in args.methods:
+        name, method = list(METHODS.items())[number]
+        start = time.process_time(), time.perf_counter()
+        answers = method(engine, requests, args.max_new_tokens)
+        cpu, clock = time.process_time() - start[0], time.perf_counter() - start[1]
+        first = first or (cpu, answers)
+        equal = sum(one == other for one, other in zip(answers, first[1], strict=True))
+        scorer = Scorer()
+        for instance, answer in zip(instances, answers, strict=True):
+            scorer.add({**instance, "output": answer.text})
+        report = scorer.report()
+        print(
+            f"| {name} | {cpu:.1f} | {clock:.1f} | {len(answers) / cpu:.2f} | {first[0] / cpu:.1f} | "
+            f"{equal}/{len(answers)} | {sum(map(is_json, answers)) / len(answers):.1%} | "
+            f"{sum(answer.cut for answer in answers)} | {report['overall']['f1']:.1f} |",
+            flush=True,
+        )
+        if args.dtype == "float32" and equal < len(answers) and "grammar" not in name and args.methods[0] == 0:
+            sys.exit("the answers are not equal")
+
+
+def is_json(answer: Completion) -> bool:
+    try:
+        return isinstance(json.loads(answer.text), dict)
+    except ValueError:
+        return False
+
+
+if __name__ == "__main__":
+    main()
