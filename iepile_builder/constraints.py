@@ -92,13 +92,15 @@ def _value(single: list[Any]) -> dict[str, Any]:
     return {"anyOf": [*single, _array(MENTION, at_least=2)]}
 
 
-def lark_grammar(schema: Mapping[str, Any]) -> str:
+def lark_grammar(schema: Mapping[str, Any], start: str = "") -> str:
     """
     Makes the grammar of the answers that satisfy a schema of [`answer_schema`], written as the training format is.
 
     Args:
         schema (`Mapping[str, Any]`):
             The JSON schema.
+        start (`str`, *optional*, defaults to `""`):
+            What may stand before the answer.
 
     Returns:
         `str`: The grammar, in the dialect of Lark that `llguidance` reads.
@@ -139,7 +141,7 @@ def lark_grammar(schema: Mapping[str, Any]) -> str:
             following = rule(f'(", " {entry})? {following}')
         return rule(f'"{{" ({" | ".join(reversed(firsts))}) "}}"')
 
-    start = expression(schema)
+    answer = expression(schema)
     characters = _CHARACTERS
     if (text := schema.get("x-text")) is not None:
         # Whole characters as they are written in JSON, so that none is cut inside its escape
@@ -147,7 +149,7 @@ def lark_grammar(schema: Mapping[str, Any]) -> str:
         characters = f'SUBSTRING & /(?s:.+)/\nSUBSTRING: %regex {{"substring_chunks": {chunks}}}'
     return "\n".join(
         [
-            f"start: {start}",
+            f"start: {start}{answer}",
             *(f"{name}: {body}" for body, name in rules.items()),
             'MENTION: "\\"" CHARACTERS "\\""',
             f"CHARACTERS: {characters}",
@@ -176,11 +178,14 @@ class Grammars:
         from llguidance.hf import from_tokenizer
 
         self._tokenizer = from_tokenizer(tokenizer, n_vocab=vocab_size, eos_token=sorted(end_tokens))  # type: ignore[arg-type]
+        # SentencePiece has a token for "{" at the start of a word, which decodes to "{" at the start of an answer.
+        brace = tokenizer("{", add_special_tokens=False)["input_ids"]
+        self._start = '" "? ' if self._tokenizer.decode_str(brace) == " {" else ""
         self._compiled = lru_cache(maxsize=size)(self._compile)
 
     def matcher(self, schema: Mapping[str, Any]) -> LLMatcher:
         """A matcher at the start of an answer that satisfies a schema of [`answer_schema`]."""
-        return self._compiled(lark_grammar(schema)).deep_copy()
+        return self._compiled(lark_grammar(schema, self._start)).deep_copy()
 
     def _compile(self, grammar: str) -> LLMatcher:
         from llguidance import LLMatcher, LLParserLimits

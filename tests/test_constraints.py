@@ -162,6 +162,31 @@ def test_compiled_grammars_are_kept(judge: Judge) -> None:
     assert grammars._compiled.cache_info()[:] == (1, 4, 2, 2)
 
 
+def test_sentencepiece() -> None:
+    """The token that starts a word is the one that an answer starts with; Chinese may be spelled in bytes."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    pieces = ["<unk>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *'{}[]": a,', "\u2581", "\u2581{", "人"]
+    backend = Tokenizer(
+        models.BPE(
+            {piece: i for i, piece in enumerate(pieces)}, [("\u2581", "{")], unk_token="<unk>", byte_fallback=True
+        )
+    )
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>")
+    grammars = Grammars(tokenizer, len(pieces), [1])
+    answer = '{"人名": ["a人b", "a"]}'
+    tokens = tokenizer(answer, add_special_tokens=False)["input_ids"]
+    assert pieces[tokens[0]] == "\u2581{" and tokenizer.decode(tokens) == answer
+    for said in (tokens, [pieces.index("{"), *tokens[1:]]):
+        matcher = grammars.matcher(answer_schema("NER", ["人名"]))
+        assert matcher.try_consume_tokens(said) == len(said) and matcher.is_stopped()
+
+
 def test_bad_items() -> None:
     for task, items in [("EE", ["a"]), ("KG", [{"entity_type": "a"}]), ("none", ["a"])]:
         with pytest.raises(InputError, match=f"not schema items of {task}"):
