@@ -216,7 +216,7 @@ def written(output_dir: str) -> Iterator[None]:
         reason = next((reason for reason in reasons if reason in str(error)), None)
         if reason is None:
             raise
-        reason = "the disk took only a part" if reason == reasons[-1] else reason
+        reason = "a file came out incomplete" if reason == reasons[-1] else reason
         raise InputError(
             f"{output_dir}: cannot be written to: {reason}, {shutil.disk_usage(output_dir).free >> 20} MB are free; "
             "with more space the same command goes on from the last whole checkpoint"
