@@ -51,6 +51,7 @@ def main(args: Namespace) -> None:
         raise InputError(f"{output_dir} exists already: give another --output_dir, or delete it")
     try:
         import gguf
+        import torch
         import xllamacpp
     except ImportError as error:
         raise InputError(f"{error.name} is not installed: pip install 'iepile-builder[gguf]'") from None
@@ -106,6 +107,7 @@ def main(args: Namespace) -> None:
         params.model_alias = {"exported"}
         params.n_ctx = max(map(len, prompts)) + args.max_new_tokens + 8
         params.n_parallel = 1
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = torch.get_num_threads()
         params.warmup = False
         params.verbosity = -1
         params.port = 0

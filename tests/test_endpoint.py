@@ -53,7 +53,7 @@ def llama() -> Iterator[str]:
     params.model_alias = {"smollm2"}
     params.n_ctx = 1024
     params.n_parallel = 2  # so each answer has a context of 512
-    params.cpuparams.n_threads = 1
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
     params.warmup = False
     params.verbosity = -1
     params.port = 0

@@ -239,3 +239,42 @@ def test_an_adapter_runs_in_llama(
     written = gguf.GGUFReader(exported / "exported-f32.gguf").get_field("tokenizer.chat_template")
     assert written is not None and written.contents() == tokenizer.chat_template
     assert "FROM ./exported-f32.gguf" in (exported / "Modelfile").read_text()
+
+
+@pytest.mark.slow
+def test_the_real_model_answers_by_a_schema_from_its_gguf(
+    export: Callable[..., Path], smollm2: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    needs_converter()
+    import xllamacpp
+
+    from iepile_builder.endpoint import EndpointEngine
+
+    questions = [f"What is the capital of {country}? One word." for country in ("France", "Italy", "Japan", "Spain")]
+    data = write_lines(tmp_path / "questions.jsonl", [{"instruction": question} for question in questions])
+    exported = export(smollm2, outtype="f16", dtype="float32", dataset=str(data), num_samples=4, max_new_tokens=12)
+    out = capsys.readouterr().out
+    assert "prompts with as many tokens in llama.cpp as in transformers: 4 of 4" in out
+    assert int(out.split("equal greedy answers: ")[1].split(" of 4")[0]) >= 3
+
+    params = xllamacpp.CommonParams()
+    params.model.path = str(exported / "exported-f16.gguf")
+    params.n_ctx = 512
+    params.n_parallel = 1
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
+    params.warmup = False
+    params.verbosity = -1
+    params.port = 0
+    server = xllamacpp.Server(params)
+    engine = EndpointEngine(f"{server.listening_address}/v1", concurrency=1)
+    schema = {
+        "type": "object",
+        "properties": {"city": {"type": "string", "enum": ["Oslo", "Paris", "Rome"]}, "sure": {"type": "boolean"}},
+        "required": ["city", "sure"],
+        "additionalProperties": False,
+    }
+    request = Request([{"role": "user", "content": questions[0].replace("One word.", "Answer as JSON.")}], schema)
+    answer = engine.generate([request], 64)[0]
+    assert engine.structured and not answer.cut
+    assert list(json.loads(answer.text)) == ["city", "sure"]
+    assert json.loads(answer.text)["city"] == "Paris"
