@@ -147,7 +147,8 @@ class EndpointEngine:
     def _ask(self, request: Request, max_new_tokens: int, schema: dict[str, Any] | None) -> Completion:
         options: dict[str, Any] = {}
         if schema is not None:
-            json_schema = {"name": "answer", "strict": True, "schema": schema}
+            known = {key: value for key, value in schema.items() if not key.startswith("x-")}  # ours alone
+            json_schema = {"name": "answer", "strict": True, "schema": known}
             options["response_format"] = {"type": "json_schema", "json_schema": json_schema}
         messages: Any = request.messages
         # Not `max_completion_tokens`: not all the servers know it.

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from iepile_builder.chat import first_line, load_tokenizer
+from iepile_builder.constraints import lark_grammar
 from iepile_builder.engines import Completion, Request
 from iepile_builder.errors import InputError
 
@@ -24,7 +25,7 @@ class VLLMEngine:
     """
     Answers with a model that vLLM runs.
 
-    Prompts are those of [`~iepile_builder.engines.TransformersEngine`], token by token.
+    Prompts and the grammars of answers are those of [`~iepile_builder.engines.TransformersEngine`].
 
     Args:
         model (`str`):
@@ -77,6 +78,8 @@ class VLLMEngine:
                 "prompt_lookup_min": 2,
                 "prompt_lookup_max": 4,
             }
+        # The grammars are for llguidance, which vLLM brings along: the very same that TransformersEngine uses.
+        kwargs.setdefault("structured_outputs_config", {"backend": "guidance"})
         try:
             self._llm = LLM(model, tokenizer=name, **kwargs)
         except (OSError, ValueError, RuntimeError) as error:
@@ -110,19 +113,18 @@ class VLLMEngine:
                 detokenize=False,  # vLLM leaves out a character that is cut in its middle
                 structured_outputs=None
                 if request.answer_schema is None
-                else StructuredOutputsParams(grammar=_grammar(request.answer_schema)),
+                else StructuredOutputsParams(grammar=lark_grammar(request.answer_schema)),
             )
             for request in requests
         ]
         prompts = [{"prompt_token_ids": ids} for ids in token_ids]
         outputs = self._llm.generate(prompts, params, use_tqdm=False, lora_request=self._adapter)
-        return [
-            Completion(
-                self.tokenizer.decode(output.outputs[0].token_ids, skip_special_tokens=True),
-                cut=output.outputs[0].finish_reason == "length",
-            )
-            for output in outputs
-        ]
+        completions = []
+        for output in outputs:
+            answer = output.outputs[0]
+            text: Any = self.tokenizer.decode(answer.token_ids, skip_special_tokens=True)
+            completions.append(Completion(text, cut=answer.finish_reason == "length"))
+        return completions
 
 
 def _rank(adapter: str) -> int:
@@ -132,10 +134,3 @@ def _rank(adapter: str) -> int:
         if rank <= room:
             return room
     raise InputError(f"{adapter}: a LoRA of rank {rank}, more than vLLM takes: merge it with scripts/merge_adapter.py")
-
-
-def _grammar(schema: dict[str, Any]) -> str:
-    """A schema as a grammar without the free white space that vLLM allows in JSON: answers look as in training."""
-    from xgrammar import Grammar
-
-    return str(Grammar.from_json_schema(json.dumps(schema, ensure_ascii=False), any_whitespace=False))
