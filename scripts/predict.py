@@ -12,7 +12,8 @@ python scripts/predict.py \
 
 Lines come in the order of the input, a window of them as soon as it is answered. Stopped at any time, the same command
 goes on where it was. Under `accelerate launch` or `torchrun` the processes share the windows. Where `llguidance` is
-installed, answers are held to the schema that they were asked for, so that they are always valid. Arguments can also
+installed, answers are held to the schema that they were asked for, so that they are always valid. With `--vllm` vLLM
+runs the model, with `--endpoint http://127.0.0.1:8000/v1` a server that speaks the OpenAI chat API. Arguments can also
 stand in a YAML file, given with `--config`.
 """
 
@@ -29,7 +30,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from iepile_builder.chat import load_instances, to_prompt
 from iepile_builder.constraints import answer_schema
-from iepile_builder.engines import Completion, Request, TransformersEngine
+from iepile_builder.engines import Completion, Engine, Request, TransformersEngine
 from iepile_builder.errors import InputError
 from iepile_builder.instructions import read_instruction
 
@@ -81,12 +82,13 @@ def to_request(instance: dict[str, Any], number: int, args: Namespace) -> Reques
     return Request(to_prompt(instance), schema)
 
 
-def answer(engine: TransformersEngine, instances: Dataset, first: int, args: Namespace) -> list[Answer]:
+def answer(engine: Engine, instances: Dataset, first: int, args: Namespace) -> list[Answer]:
     """Answers a window of instances, the first of which has this number."""
     # A field that a line does not have is null in the table.
     rows = [{key: value for key, value in row.items() if value is not None} for row in instances]
     requests = [to_request(row, first + index, args) for index, row in enumerate(rows)]
-    fits = [engine.context_left(request, args.max_new_tokens) >= 0 for request in requests]
+    # A server that does not tell its context refuses by itself what does not fit.
+    fits = [(engine.context_left(request, args.max_new_tokens) or 0) >= 0 for request in requests]
     completions = iter(engine.generate(list(compress(requests, fits)), args.max_new_tokens))
     answers = []
     for row, fit in zip(rows, fits, strict=True):
@@ -111,6 +113,10 @@ def main(args: Namespace) -> None:
         print(f"{state.num_processes} processes", file=sys.stderr)
     if args.in_text and args.constrain == "off":
         raise InputError("--in_text needs constraints: leave out --constrain off")
+    if args.endpoint is None and args.model_name_or_path is None:
+        raise InputError("no model: give --model_name_or_path, or --endpoint for one that a server has")
+    if args.endpoint is not None and (args.vllm or args.adapter_name_or_path or args.chat_template_path):
+        raise InputError("--endpoint: adapter, chat template and vLLM are the server's business: start it with them")
 
     # Data
     with state.main_process_first():
@@ -136,17 +142,34 @@ def main(args: Namespace) -> None:
         return
 
     # Model
-    engine = TransformersEngine.from_pretrained(
-        args.model_name_or_path,
-        args.adapter_name_or_path,
-        chat_template_path=args.chat_template_path,
-        dtype=args.dtype,
-        load_in_4bit=args.load_in_4bit,
-        load_in_8bit=args.load_in_8bit,
-        attn_implementation=args.attn_implementation,
-        batch_size=args.batch_size,
-        constrain=args.constrain,
-    )
+    engine: Engine
+    if args.endpoint is not None:
+        from iepile_builder.endpoint import EndpointEngine
+
+        engine = EndpointEngine(args.endpoint, args.model_name_or_path, concurrency=args.batch_size)
+    elif args.vllm:
+        from iepile_builder.vllm_engine import VLLMEngine
+
+        engine = VLLMEngine(
+            args.model_name_or_path,
+            args.adapter_name_or_path,
+            chat_template_path=args.chat_template_path,
+            speculative_tokens=args.speculative_tokens,
+            dtype=args.dtype,
+            quantization="bitsandbytes" if args.load_in_4bit else None,
+        )
+    else:
+        engine = TransformersEngine.from_pretrained(
+            args.model_name_or_path,
+            args.adapter_name_or_path,
+            chat_template_path=args.chat_template_path,
+            dtype=args.dtype,
+            load_in_4bit=args.load_in_4bit,
+            load_in_8bit=args.load_in_8bit,
+            attn_implementation=args.attn_implementation,
+            batch_size=args.batch_size,
+            constrain=args.constrain,
+        )
 
     # Answers
     cut = too_long = 0
@@ -185,7 +208,7 @@ def main(args: Namespace) -> None:
 if __name__ == "__main__":
     parser = ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--config", action="config", help="YAML file of arguments")
-    parser.add_argument("--model_name_or_path", type=str, required=True, help="folder or Hub id of the model")
+    parser.add_argument("--model_name_or_path", type=str | None, help="folder or Hub id, or its name on the server")
     parser.add_argument("--adapter_name_or_path", type=str | None, help="folder or Hub id of a LoRA adapter")
     parser.add_argument("--dataset", type=str, required=True, help="folder, file or Hub id of instances")
     parser.add_argument("--split", type=str, default="test", help="split of a folder or Hub id")
@@ -206,6 +229,9 @@ if __name__ == "__main__":
     )
     parser.add_argument("--in_text", type=bool, default=False, help="allow only strings of the text in answers")
     parser.add_argument("--chat_template_path", type=str | None, help="Jinja file, the tokenizer's own by default")
+    parser.add_argument("--endpoint", type=str | None, help="address of an OpenAI-compatible server that answers")
+    parser.add_argument("--vllm", type=bool, default=False, help="run the model with vLLM")
+    parser.add_argument("--speculative_tokens", type=int, default=0, help="tokens that vLLM copies from the prompt")
     try:
         main(parser.parse_args())
     except InputError as error:

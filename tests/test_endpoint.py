@@ -6,13 +6,14 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
-from tiny import save_tiny_model
+from conftest import assert_one_clear_line, write_lines
+from tiny import make_instances, save_tiny_model
 
 from iepile_builder import InputError
 from iepile_builder.endpoint import EndpointEngine
@@ -278,3 +279,14 @@ def test_transformers_serve_answers_as_the_model_does(serve: str, caplog: pytest
     assert engine.structured is False
     messages = [record.message for record in caplog.records if record.name == "iepile_builder.endpoint"]
     assert len(messages) == 1 and "not constrained" in messages[0]
+
+
+def test_predict_answers_with_a_server(serve: str, tmp_path: Path, run_script: Callable) -> None:
+    data = write_lines(tmp_path / "data.jsonl", make_instances(5))
+    common = ("--dataset", data, "--max_new_tokens", 8, "--output_file")
+    run_script("predict.py", "--endpoint", serve, *common, tmp_path / "server.jsonl")
+    model = EndpointEngine(serve).model
+    run_script("predict.py", "--model_name_or_path", model, *common, tmp_path / "local.jsonl", "--constrain", "off")
+    assert (tmp_path / "server.jsonl").read_text() == (tmp_path / "local.jsonl").read_text()
+    done = run_script("predict.py", *common, tmp_path / "none.jsonl", check=False)
+    assert_one_clear_line(done, "--model_name_or_path", "--endpoint")

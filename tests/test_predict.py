@@ -60,6 +60,9 @@ def answer(predict: ModuleType, model: str, data: Path, tmp_path: Path) -> Calla
                     "attn_implementation": None,
                     "chat_template_path": None,
                     "constrain": "off",
+                    "endpoint": None,
+                    "vllm": False,
+                    "speculative_tokens": 0,
                     "in_text": False,
                     **args,
                 }

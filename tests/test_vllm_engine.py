@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
+import torch
 from tiny import save_tiny_model
 
 from iepile_builder import InputError
@@ -56,6 +57,21 @@ def adapter(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 # With vLLM
 
 
+def plain_answers(model: Path, adapter: Path | None, max_new_tokens: int) -> list[str]:
+    """
+    What `generate` of transformers says to each request by itself.
+
+    Not what our own engine says: vLLM pins an older release of transformers than that is made for.
+    """
+    engine = TransformersEngine.from_pretrained(str(model), adapter and str(adapter), dtype="float32")
+    answers = []
+    for request in REQUESTS:
+        ids = torch.tensor(engine.encode([engine.prompt(request)]))
+        generated = engine.model.generate(ids, max_new_tokens=max_new_tokens, do_sample=False)[0, ids.shape[1] :]
+        answers.append(engine.tokenizer.decode(generated, skip_special_tokens=True))
+    return answers
+
+
 @pytest.fixture(scope="module")
 def real(model: Path) -> VLLMEngine:
     os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
@@ -65,9 +81,10 @@ def real(model: Path) -> VLLMEngine:
 @needs_vllm
 @pytest.mark.slow
 def test_it_answers_as_transformers_does(real: VLLMEngine, model: Path) -> None:
-    expected = TransformersEngine.from_pretrained(str(model), dtype="float32")
-    assert real.generate(REQUESTS, 16) == expected.generate(REQUESTS, 16)
-    assert real.context_left(REQUESTS[0], 16) == expected.context_left(REQUESTS[0], 16)
+    answers = real.generate(REQUESTS, 16)
+    assert [answer.text for answer in answers] == plain_answers(model, None, 16)
+    local = TransformersEngine.from_pretrained(str(model), dtype="float32")
+    assert real.context_left(REQUESTS[0], 16) == local.context_left(REQUESTS[0], 16)
     with pytest.raises(InputError, match="leaves no room"):
         real.generate([ask("word " * 600)], 16)
 
@@ -87,8 +104,7 @@ def test_an_answer_follows_its_schema(real: VLLMEngine) -> None:
 @pytest.mark.slow
 def test_an_adapter_and_copied_tokens(model: Path, adapter: Path) -> None:
     engine = VLLMEngine(str(model), str(adapter), speculative_tokens=4, dtype="float32", enforce_eager=True)
-    expected = TransformersEngine.from_pretrained(str(model), str(adapter), dtype="float32").generate(REQUESTS, 16)
-    assert engine.generate(REQUESTS, 16) == expected
+    assert [answer.text for answer in engine.generate(REQUESTS, 16)] == plain_answers(model, adapter, 16)
     assert json.loads(engine.generate([ask("Rome", CITY)], 64)[0].text)
 
 
