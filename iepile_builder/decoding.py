@@ -22,9 +22,12 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 if TYPE_CHECKING:
     from llguidance import LLMatcher
 
-# What reading the weights once costs, in tokens that could be computed instead.
-_PASS = {"cpu": 24, "cuda": 256, "mps": 64}
+# What reading the weights once costs, in tokens that could be computed instead
+_PASS = {"cpu": 24}
+_PASS_ELSEWHERE = 256
 _LONGEST_DRAFT = 8
+# So many prefixes are kept, unless a single batch has more.
+_PREFIXES = 16
 # How often a token that was looked up is the right one, where the one before it was.
 _HIT = 0.8
 
@@ -147,7 +150,7 @@ class GreedyDecoder:
             self.forward(cache, mask, [Row(prefix) for prefix in batch], batch, keep=1)
             for index, prefix in enumerate(batch):
                 self.computed[prefix] = [
-                    (layer.keys[index, :, : len(prefix)], layer.values[index, :, : len(prefix)])
+                    (layer.keys[index, :, : len(prefix)].clone(), layer.values[index, :, : len(prefix)].clone())
                     for layer in cache.layers
                 ]
 
@@ -204,7 +207,13 @@ class GreedyDecoder:
             rows (`Sequence[Row]`):
                 The prompts; the answers are written behind them.
         """
-        self.prefill([prefix for prefix in dict.fromkeys(row.prefix for row in rows) if prefix not in self.computed])
+        prefixes = dict.fromkeys(row.prefix for row in rows)
+        if len(self.computed) > _PREFIXES:
+            self.computed = {
+                (): [],
+                **{prefix: self.computed[prefix] for prefix in prefixes if prefix in self.computed},
+            }
+        self.prefill([prefix for prefix in prefixes if prefix not in self.computed])
         cache, mask = self.fill([self.computed[row.prefix] for row in rows])
         for row in rows:
             row.earlier = self.answered.get(row.prefix, "")
@@ -254,7 +263,7 @@ class GreedyDecoder:
                 for tokens, draft in zip(needed, drafts, strict=True)
                 if tokens
             )
-            return said / (_PASS[self.model.device.type] + len(rows) * width)
+            return said / (_PASS.get(self.model.device.type, _PASS_ELSEWHERE) + len(rows) * width)
 
         width = max(range(narrowest, narrowest + _LONGEST_DRAFT + 1), key=pays)
         return [tokens + draft[: width - len(tokens)] for tokens, draft in zip(needed, drafts, strict=True)]

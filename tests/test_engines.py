@@ -2,6 +2,8 @@
 
 import json
 import random
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from iepile_builder.chat import load_model, load_tokenizer
 from iepile_builder.constraints import answer_schema
 from iepile_builder.decoding import GreedyDecoder, Row, generate_padded
 from iepile_builder.engines import Completion, Request, TransformersEngine, shared_prefixes
+from iepile_builder.instructions import TEXT
 
 
 LONGEST = 30
@@ -40,12 +43,12 @@ def make_requests(count: int, constrained: bool, seed: int = 0) -> list[Request]
     return requests
 
 
-def one_by_one(engine: TransformersEngine, requests: list[Request]) -> list[Completion]:
+def one_by_one(engine: TransformersEngine, requests: list[Request], longest: int = LONGEST) -> list[Completion]:
     """What the model's own `generate` says, without a batch, a draft, or a token that is not asked for."""
     completions = []
     for request in requests:
         row = Row(engine.encode([engine.prompt(request)])[0], (), engine.matcher(request))
-        generate_padded(engine.model, [row], engine.end_tokens, LONGEST)
+        generate_padded(engine.model, [row], engine.end_tokens, longest)
         text = engine.tokenizer.decode(row.answer, skip_special_tokens=True)
         completions.append(Completion(text, not row.complete(engine.end_tokens)))
     return completions
@@ -117,6 +120,35 @@ def test_constrained_answers_are_valid(engine: TransformersEngine) -> None:
     ).generate(requests, LONGEST)
 
 
+@pytest.mark.slow
+def test_a_real_model(run_script: Callable) -> None:
+    """The same answers as one at a time, free and constrained, and Chinese that a byte-level vocabulary spells."""
+    small_model = run_script("get_smollm2.py").stdout.split()[-1]
+    engine = TransformersEngine.from_pretrained(small_model, dtype="float32", batch_size=4)
+    asked = [
+        ("NER", "en", ["person", "city"], "Ada Lovelace met Charles Babbage in London."),
+        ("NER", "zh", ["人物", "城市"], "鲁迅在北京认识了许广平。"),
+        ("RE", "en", ["place of birth"], 'Thomas Edison, "the wizard", was born in Milan.'),
+        ("NER", "en", ["person", "city"], "Nobody was there."),
+    ]
+    free, constrained, copied = [], [], []
+    for task, language, items, text in asked:
+        instruction = json.dumps(
+            {"instruction": TEXT[task][language], "schema": items, "input": text}, ensure_ascii=False
+        )
+        messages = [{"role": "user", "content": instruction}]
+        free.append(Request(messages))
+        constrained.append(Request(messages, answer_schema(task, items)))
+        copied.append(Request(messages, answer_schema(task, items, text)))
+    assert engine.generate(free, 16) == one_by_one(engine, free, 16)
+    answers = engine.generate(constrained + copied, 40)
+    assert any(not answer.cut for answer in answers)
+    for (_, _, items, text), answer, copy in zip(asked, answers[:4], answers[4:], strict=True):
+        assert answer.cut or list(json.loads(answer.text)) == items
+        strings = re.findall(r'[\[ ]("(?:[^"\\]|\\.)*")(?!:)', copy.text)
+        assert all(json.loads(string) in text for string in strings), copy
+
+
 def test_shared_prefixes(engine: TransformersEngine) -> None:
     requests = [
         Request([{"role": "user", "content": f'{{"instruction": "Find.", "schema": [{schema}], "input": "{text}"}}'}])
@@ -153,6 +185,17 @@ def test_models_that_forget(tmp_path: Path, model: str) -> None:
         answers = engine.generate(requests, LONGEST)
         assert answers == one_by_one(engine, requests)
         assert any(not answer.cut for answer in answers) or not constrained
+
+
+def test_more_prefixes_than_are_kept(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = TransformersEngine.from_pretrained(model, dtype="float32", batch_size=3)
+    requests = [
+        Request([{"role": "user", "content": f'{{"instruction": "Find.", "schema": [{n // 2}], "input": "a{n}"}}'}])
+        for n in range(20)
+    ]
+    answers = engine.generate(requests, 10)
+    monkeypatch.setattr("iepile_builder.decoding._PREFIXES", 2)
+    assert engine.generate(requests, 10) == answers == one_by_one(engine, requests, 10)
 
 
 def test_in_training(model: str) -> None:
