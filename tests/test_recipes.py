@@ -193,6 +193,16 @@ def test_the_recipe_parses(recipe: Path, tmp_path: Path) -> None:
         assert model_args.dtype == "float32"
 
 
+def test_every_recipe_is_in_the_tables() -> None:
+    index = (ROOT / "recipes" / "README.md").read_text(encoding="utf-8")
+    for recipe in RECIPES:
+        folder = recipe.parent.parent
+        assert f"({folder.name}/sft/{recipe.name})" in index
+        assert f"sft/{recipe.name}" in (folder / "README.md").read_text(encoding="utf-8")
+        head = recipe.read_text(encoding="utf-8").partition("\n\n")[0]
+        assert f"--config {recipe.relative_to(ROOT)} " in head, "the launch command on top"
+
+
 @pytest.mark.parametrize("recipe", [r for r in RECIPES if r.parent.parent.name in PUBLISHED], ids=short)
 def test_the_published_hyperparameters(recipe: Path) -> None:
     config = CONFIGS[recipe]
