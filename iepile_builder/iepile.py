@@ -40,7 +40,7 @@ from iepile_builder.corpus import (
 from iepile_builder.errors import InputError
 from iepile_builder.hard_negatives import PUBLISHED, corpus_hard_negatives, load_hard_negatives
 from iepile_builder.instructions import LANGUAGES, corpus_descriptions, load_descriptions, to_json
-from iepile_builder.lengths import FitLength
+from iepile_builder.lengths import FitLength, load_tokenizer
 from iepile_builder.tasks import TASKS
 
 
@@ -164,6 +164,11 @@ class IEPileConfig(datasets.BuilderConfig):
             raise InputError(f"negative_ratio is {self.negative_ratio}; give a number from 0 to 1")
         if self.num_random is not None and self.num_random < -1:
             raise InputError(f"num_random is {self.num_random}; give a number of labels, or -1 for all")
+        least = {"num_examples": 0, "max_negatives_per_positive": 0, "max_records": 1, "max_length": 1}
+        for name, number in least.items():
+            value = getattr(self, name)
+            if value is not None and value < number:
+                raise InputError(f"{name} is {value}; give {number} or more")
         if (self.max_length is None) != (self.tokenizer is None):
             raise InputError("max_length and tokenizer need each other")
         if isinstance(self.split_num, dict):
@@ -270,6 +275,8 @@ class IEPile(datasets.ArrowBasedBuilder):
         hard_negatives = load_hard_negatives(config.hard_negatives or PUBLISHED)
         descriptions = load_descriptions(config.descriptions) if config.descriptions is not None else {}
         corpora = config.find_corpora()
+        if config.tokenizer is not None:
+            load_tokenizer(config.tokenizer)  # or an error before the work begins
         splits = config.splits or list(SPLIT_FILES)
         cleaning = Cleaning(config.on_error, config.clean, config.deduplicate, config.drop_evaluation_texts)
         needed = SPLIT_FILES if config.drop_evaluation_texts else {*splits, "train"} if config.num_examples else splits

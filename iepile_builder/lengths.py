@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from iepile_builder.errors import InputError
 from iepile_builder.instructions import to_json
 
 
@@ -60,9 +61,15 @@ class FitLength:
 @cache
 def load_tokenizer(name: str) -> tuple[PreTrainedTokenizerBase, int]:
     """A tokenizer, and the number of tokens that its chat template takes around instruction and answer."""
-    from transformers import AutoTokenizer
+    try:
+        from transformers import AutoTokenizer
+    except ImportError:
+        raise InputError("counting tokens needs transformers: pip install transformers") from None
 
-    tokenizer = AutoTokenizer.from_pretrained(name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{name}: no tokenizer to be had ({str(error).strip().splitlines()[0]})") from None
     turns = [{"role": "user", "content": ""}, {"role": "assistant", "content": ""}]
     if tokenizer.chat_template is None:
         return tokenizer, 2  # a token at the start and one at the end

@@ -89,6 +89,9 @@ def test_every_option_reaches_the_instances(people: Path) -> None:
         "tasks": ["NERR"],
         "splits": ["dev"],
         "languages": ["fr"],
+        "num_examples": -1,
+        "max_records": 0,
+        "max_negatives_per_positive": -1,
     }.items():
         with pytest.raises(InputError, match=str(value[0] if isinstance(value, list) else value)):
             IEPile(data_dir=str(people), **{option: value})

@@ -8,7 +8,7 @@ import pytest
 from conftest import SAMPLE_CORPUS, assert_one_clear_line
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from iepile_builder import IEPile
+from iepile_builder import IEPile, InputError
 from iepile_builder.iepile import TO_FIT, TOO_LONG
 from iepile_builder.lengths import FitLength, halve
 
@@ -100,6 +100,13 @@ def test_an_edited_tokenizer_is_another_build(people: Path, tokenizer: str) -> N
     before = key()
     Path(tokenizer, "chat_template.jinja").write_text("{{ messages[0].content }}")
     assert key() != before
+
+
+def test_a_tokenizer_that_is_none_is_named(people: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"{tmp_path}: no tokenizer to be had"):
+        IEPile(data_dir=str(people), tokenizer=str(tmp_path), max_length=100).as_dataset()
+    with pytest.raises(InputError, match="max_length is 0; give 1 or more"):
+        IEPile(data_dir=str(people), tokenizer=str(tmp_path), max_length=0)
 
 
 def test_what_is_dropped_is_counted(run_script, people: Path, tokenizer: str, tmp_path: Path) -> None:
