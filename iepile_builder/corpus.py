@@ -298,6 +298,14 @@ def read_json(line: bytes) -> dict[str, Any]:
     return record
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Write a file under a temporary name and rename it, so that no half of it is ever taken for the whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.incomplete")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
 def check_record(record: dict[str, Any], corpus: Corpus, split: str) -> None:
     """Raise an `InputError` if this is not a record of the corpus's task with labels of its schema."""
     task = TASKS[corpus.task]

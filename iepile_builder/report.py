@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 from iepile_builder.answers import answer_keys
+from iepile_builder.corpus import write_whole
 from iepile_builder.matching import BLOCKS, Label, Matching, Mentions, Mode, Overlaps, block_of, occurrences
 from iepile_builder.scoring import RecordKey, ScoredRecord, Scorer, label_name
 from iepile_builder.tasks import TASKS, Fact, TypedRelation
@@ -188,10 +189,9 @@ def write_report(folder: Path, scorer: Scorer, resamples: int = 1000, confidence
         '<meta name="viewport" content="width=device-width, initial-scale=1"><title>Error report</title>'
         f"<style>{STYLE}</style></head><body>\n" + "\n".join(parts) + "\n</body></html>\n"
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / "index.html.tmp"
-    temporary.write_bytes(page.encode("utf-8", "xmlcharrefreplace"))  # an answer may hold half a surrogate pair
-    return temporary.replace(folder / "index.html")
+    # an answer may hold half a surrogate pair
+    write_whole(folder / "index.html", page.encode("utf-8", "xmlcharrefreplace").decode("utf-8"))
+    return folder / "index.html"
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

@@ -26,7 +26,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from iepile_builder import IEPile, IEPileConfig, InputError
 from iepile_builder.cards import dataset_card
-from iepile_builder.corpus import SPLIT_FILES, Corpus
+from iepile_builder.corpus import SPLIT_FILES, Corpus, write_whole
 from iepile_builder.iepile import TO_FIT, TOO_LONG
 from iepile_builder.instructions import to_json
 from iepile_builder.readers import read_conll, read_instances
@@ -207,14 +207,6 @@ def write_parquet(
                 path.parent.mkdir(parents=True, exist_ok=True)
                 part.shard(shards, index, contiguous=True).to_parquet(path)
     datasets.enable_progress_bars()
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file under a temporary name and rename it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 
 from iepile_builder import InputError
-from iepile_builder.corpus import find_corpora, located, read_json, read_lines, read_split
+from iepile_builder.corpus import find_corpora, located, read_json, read_lines, read_split, write_whole
 from iepile_builder.instructions import corpus_descriptions, load_descriptions, to_json
 from iepile_builder.mining import (
     check_methods,
@@ -82,10 +82,7 @@ def main() -> None:
         table.setdefault(corpus.task, {})[corpus.source] = {label: others for label, others in found.items() if others}
         print(f"{corpus.task} {corpus.source}: {len(labels)} labels, {sum(map(len, found.values()))} hard negatives")
 
-    args.output_file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = args.output_file.with_name(f".{args.output_file.name}")
-    temporary.write_text(to_json(table) + "\n", encoding="utf-8")
-    temporary.replace(args.output_file)
+    write_whole(args.output_file, to_json(table) + "\n")
     print(f"written to {args.output_file}")
 
 

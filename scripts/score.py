@@ -18,6 +18,7 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 
 from iepile_builder import InputError
+from iepile_builder.corpus import write_whole
 from iepile_builder.matching import Matching
 from iepile_builder.report import write_report
 from iepile_builder.scoring import read_predictions
@@ -56,9 +57,7 @@ def main() -> None:
     if args.output_file is None:
         print(text, end="")
         return
-    temporary = args.output_file.with_name(args.output_file.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(args.output_file)
+    write_whole(args.output_file, text)
     overall = report["overall"]
     print(f"{overall['records']} records: F1 {overall['f1']:.2f} over all facts; report: {args.output_file}")
 
