@@ -271,6 +271,7 @@ def write_training(
     settings: Mapping[str, Any],
     log: Sequence[Mapping[str, Any]],
     kept_step: int,
+    how: str = "the loss on the answers alone",
 ) -> None:
     """
     Record a training run beside what it trained: `training.json`, all of it, and `recipe.yaml`, the arguments that
@@ -293,6 +294,8 @@ def write_training(
             The trainer's `log_history`.
         kept_step (`int`):
             The step whose weights are kept.
+        how (`str`, *optional*):
+            What the training was.
     """
     base, data = model_args.model_name_or_path, data_args.dataset_name
     arguments: dict[str, Any] = {}
@@ -313,6 +316,7 @@ def write_training(
         "dataset": None if is_path(data) else data,
         "dataset_name": public(data),
         "rows": rows,
+        "how": how,
         "kept_step": kept_step,
         "settings": settings,
         "arguments": arguments,
@@ -320,7 +324,7 @@ def write_training(
     }
     (folder / RECORD).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
-    start = f"# python scripts/sft.py --config {RECIPE} --dataset_name ... --output_dir ...\n"
+    start = "# to be given with --config, and with --dataset_name and --output_dir\n"
     (folder / RECIPE).write_text(start + text, encoding="utf-8")
 
 
@@ -414,7 +418,7 @@ def model_card(
         training=bool(record),
         training_text=training_text(record, datasets) if record else "",
         settings=table(["setting", "value"], list(record.get("settings", {}).items())),
-        curves=table(*curve_rows(record.get("log", []))),
+        curves=table(*curve_rows(record["log"])) if record.get("log") else "",
         with_f1=any("eval_ie_f1" in entry for entry in record.get("log", [])),
         plots=sorted(path.name for path in folder.glob("*.png")),
         dataset_links=", ".join(f"[{each}](https://huggingface.co/datasets/{each})" for each in datasets),
@@ -463,6 +467,9 @@ def score_rows(report: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def eval_result(row: dict[str, Any], report: dict[str, Any], data_name: str) -> EvalResult:
     """A score as the metadata has it."""
     settings = report.get("settings", {})
+    shown = {
+        name: settings[name] for name in ("mode", "repair", "bootstrap", "confidence", "seed") if name in settings
+    }
     confidence = settings.get("confidence", 0.95)
     low, high = (round(bound, 2) for bound in row["intervals"]["f1"])
     task = f"{row['task']} {row['block']}".strip()
@@ -477,7 +484,7 @@ def eval_result(row: dict[str, Any], report: dict[str, Any], data_name: str) -> 
         metric_type="ie_f1",
         metric_name=f"F1, {task if task != 'all' else 'all facts'} ({confidence:.0%} interval {low} to {high})",
         metric_value=round(row["f1"], 2),
-        metric_args={"interval": [low, high], **settings},
+        metric_args={"interval": [low, high], **shown},
     )
 
 
@@ -527,9 +534,7 @@ def kept_results(record: Mapping[str, Any]) -> list[EvalResult]:
 def training_text(record: Mapping[str, Any], datasets: Sequence[str]) -> str:
     """What it was trained on."""
     links = ", ".join(f"[{each}](https://huggingface.co/datasets/{each})" for each in datasets)
-    text = (
-        f"Trained on {record['rows']:,} instances of {links or record['dataset_name']}, the loss on the answers alone."
-    )
+    text = f"Trained on {record['rows']:,} instances of {links or record['dataset_name']}, {record['how']}."
     return f"{text} The weights are those of step {record['kept_step']:,}."
 
 

@@ -186,6 +186,28 @@ def check_push(repo_id: str, base_model: str) -> str:
     return repo_id if "/" in repo_id else f"{user}/{repo_id}"
 
 
+def take_push(training_args: Any, base_model: str) -> str | None:
+    """
+    Take the push out of the trainer's hands, which would send every checkpoint; [`push_model`] sends the result.
+
+    Args:
+        training_args ([`~transformers.TrainingArguments`]):
+            With `push_to_hub`, which is set to `False`, and `hub_model_id`, by default the name of the output folder.
+        base_model (`str`):
+            What is trained.
+
+    Returns:
+        `str`, *optional*: The repository's whole name, if there is to be a push.
+
+    Raises:
+        `InputError`: as [`check_push`].
+    """
+    if not training_args.push_to_hub:
+        return None
+    training_args.push_to_hub = False
+    return check_push(training_args.hub_model_id or Path(training_args.output_dir).resolve().name, base_model)
+
+
 def model_files(
     form: Form,
     folder: Path,

@@ -28,9 +28,10 @@ from transformers.trainer_utils import SchedulerType, get_last_checkpoint
 from transformers.utils.hub import has_file
 from trl import GRPOConfig, GRPOTrainer, ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
-from iepile_builder.cards import public, table
+from iepile_builder.cards import public, table, write_training
 from iepile_builder.chat import first_line, load_instances, load_model, load_tokenizer, to_prompt
 from iepile_builder.errors import InputError
+from iepile_builder.hub import push_model, take_push
 from iepile_builder.rewards import ie_f1, valid_json
 
 
@@ -114,6 +115,10 @@ class AnswerTrainer(GRPOTrainer):
             "steps": self.state.global_step,
             "seed": self.args.seed,
         }
+        write_training(
+            Path(self.args.output_dir), self.data_args, self.args, self.model_args, len(self.train_dataset), settings,
+            [], self.state.global_step, f"with GRPO; the reward of an answer is {' plus '.join(rewards)}",
+        )  # fmt: skip
         columns = ["reward", *(f"rewards/{name}/mean" for name in self.reward_func_names), "completions/mean_length"]
         log = [entry for entry in self.state.log_history if "reward" in entry]
         ModelCard(
@@ -171,6 +176,7 @@ def main(data_args: DataArguments, training_args: GRPOConfig, model_args: ModelC
     if model_args.model_name_or_path is None:
         raise InputError("no model: give --model_name_or_path")
     state = PartialState()
+    repo_id = take_push(training_args, model_args.model_name_or_path)
 
     # Model
     adapter = data_args.adapter_name_or_path
@@ -233,8 +239,9 @@ def main(data_args: DataArguments, training_args: GRPOConfig, model_args: ModelC
     trainer.create_model_card()
     trainer.save_state()
     state.print(f"model, tokenizer with chat template and card: {training_args.output_dir}")
-    if training_args.push_to_hub:
-        trainer.push_to_hub()
+    if repo_id is not None and trainer.is_world_process_zero():
+        form = "adapter" if adapter is not None or model_args.use_peft else "merged"
+        push_model(form, Path(training_args.output_dir), repo_id, public=training_args.hub_private_repo is False)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ from iepile_builder.cards import model_card, public, write_training
 from iepile_builder.chat import first_line, load_instances, load_model, load_tokenizer, tokenize
 from iepile_builder.curves import PLOT, plot
 from iepile_builder.errors import InputError
-from iepile_builder.hub import check_push, push_model
+from iepile_builder.hub import push_model, take_push
 from iepile_builder.tasks import TASKS
 from iepile_builder.training import AnswerTrainer, Questions
 
@@ -260,11 +260,7 @@ def main(data_args: DataArguments, training_args: SFTConfig, model_args: ModelCo
     check_processes(state)
     if data_args.ie_f1_records:
         keep_best(training_args)
-    repo_id = None
-    if training_args.push_to_hub:
-        training_args.push_to_hub = False  # by the trainer, which would push every checkpoint
-        repo_id = training_args.hub_model_id or Path(training_args.output_dir).resolve().name
-        repo_id = check_push(repo_id, model_args.model_name_or_path)
+    repo_id = take_push(training_args, model_args.model_name_or_path)
     form = "adapter" if model_args.use_peft or data_args.adapter_name_or_path is not None else "merged"
 
     # Data

@@ -16,6 +16,7 @@ from tiny import load_script, save_tiny_model
 from trl import GRPOConfig, ModelConfig, SFTConfig, TrlParser
 
 from iepile_builder import InputError
+from iepile_builder.cards import model_card
 from iepile_builder.chat import load_model
 
 
@@ -118,6 +119,9 @@ def test_five_steps_from_an_adapter(train: Callable, folder: Path, tmp_path: Pat
     assert "model with the adapter sft" in card
     assert "1 times ie_f1 plus 0.1 times valid_json" in card
     assert str(tmp_path) not in card and str(folder) not in card
+    for_the_hub = model_card("adapter", tmp_path / "out", "user/name", "org/base").text
+    assert "with GRPO; the reward of an answer is 1 times ie_f1" in for_the_hub
+    assert "| beta | " in for_the_hub and "| step |" not in for_the_hub
 
 
 def test_without_an_adapter_it_starts_from_the_model(train: Callable, tmp_path: Path) -> None:

@@ -5,12 +5,13 @@ import re
 import socket
 import subprocess
 import sys
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-from conftest import ROOT, assert_one_clear_line, write_lines
+from conftest import ROOT, write_lines
 from hub_server import LocalHub
 from huggingface_hub import snapshot_download
 from huggingface_hub.constants import HF_HOME
@@ -19,6 +20,7 @@ from tiny import load_script, make_instances, save_tiny_model
 from iepile_builder import InputError
 from iepile_builder.chat import load_model, load_tokenizer, to_prompt
 from iepile_builder.engines import Request, TransformersEngine
+from iepile_builder.hub import take_push
 from iepile_builder.scoring import Scorer
 
 
@@ -302,17 +304,9 @@ def test_sft_pushes_what_it_trained(hub: LocalHub, base: Path, tmp_path: Path) -
     command += ["--dataset_name", tmp_path / "data", "--use_peft", "--lora_target_modules", "all-linear", "--use_cpu"]
     command += ["--bf16", "false", "--max_steps", "4", "--save_steps", "2", "--output_dir", tmp_path / "trained"]
 
-    def train(**environment: str) -> subprocess.CompletedProcess:
-        environment = {**hub.environment, **environment}
-        return subprocess.run(
-            [*map(str, command)], capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=600
-        )
-
-    # What would keep the result from being pushed is said before the training
-    assert_one_clear_line(train(HF_TOKEN="hf_Unknown"), "the Hub refuses the token")
-    assert not (tmp_path / "trained").exists()
-
-    done = train()
+    done = subprocess.run(
+        [*map(str, command)], capture_output=True, text=True, env=hub.environment, cwd=tmp_path, timeout=600
+    )
     assert done.returncode == 0, done.stderr
     assert hub.token not in done.stdout + done.stderr
     repository = hub.repository("user/trained")
@@ -373,3 +367,18 @@ def test_the_demo_and_back(
             assert "Ada met Bob" in found
         finally:
             app.terminate()
+
+
+def test_what_would_keep_a_result_from_being_pushed_is_said_before_the_training(
+    hub: LocalHub, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with_base(hub, base)
+    args = Namespace(push_to_hub=True, hub_model_id=None, output_dir=str(tmp_path / "mine"))
+    assert take_push(args, "user/tiny") == "user/mine"
+    assert take_push(args, "user/tiny") is None  # and the trainer has nothing to push, too
+    for model, message in ((str(base), "is a folder"), ("user/none", "the licence of the base model is not known")):
+        with pytest.raises(InputError, match=message):
+            take_push(Namespace(push_to_hub=True, hub_model_id="user/name", output_dir="mine"), model)
+    monkeypatch.setenv("HF_TOKEN", "hf_Unknown")
+    with pytest.raises(InputError, match="the Hub refuses the token"):
+        take_push(Namespace(push_to_hub=True, hub_model_id="user/name", output_dir="mine"), "user/tiny")
