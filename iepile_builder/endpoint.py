@@ -221,7 +221,7 @@ class EndpointEngine:
             message = f"not an answer of the OpenAI chat API ({first_line(error)})"
         else:
             return
-        raise InputError(self._hidden(f"{self.base_url}: {message}"))
+        raise InputError(self._hidden(f"{self.base_url}: {message}")) from None
 
     def _explain(self, error: APIStatusError) -> str:
         reason = _message(error)

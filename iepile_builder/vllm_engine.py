@@ -1,7 +1,8 @@
 """
 Answers from vLLM in this process: paged batches on a GPU, the adapter unmerged, guided decoding, n-gram speculation.
 
-vLLM pins a release of PyTorch, so it lives in an environment of its own: `pip install vllm iepile-builder`.
+vLLM pins a release of PyTorch, so it lives in an environment of its own: `pip install vllm iepile-builder`. The tests
+were run with vLLM 0.32 built for CPUs, and hold the arguments against those of 0.33; no GPU was at hand.
 """
 
 from __future__ import annotations
