@@ -208,6 +208,7 @@ def test_a_later_turn_leaves_the_earlier_ones_as_they_were(template: Path) -> No
     assert text.startswith(render(tokenizer, first + row["prompt"], add_generation_prompt=True))
     assert text.startswith(render(tokenizer, first))
     assert text.count(INSTANCE["output"]) == 2
+    assert ("[Round 1]" in text and "[Round 2]" in text) == (template.stem == "chatglm2")
     assert is_chat_template_prefix_preserving(tokenizer)
     assert is_chat_template_stop_token_trained(tokenizer)
 
