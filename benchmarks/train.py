@@ -37,6 +37,7 @@ SHAPES = {
 HEADS = {"num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 8192}
 
 GROUPED = {"packing": False, "train_sampling_strategy": "group_by_length", "per_device_train_batch_size": 4}
+PADDING_FREE = {"packing": False, "padding_free": True, "max_length": None, "per_device_train_batch_size": 4}
 # Options of SFTConfig and ModelConfig that differ from their defaults. A pack holds about as much as 8 rows.
 SETTINGS: dict[str, dict[str, Any]] = {
     "TRL's defaults": {},
@@ -48,6 +49,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "logits of answers alone": {"ours": True},
     "recipe": {"ours": True, "recipe": True},
     "recipe, grouped instead of packed": {"ours": True, "recipe": True, **GROUPED},
+    "recipe, padding-free instead of packed": {"ours": True, "recipe": True, **PADDING_FREE},
 }
 ON_GPU: dict[str, dict[str, Any]] = {
     name: options for name, options in SETTINGS.items() if "recipe" not in options and "ours" not in options
