@@ -20,7 +20,7 @@ from huggingface_hub import (
     SpaceCardData,
 )
 
-from iepile_builder.corpus import Corpus
+from iepile_builder.corpus import Corpus, write_whole
 from iepile_builder.curves import curve_rows
 from iepile_builder.errors import InputError
 from iepile_builder.instructions import TEXT
@@ -322,10 +322,10 @@ def write_training(
         "arguments": arguments,
         "log": [entry for entry in log if "loss" in entry or "eval_loss" in entry],
     }
-    (folder / RECORD).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_whole(folder / RECORD, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
     start = "# to be given with --config, and with --dataset_name and --output_dir\n"
-    (folder / RECIPE).write_text(start + text, encoding="utf-8")
+    write_whole(folder / RECIPE, start + text)
 
 
 def public(name: str) -> str:

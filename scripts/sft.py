@@ -30,7 +30,8 @@ from accelerate import PartialState
 from datasets import Dataset
 from safetensors import SafetensorError
 from transformers import PreTrainedTokenizerBase, TrainerState
-from transformers.trainer_utils import IntervalStrategy
+from transformers.trainer_utils import IntervalStrategy, SchedulerType
+from transformers.training_args import OptimizerNames
 from trl import ModelConfig, SFTConfig, TrlParser, get_peft_config, get_quantization_config
 
 from iepile_builder.answers import asked_schema, load_answer
@@ -230,7 +231,8 @@ def settings(
     if data_args.adapter_name_or_path is not None:
         trained = f"the adapter {public(data_args.adapter_name_or_path)}, continued"
     elif model_args.use_peft:
-        modules = ", ".join(model_args.lora_target_modules or ["the architecture's default modules"])
+        modules = model_args.lora_target_modules or "the architecture's default modules"
+        modules = modules if isinstance(modules, str) else ", ".join(modules)
         trained = f"LoRA of rank {model_args.lora_r} on {modules}"
         trained += f", alpha {model_args.lora_alpha}, dropout {model_args.lora_dropout}"
     else:
@@ -239,9 +241,9 @@ def settings(
     return {
         "trained": trained,
         "base in": bits,
-        "learning rate": f"{training_args.learning_rate}, {training_args.lr_scheduler_type}, warm-up "
-        f"{training_args.warmup_steps}",
-        "optimizer": f"{training_args.optim}, beta2 {training_args.adam_beta2}, weight decay "
+        "learning rate": f"{training_args.learning_rate}, {SchedulerType(training_args.lr_scheduler_type).value}, "
+        f"warm-up {training_args.warmup_steps}",
+        "optimizer": f"{OptimizerNames(training_args.optim).value}, beta2 {training_args.adam_beta2}, weight decay "
         f"{training_args.weight_decay}, gradients clipped at {training_args.max_grad_norm}",
         "batch": f"{training_args.per_device_train_batch_size} rows x {training_args.gradient_accumulation_steps} "
         f"accumulated x {training_args.world_size} processes",
@@ -343,7 +345,8 @@ def main(data_args: DataArguments, training_args: SFTConfig, model_args: ModelCo
         # What is kept
         trainer.save_model(output_dir)
         if trainer.is_world_process_zero():
-            plot(trainer.state.log_history, Path(output_dir, PLOT))
+            if any("loss" in entry for entry in trainer.state.log_history):
+                plot(trainer.state.log_history, Path(output_dir, PLOT))
             write_training(
                 Path(output_dir), data_args, training_args, model_args, len(train_dataset),
                 settings(data_args, training_args, model_args, trainer.state), trainer.state.log_history,

@@ -1,5 +1,6 @@
 """Pushing: what is refused, what happens on a bad network, what is there afterwards."""
 
+import errno
 import json
 from pathlib import Path
 
@@ -272,6 +273,15 @@ def test_no_token_no_network(hub: LocalHub, waits: list[float], monkeypatch: pyt
     assert waits == []
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(InputError, match="HF_HUB_OFFLINE is set"):
+        push(SMALL, MODEL, "mine")
+
+
+def test_no_space_on_this_machine(hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/tmp/x")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.hf_hub_download", full)
+    with pytest.raises(InputError, match="no space left on this machine's disk"):
         push(SMALL, MODEL, "mine")
 
 

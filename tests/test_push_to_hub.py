@@ -302,7 +302,7 @@ def test_sft_pushes_what_it_trained(hub: LocalHub, base: Path, tmp_path: Path) -
     write_lines(tmp_path / "data" / "train.jsonl", make_instances(8))
     command = [sys.executable, ROOT / "scripts" / "sft.py", "--model_name_or_path", "user/tiny", "--push_to_hub"]
     command += ["--dataset_name", tmp_path / "data", "--use_peft", "--lora_target_modules", "all-linear", "--use_cpu"]
-    command += ["--bf16", "false", "--max_steps", "4", "--save_steps", "2", "--output_dir", tmp_path / "trained"]
+    command += ["--bf16", "false", "--max_steps", "4", "--logging_steps", "1", "--output_dir", tmp_path / "trained"]
 
     done = subprocess.run(
         [*map(str, command)], capture_output=True, text=True, env=hub.environment, cwd=tmp_path, timeout=600
@@ -324,6 +324,8 @@ def test_sft_pushes_what_it_trained(hub: LocalHub, base: Path, tmp_path: Path) -
     assert "base_model: user/tiny" in card
     assert "license: cc-by-4.0" in card
     assert "8 instances of data" in card
+    assert "LoRA of rank 16 on all-linear, alpha 32" in card
+    assert "2e-05, linear, warm-up" in card and "adamw_torch_fused" in card
 
 
 def test_the_demo_and_back(
