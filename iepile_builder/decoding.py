@@ -18,6 +18,8 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
+from iepile_builder.errors import InputError
+
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
@@ -91,6 +93,8 @@ class Row:
 
     def complete(self, end_tokens: set[int]) -> bool:
         """Whether the answer has come to an end of its own."""
+        if self.matcher is not None and self.matcher.is_error():
+            raise InputError(f"an answer's grammar cannot be followed: {self.matcher.get_error().splitlines()[0]}")
         return self.tokens[-1] in end_tokens or (self.matcher is not None and self.matcher.is_stopped())
 
     def draft(self) -> list[int]:
