@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from iepile_builder.errors import InputError
 from iepile_builder.instructions import to_json
+from iepile_builder.repair import repair_json
 from iepile_builder.tasks import NOTHING, TASKS
 
 
@@ -186,6 +187,23 @@ class Grammars:
     def matcher(self, schema: Mapping[str, Any]) -> LLMatcher:
         """A matcher at the start of an answer that satisfies a schema of [`answer_schema`]."""
         return self._compiled(lark_grammar(schema, self._start)).deep_copy()
+
+    def close(self, schema: Mapping[str, Any], text: str) -> str:
+        """
+        Closes an answer that was cut: without its last item, which may be unfinished, and with nothing for the labels
+        that it has not reached.
+        """
+        found = repair_json(text) or {}
+        nothing: dict[str, Any] = {
+            key: {} if value["type"] == "object" else [] for key, value in schema["properties"].items()
+        }
+        if found and (last := found[list(found)[-1]]):
+            last.popitem() if isinstance(last, dict) else last.pop()
+        closed = to_json({key: found.get(key, value) for key, value in nothing.items()})
+        matcher = self.matcher(schema)
+        tokens = self._tokenizer.tokenize_str(closed)
+        valid = matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_stopped()
+        return closed if valid else to_json(nothing)
 
     def _compile(self, grammar: str) -> LLMatcher:
         from llguidance import LLMatcher, LLParserLimits

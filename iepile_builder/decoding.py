@@ -24,14 +24,11 @@ from iepile_builder.errors import InputError
 if TYPE_CHECKING:
     from llguidance import LLMatcher
 
-# What reading the weights once costs, in tokens that could be computed instead
-_PASS = {"cpu": 24}
-_PASS_ELSEWHERE = 256
 _LONGEST_DRAFT = 8
+# How often a token that was looked up is the right one, where the one before it was.
+_HIT = 0.6
 # So many prefixes are kept, unless a single batch has more.
 _PREFIXES = 16
-# How often a token that was looked up is the right one, where the one before it was.
-_HIT = 0.8
 
 # The keys and values of a prefix, layer by layer
 KeysValues = list[tuple[torch.Tensor, torch.Tensor]]
@@ -138,6 +135,10 @@ class GreedyDecoder:
         self.max_new_tokens = max_new_tokens
         self.batch_size = batch_size
         self.lookup = lookup
+        # What a pass costs by itself, in tokens that could be computed instead; measured on a CPU, elsewhere far more.
+        self.overhead = 256
+        if model.device.type == "cpu":
+            self.overhead = 12 if model.dtype == torch.float32 else 24
         self.computed: dict[tuple[int, ...], KeysValues] = {(): []}  # of prefixes
         self.answered: dict[tuple[int, ...], str] = {}  # the last answer to a prompt with this prefix
 
@@ -267,7 +268,7 @@ class GreedyDecoder:
                 for tokens, draft in zip(needed, drafts, strict=True)
                 if tokens
             )
-            return said / (_PASS.get(self.model.device.type, _PASS_ELSEWHERE) + len(rows) * width)
+            return said / (self.overhead + len(rows) * width)
 
         width = max(range(narrowest, narrowest + _LONGEST_DRAFT + 1), key=pays)
         return [tokens + draft[: width - len(tokens)] for tokens, draft in zip(needed, drafts, strict=True)]

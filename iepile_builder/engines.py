@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from iepile_builder.decoding import Row
+
 
 class Request(NamedTuple):
     """
@@ -48,7 +50,8 @@ class Completion(NamedTuple):
         text (`str`):
             The answer, without the end token.
         cut (`bool`, *optional*, defaults to `False`):
-            Whether it ended at the token limit.
+            Whether it ended at the token limit. Where a grammar held it to a schema, it is closed: without its last
+            item, and with nothing for the labels that it has not reached.
     """
 
     text: str
@@ -242,9 +245,16 @@ class TransformersEngine:
             else:
                 generate_padded(self.model, rows, self.end_tokens, max_new_tokens)
             for index, row in zip(batch, rows, strict=True):
-                text: str = self.tokenizer.decode(row.answer, skip_special_tokens=True)
-                completions[index] = Completion(text, cut=not row.complete(self.end_tokens))
+                completions[index] = self.completion(row, requests[index])
         return [completions[index] for index in range(len(prompts))]
+
+    def completion(self, row: Row, request: Request) -> Completion:
+        """The answer that was given to a request."""
+        text: str = self.tokenizer.decode(row.answer, skip_special_tokens=True)
+        cut = not row.complete(self.end_tokens)
+        if cut and row.matcher is not None and request.answer_schema is not None:
+            text = self.grammars.close(request.answer_schema, text)
+        return Completion(text, cut)
 
     def matcher(self, request: Request) -> LLMatcher | None:
         """What the answer to a request may be."""

@@ -144,6 +144,29 @@ def test_it_is_a_json_schema(judge: Judge) -> None:
     }
 
 
+@pytest.mark.parametrize("task", ALL_TASKS)
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_cut_answer_is_closed(task: str, judge: Judge, data: st.DataObject) -> None:
+    schema, text, annotations = data.draw(annotated(task))
+    for items, output in batches(task, schema, text, annotations):
+        wanted = answer_schema(task, items)
+        closed = judge.grammars.close(wanted, output[: data.draw(st.integers(0, len(output)))])
+        assert judge.accepts(wanted, closed)
+
+
+def test_what_a_cut_answer_keeps(judge: Judge) -> None:
+    schema = answer_schema("RE", ["a", "b"])
+    fact = '{"subject": "x", "object": "y"}'
+    for cut, closed in [
+        (f'{{"a": [{fact}, {fact}, {{"subj', f'{{"a": [{fact}], "b": []}}'),
+        (f'{{"a": [{fact}, {{"subject": "z", "object": "unfin', f'{{"a": [{fact}], "b": []}}'),
+        (f'{{"a": [{fact}], "b": [', f'{{"a": [{fact}], "b": []}}'),
+        ("", '{"a": [], "b": []}'),
+    ]:
+        assert judge.grammars.close(schema, cut) == closed
+
+
 def test_long_texts(judge: Judge) -> None:
     text = "".join(f"word{index} " for index in range(3000))
     schema = answer_schema("NER", ["a"], text)

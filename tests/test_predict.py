@@ -211,19 +211,12 @@ def test_processes_share_the_work(
 
 def test_constrained(answer: Callable[..., list[dict]], data: Path, capsys: pytest.CaptureFixture) -> None:
     free = answer("free.jsonl")
-    complete = 0
     for line in answer("constrained.jsonl", constrain="on", in_text=True, max_new_tokens=60):
         text = json.loads(line["instruction"])["input"]
-        try:
-            found = json.loads(line["output"])["city"]
-        except ValueError:
-            continue
-        complete += 1
+        found = json.loads(line["output"])["city"]
         strings = found if line["task"] == "NER" else [string for pair in found for string in pair.values()]
         assert all(string in text for string in strings)
-    error = capsys.readouterr().err
-    cut = int(error[: error.rindex(" answers were cut")].split()[-1])
-    assert complete == COUNT - cut > 10
+    assert "answers were cut" in capsys.readouterr().err
 
     instances = make_instances(COUNT)
     for instance in instances:
