@@ -220,7 +220,9 @@ def corpus_report(folder: Path, corpus: Corpus, test_split_nums: list[int]) -> l
         for tested in test_split_nums:
             scorers = [read_answers(place, tested) for place in places]
             of_seeds = np.array([record_counts(scorer) for scorer in scorers])
-            values[negatives, split_num, tested] = [path.name.rsplit("-", 1)[1] for path in places], of_seeds
+            values[negatives, split_num, tested] = dict(
+                zip([place.name.rsplit("-")[-1] for place in places], of_seeds, strict=True)
+            )
             summed = of_seeds.sum(axis=0)
             precision, recall, f1 = precision_recall_f1(summed.sum(axis=0))
             samples = np.concatenate([weights @ summed for weights in resampled(len(summed), RESAMPLES, seed=0)])
@@ -237,14 +239,16 @@ def corpus_report(folder: Path, corpus: Corpus, test_split_nums: list[int]) -> l
     comparisons = []
     for (negatives, split_num), (other, other_split_num) in pairs(list(runs)):
         for tested in test_split_nums:
-            seeds, ours = values[negatives, split_num, tested]
-            other_seeds, theirs = values[other, other_split_num, tested]
-            if seeds == other_seeds:
-                result = paired_test(ours.sum(axis=0), theirs.sum(axis=0), RESAMPLES, CONFIDENCE, seed=0)
-                low, high = result["interval"]
+            ours, theirs = values[negatives, split_num, tested], values[other, other_split_num, tested]
+            if seeds := sorted(ours.keys() & theirs.keys()):
+                first, second = (np.sum([of_run[seed] for seed in seeds], axis=0) for of_run in (ours, theirs))
+                result = paired_test(first, second, RESAMPLES, CONFIDENCE, seed=0)
+                (low, high), p = result["interval"], result["p_value"]
                 comparisons.append((
                     f"{negatives}, {size(split_num)}", f"{other}, {size(other_split_num)}", size(tested),
-                    f"{result['difference']:+.1f} [{low:+.1f}, {high:+.1f}]", f"{result['p_value']:.3f}",
+                    ", ".join(seeds),
+                    f"{result['difference']:+.1f} [{low:+.1f}, {high:+.1f}]",
+                    f"{p:.3f}" if p >= 0.001 else "< 0.001",
                 ))  # fmt: skip
     return [
         f"{number_of_lines(folder / 'test.jsonl')} questions on the same records for each run; the labels asked in "
@@ -255,7 +259,7 @@ def corpus_report(folder: Path, corpus: Corpus, test_split_nums: list[int]) -> l
             ["negatives", "split_num", "tested with", "F1 [95%]", "F1 by seed", "precision", "recall", "valid JSON %",
              "answers"], scores,
         ),
-        markdown(["trained with", "against", "tested with", "difference in F1 [95%]", "p"], comparisons),
+        markdown(["trained with", "against", "tested with", "seeds", "difference in F1 [95%]", "p"], comparisons),
     ]  # fmt: skip
 
 

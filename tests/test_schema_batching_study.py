@@ -97,12 +97,12 @@ def test_the_tables(study: ModuleType, tmp_path: Path) -> None:
     assert "| hard | 4 | 1 | 100.0 [100.0, 100.0] | 100.0, 100.0 | 100.0 | 100.0 | 100.0 | 8 |" in text
     assert "| random | 4 | all | 50.0 [" in text
     assert "of the negatives that `hard` asks a record for, `random` asks 0%, too" in text
-    assert "| hard, 4 | random, 4 |" not in text  # not the same seeds
+    assert "| hard, 4 | random, 4 | all | 1 | +50.0 [" in text  # on the seed that both have
 
     answers(folder, "random-4-2", wrong, ["person", "city"])
     text = "\n\n".join(study.corpus_report(folder, corpus, [1, -1]))
-    assert "| hard, 4 | random, 4 | 1 | +0.0 [+0.0, +0.0] | 1.000 |" in text
-    assert "| hard, 4 | random, 4 | all | +25.0 [" in text
+    assert "| hard, 4 | random, 4 | 1 | 1, 2 | +0.0 [+0.0, +0.0] | 1.000 |" in text
+    assert "| hard, 4 | random, 4 | all | 1, 2 | +25.0 [" in text
 
     whole = (folder / "random-4-2" / "predictions.jsonl").read_text().splitlines(keepends=True)
     (folder / "random-4-2" / "predictions.jsonl").write_text("".join(whole[:-1]))  # not finished: left out
