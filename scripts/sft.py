@@ -63,7 +63,8 @@ class DataArguments:
             Evaluate on a random subset of so many rows.
         ie_f1_records (`int`, *optional*, defaults to `0`):
             Answer so many random validation records at every evaluation, and report the IE F1 of the answers; where
-            the other options do not say otherwise, evaluate whenever a checkpoint is saved, and keep the best one.
+            the other options do not say otherwise, evaluate whenever a checkpoint is saved, and keep the best one. The
+            validation loss is then that of these records, too, unless `max_eval_samples` is given.
         ie_f1_max_new_tokens (`int`, *optional*):
             Longest of these answers in tokens; by default half as long again as the longest reference answer.
         adapter_name_or_path (`str`, *optional*):
@@ -294,6 +295,8 @@ def main(data_args: DataArguments, training_args: SFTConfig, model_args: ModelCo
                 questions = take_records(
                     eval_split, tokenizer, data_args, training_args.max_length, training_args.seed
                 )
+                if data_args.max_eval_samples is None:  # the whole split would take longer than the answers
+                    eval_split = Dataset.from_list(questions.instances)
             if data_args.max_eval_samples is not None:
                 eval_split = eval_split.shuffle(seed=training_args.seed)
                 eval_split = eval_split.select(range(min(data_args.max_eval_samples, len(eval_split))))

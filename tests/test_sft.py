@@ -611,6 +611,17 @@ def test_records_that_do_not_fit_the_context(train: Callable[..., list[dict]], d
         train(data_args={"ie_f1_records": 2, "ie_f1_max_new_tokens": 500}, **F1_WHILE_TRAINING)
 
 
+def test_the_loss_of_the_records_that_are_answered(
+    train: Callable[..., list[dict]], data: Path, capsys: pytest.CaptureFixture
+) -> None:
+    write_lines(data / "validation.jsonl", cities(6))
+    for more, rows in ({}, 4), ({"max_eval_samples": 7}, 7):
+        with pytest.raises(InputError, match="no model"):
+            train(data_args={"ie_f1_records": 2, **more}, model_args={"attn_implementation": "none"}, save_steps=2,
+                  save_strategy="steps")  # fmt: skip
+        assert f"validation: {rows} rows" in capsys.readouterr().out
+
+
 def test_when_f1_is_computed(sft: ModuleType, tmp_path: Path) -> None:
     config = SFTConfig(**{**CONFIG, "output_dir": str(tmp_path)})
     with pytest.raises(InputError, match="--eval_strategy"):
