@@ -4,6 +4,7 @@ The trainer: TRL's, with a cheaper loss on CPUs, and with the IE F1 of the model
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from inspect import signature
 from typing import Any
@@ -118,6 +119,9 @@ class AnswerTrainer(SFTTrainer):
         if self.questions is not None:
             scores = self.questions.score(self.answer(self.questions))
             output.metrics.update({f"{metric_key_prefix}_ie_{name}": value for name, value in scores.items()})
+            by_f1 = self.args.metric_for_best_model in ("ie_f1", "eval_ie_f1")
+            if by_f1 and scores["f1"] == self.state.best_metric:  # of equal checkpoints the later one is kept
+                self.state.best_metric = math.nextafter(scores["f1"], -math.inf)
         return output
 
     def answer(self, questions: Questions) -> list[str]:
