@@ -237,6 +237,7 @@ class GreedyDecoder:
             # The first place, in any row, after which comes what is not known yet
             first = min(len(row.tokens) - row.computed for row in active if not row.ended) - 1
             width = max(map(len, feeds))
+            first = min(first, width - 1)  # a row may have more tokens than are fed at once
             logits, mask = self.forward(cache, mask, active, feeds, keep=width - first)
             best = logits.argmax(dim=-1).tolist()
             wrong = torch.zeros(len(active), width, dtype=torch.bool)
@@ -257,21 +258,20 @@ class GreedyDecoder:
             self.answered[row.prefix] = as_text(row.answer)
 
     def feeds(self, rows: Sequence[Row]) -> list[list[int]]:
-        """What each row is fed: its tokens that are not computed yet, and as many guesses as pay for all."""
+        """What each row is fed: its tokens that are not computed yet, and guesses, in the width that pays for all."""
         needed = [[] if row.ended else row.tokens[row.computed :] for row in rows]
         drafts = [row.draft() if self.lookup and not row.ended and len(row.tokens) > row.start else [] for row in rows]
-        narrowest = max(map(len, needed))
 
         def pays(width: int) -> float:
-            said = sum(
-                1 - _HIT ** (1 + min(len(draft), width - len(tokens)))
-                for tokens, draft in zip(needed, drafts, strict=True)
-                if tokens
-            )
-            return said / (self.overhead + len(rows) * width)
+            kept = 0.0
+            for tokens, draft in zip(needed, drafts, strict=True):
+                guesses = max(0, min(len(draft), width - len(tokens)))
+                kept += min(width, len(tokens)) + _HIT * (1 - _HIT**guesses) / (1 - _HIT)
+            return kept / (self.overhead + len(rows) * width)
 
-        width = max(range(narrowest, narrowest + _LONGEST_DRAFT + 1), key=pays)
-        return [tokens + draft[: width - len(tokens)] for tokens, draft in zip(needed, drafts, strict=True)]
+        longest = max(len(tokens) + len(draft) for tokens, draft in zip(needed, drafts, strict=True))
+        width = max(range(1, longest + 1), key=pays)
+        return [(tokens + draft)[:width] for tokens, draft in zip(needed, drafts, strict=True)]
 
     def add(self, row: Row, token: int, logits: torch.Tensor) -> None:
         """Adds the model's next token to a row, or the best one that its grammar allows, and what that forces."""
