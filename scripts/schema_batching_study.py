@@ -131,6 +131,7 @@ def main() -> None:
                     "test", sys.executable, SCRIPTS / "predict.py", "--model_name_or_path", model,
                     "--adapter_name_or_path", place / "adapter", "--dataset", folder / "test.jsonl",
                     "--dtype", "bfloat16", "--batch_size", str(args.batch_size),
+                    "--constrain", "off",  # whether an answer is valid is a result, too
                     "--max_new_tokens", str(args.max_new_tokens), "--output_file", place / "predictions.jsonl",
                 )  # fmt: skip
         report += [f"## {corpus.task}, {corpus.source}", *corpus_report(folder, corpus, args.test_split_nums)]
