@@ -14,6 +14,7 @@ from iepile_builder.answers import load_answer, read_asked, strip_fence
 from iepile_builder.batching import SchemaBatching
 from iepile_builder.chat import to_prompt
 from iepile_builder.constraints import answer_schema
+from iepile_builder.corpus import write_whole
 from iepile_builder.engines import Completion, Engine, Request, TransformersEngine
 from iepile_builder.errors import InputError
 from iepile_builder.grounding import Locator, Mention, ground, mention_fields
@@ -257,10 +258,7 @@ class Extraction:
 
     def save_html(self, path: str | Path) -> None:
         """Write that page to a file."""
-        path = Path(path)
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_bytes(self.to_html().encode("utf-8", "xmlcharrefreplace"))
-        temporary.replace(path)
+        write_whole(Path(path), self.to_html().encode("utf-8", "xmlcharrefreplace").decode("utf-8"))
 
 
 @dataclass

@@ -25,7 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from iepile_builder import Extraction, Extractor, InputError
-from iepile_builder.corpus import read_json, read_lines
+from iepile_builder.corpus import read_json, read_lines, write_whole
 from iepile_builder.extraction import EVENT_TASKS, as_mention
 from iepile_builder.page import colored, counted, hue, marks, named, remarks
 from iepile_builder.user_schema import read_schema
@@ -200,18 +200,13 @@ def main() -> None:
     extractor = load(args)
     result = extractor(text, args.task, args.schema, **asked)
 
-    for path in (args.html, args.json):
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
     if args.html is not None:
         result.save_html(args.html)
     if str(args.json) == "-":
         print(json.dumps(result.to_dict(), ensure_ascii=False, indent=2))
         return
     if args.json is not None:
-        temporary = args.json.with_name(args.json.name + ".tmp")
-        temporary.write_text(result.to_json() + "\n", encoding="utf-8")
-        temporary.replace(args.json)
+        write_whole(args.json, result.to_json() + "\n")
     show(result, Console())
 
 

@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from iepile_builder import IEPileConfig, InputError
+from iepile_builder.corpus import write_whole
 from iepile_builder.instructions import to_json
 
 
@@ -164,9 +165,7 @@ def take_test_records(data: Path, output_file: Path, max_instances: int) -> None
         taken += instances
     taken.sort(key=lambda row: row["task"])
     print(f"\nTest: {len(taken)} of {len(rows)} {split.stem} instances, in whole records.")
-    temporary = output_file.with_suffix(".tmp")
-    temporary.write_text("".join(to_json(row) + "\n" for row in taken), encoding="utf-8")
-    temporary.replace(output_file)
+    write_whole(output_file, "".join(to_json(row) + "\n" for row in taken))
 
 
 def score_table(reports: dict[str, Path]) -> Table:

@@ -30,7 +30,7 @@ from jsonargparse import ArgumentParser
 from iepile_builder import InputError, SchemaBatching
 from iepile_builder.answers import asked_schema
 from iepile_builder.chat import load_tokenizer, to_prompt_completion
-from iepile_builder.corpus import Corpus, find_corpora, read_split
+from iepile_builder.corpus import Corpus, find_corpora, read_split, write_whole
 from iepile_builder.hard_negatives import PUBLISHED, corpus_hard_negatives, load_hard_negatives
 from iepile_builder.instructions import to_json
 from iepile_builder.scoring import Scorer
@@ -84,7 +84,7 @@ def main() -> None:
     if settings_file.exists() and settings_file.read_text() != settings:
         raise InputError(f"{args.output_dir}: holds runs with other settings; give another --output_dir")
     args.output_dir.mkdir(parents=True, exist_ok=True)
-    write(settings_file, settings)
+    write_whole(settings_file, settings)
     tokenizer = load_tokenizer(model)
 
     report = []
@@ -102,7 +102,7 @@ def main() -> None:
         for split_num in args.test_split_nums:
             asking = replace(batching, negatives="all", schema_order="schema", split_num=split_num)
             questions += [{**row, "test_split_num": str(split_num)} for row in instances(asking, test)]
-        write(folder / "test.jsonl", "".join(to_json(row) + "\n" for row in questions))
+        write_whole(folder / "test.jsonl", "".join(to_json(row) + "\n" for row in questions))
 
         runs = [
             (seed, split_num, negatives)
@@ -118,8 +118,8 @@ def main() -> None:
             if not (place / "rows.json").exists():
                 asking = replace(batching, negatives=negatives, split_num=split_num, seed=seed)
                 rows, counts = training_rows(asking, train, tokenizer, args.max_train_tokens, args.max_length)
-                write(place / "train.jsonl", "".join(to_json(row) + "\n" for row in rows))
-                write(place / "rows.json", json.dumps(counts))
+                write_whole(place / "train.jsonl", "".join(to_json(row) + "\n" for row in rows))
+                write_whole(place / "rows.json", json.dumps(counts))
             if not (place / "adapter" / "trainer_state.json").exists():
                 run(
                     "train", sys.executable, SCRIPTS / "sft.py", "--config", args.recipe,
@@ -137,7 +137,7 @@ def main() -> None:
         report += [f"## {corpus.task}, {corpus.source}", *corpus_report(folder, corpus, args.test_split_nums)]
 
     text = "\n\n".join(report) + "\n"
-    write(args.output_dir / "report.md", text)
+    write_whole(args.output_dir / "report.md", text)
     print("\n" + text)
     print(f"written to {args.output_dir / 'report.md'}")
 
@@ -147,13 +147,6 @@ def run(name: str, *command: str | Path) -> None:
     print(f"{name}: {shlex.join(map(str, command))}", flush=True)
     if subprocess.run(command).returncode != 0:
         raise InputError(f"{name} ended with the message above; the same command goes on from there")
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file under a temporary name and rename it."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 def number_of_lines(path: Path) -> int:
