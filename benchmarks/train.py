@@ -36,20 +36,25 @@ SHAPES = {
 }
 HEADS = {"num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 8192}
 
-GROUPED = {"packing": False, "train_sampling_strategy": "group_by_length", "per_device_train_batch_size": 4}
-PADDING_FREE = {"packing": False, "padding_free": True, "max_length": None, "per_device_train_batch_size": 4}
+# In place of what the recipe does: as many rows in a step, or packs of about as many tokens
+IN_ONE = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 1}
+PACKED = {"packing": True, "max_length": 512, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 1}
 # Options of SFTConfig and ModelConfig that differ from their defaults. A pack holds about as much as 8 rows.
 SETTINGS: dict[str, dict[str, Any]] = {
     "TRL's defaults": {},
     "weights in bf16": {"dtype": "bfloat16"},
     "no checkpointing": {"activation_checkpointing": False},
+    "eager attention": {"attn_implementation": "eager"},
     "length grouping": {"train_sampling_strategy": "group_by_length"},
     "packing": {"packing": True, "per_device_train_batch_size": 1},
     "padding-free": {"padding_free": True, "max_length": None},
     "logits of answers alone": {"ours": True},
     "recipe": {"ours": True, "recipe": True},
-    "recipe, grouped instead of packed": {"ours": True, "recipe": True, **GROUPED},
-    "recipe, padding-free instead of packed": {"ours": True, "recipe": True, **PADDING_FREE},
+    "recipe, sdpa": {"ours": True, "recipe": True, "attn_implementation": "sdpa"},
+    "recipe, grouped": {"ours": True, "recipe": True, "train_sampling_strategy": "group_by_length", **IN_ONE},
+    "recipe, random batches": {"ours": True, "recipe": True, "train_sampling_strategy": "random", **IN_ONE},
+    "recipe, packed": {"ours": True, "recipe": True, **PACKED},
+    "recipe, padding-free": {"ours": True, "recipe": True, "padding_free": True, "max_length": None, **IN_ONE},
 }
 ON_GPU: dict[str, dict[str, Any]] = {
     name: options for name, options in SETTINGS.items() if "recipe" not in options and "ours" not in options
@@ -131,14 +136,15 @@ def measure(task: dict[str, Any]) -> dict[str, Any]:
     ours = options.pop("ours", False)
     if options.pop("recipe", False):
         options = {**yaml.safe_load(RECIPE.read_text()), **options}
-    recipe_length = yaml.safe_load(RECIPE.read_text())["max_length"]
 
     # The same rows for all, none of them too long for any
     tokenizer = load_tokenizer(task["tokenizer"])
     instances = IEPile(data_dir=task["corpus"], splits=["train"]).as_dataset(split="train")
     some = random.Random(0).sample(range(len(instances)), min(len(instances), task["max_train_tokens"] // 20))
     rows = take_tokens(
-        prepare(instances.select(some), "train", tokenizer, None, recipe_length), task["max_train_tokens"], seed=0
+        prepare(instances.select(some), "train", tokenizer, None, PACKED["max_length"]),
+        task["max_train_tokens"],
+        seed=0,
     )
 
     names = {field.name for field in fields(SFTConfig)}

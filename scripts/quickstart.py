@@ -38,7 +38,6 @@ RECIPES = SCRIPTS.parent / "recipes"
 RECIPE = RECIPES / "smollm2-135m-instruct" / "sft" / "config_lora.yaml"
 # A 135M English model learns this much of the sample corpus in a few minutes; it has all seven tasks, and Chinese too.
 SAMPLE_PART = ["--tasks", "NER", "RE", "EE", "--languages", "en"]
-SAMPLE_ROWS = ["--max_length", "512"]  # its rows are shorter than the recipe allows for: smaller packs, more steps
 # With many negatives and 60,000 tokens so small a model found next to nothing; see the recipe's README.
 FEW_NEGATIVES = ["--negatives", "ratio", "--negative_ratio", "0.15", "--max_negatives_per_positive", "0.1"]
 
@@ -66,15 +65,15 @@ def main() -> None:
     if args.corpus_dir is None:
         print("Corpus: the English NER, RE and EE part of the sample corpus in the package; CORPORA=folder for yours.")
         corpus_dirs, source = [str(SAMPLE_CORPUS)], "sample"
-        build, rows = ["--corpus_dir", *corpus_dirs, *SAMPLE_PART, *FEW_NEGATIVES], SAMPLE_ROWS
+        build = ["--corpus_dir", *corpus_dirs, *SAMPLE_PART, *FEW_NEGATIVES]
     else:
         corpus_dirs, source = args.corpus_dir, Path(args.corpus_dir[0]).resolve().name
-        build, rows = ["--corpus_dir", *corpus_dirs, *FEW_NEGATIVES], []
+        build = ["--corpus_dir", *corpus_dirs, *FEW_NEGATIVES]
     print(f"Capped at about {args.max_train_tokens:,} training tokens, and {args.max_generated_tokens:,} per model.")
 
     # One folder for all that the results depend on
     caps = [args.model_name_or_path, args.max_train_tokens, args.max_generated_tokens, args.max_new_tokens]
-    key = to_json([IEPileConfig(corpus_dirs=corpus_dirs).create_config_id({}), build, rows, RECIPE.read_text(), caps])
+    key = to_json([IEPileConfig(corpus_dirs=corpus_dirs).create_config_id({}), build, RECIPE.read_text(), caps])
     folder = args.output_dir / f"{source}-{sha256(key.encode()).hexdigest()[:8]}"
     data, adapter = folder / f"{source}_data", folder / "adapter"
     folder.mkdir(parents=True, exist_ok=True)
@@ -102,7 +101,7 @@ def main() -> None:
         times, "train", adapter / "trainer_state.json",
         Path(python).with_name("accelerate"), "launch", "--config_file", RECIPES / "accelerate_configs" / "cpu.yaml",
         SCRIPTS / "sft.py", "--config", RECIPE, "--model_name_or_path", model, "--dataset_name", data,
-        "--max_train_tokens", str(args.max_train_tokens), "--output_dir", adapter, *rows,
+        "--max_train_tokens", str(args.max_train_tokens), "--output_dir", adapter,
     )  # fmt: skip
     tuned, tuned_report = folder / "tuned.jsonl", folder / "tuned_report.json"
     run(times, "predict, tuned", tuned_report, *predict, "--adapter_name_or_path", adapter, "--output_file", tuned)

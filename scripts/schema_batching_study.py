@@ -39,7 +39,7 @@ from iepile_builder.tasks import TASKS
 
 
 SCRIPTS = Path(__file__).parent
-RECIPE = SCRIPTS.parent / "recipes" / "smollm2-135m-instruct" / "sft" / "config_lora.yaml"
+RECIPE = SCRIPTS.parent / "recipes" / "schema_batching_study" / "sft_cpu.yaml"
 RESAMPLES, CONFIDENCE = 2000, 0.95
 # What all runs in one output folder must have in common, besides the contents of the recipe.
 SETTINGS = ("corpus_dir", "model_name_or_path", "num_random", "hard_negatives", "train_records", "max_train_tokens")

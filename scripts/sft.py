@@ -287,6 +287,8 @@ def main(data_args: DataArguments, training_args: SFTConfig, model_args: ModelCo
         train_dataset = prepare(train_split, "train", tokenizer, data_args.tasks, training_args.max_length)
         if data_args.max_train_tokens is not None:
             train_dataset = take_tokens(train_dataset, data_args.max_train_tokens, training_args.seed)
+        elif training_args.train_sampling_strategy == "batch_rebalance":  # draws the same order with every seed
+            train_dataset = train_dataset.shuffle(seed=training_args.seed)
         eval_dataset = questions = None
         if training_args.eval_strategy != "no":
             if eval_split is None:

@@ -136,8 +136,9 @@ def test_a_run_from_records_to_scores(
         study.main()
 
 
-def test_the_recipe_for_a_gpu_parses(monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = ROOT / "recipes" / "schema_batching_study" / "sft_gpu.yaml"
+@pytest.mark.parametrize("name", ["sft_cpu.yaml", "sft_gpu.yaml"])
+def test_the_recipes_parse(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    recipe = ROOT / "recipes" / "schema_batching_study" / name
     monkeypatch.setattr(sys, "argv", ["sft.py", "--config", str(recipe), "--output_dir", "out", "--use_cpu"])
     training_args, model_args = TrlParser((SFTConfig, ModelConfig)).parse_args_and_config()
     assert training_args.packing and training_args.num_train_epochs == 1 and model_args.use_peft
