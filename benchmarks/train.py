@@ -4,7 +4,7 @@ Speed and memory of LoRA training on real rows: TRL's defaults, one change to th
     python benchmarks/train.py --model path/to/SmolLM2-135M-Instruct --corpora path/to/IE-en/NER/mit-movie ...
 
 Every setting trains one epoch on the same rows of a corpus, in a process of its own, and reports useful tokens (those
-that are no padding) per second and per CPU-second, without the first step, and the peak of memory. All train the same
+that are no padding) per second and per CPU-second, without the first batch, and the peak of memory. All train the same
 LoRA, of rank 16 on all linear layers. On a GPU the same is done, with flash attention where it is installed, for
 models of random weights of 1 and 8 billion parameters as well, and the share of the card's peak is reported, too.
 """
@@ -86,7 +86,7 @@ def main() -> None:
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "trl", "peft"))
     device = torch.cuda.get_device_name() if on_gpu else f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}"
     print(f"Python {sys.version.split()[0]}, {packages}; {device}, threads: {args.threads or 'all'}\n")
-    columns = ["corpus", "model", "setting", "tokens", "of them useful", "steps", "tokens/s", "against defaults"]
+    columns = ["corpus", "model", "setting", "tokens", "of them useful", "batches", "tokens/s", "against defaults"]
     columns += ["share of peak"] if on_gpu else ["tokens/CPU-s", "against defaults"]
     print("| " + " | ".join([*columns, "GB"]) + " |\n" + "|---" * (len(columns) + 1) + "|")
     with tempfile.TemporaryDirectory() as cache:
@@ -99,7 +99,7 @@ def main() -> None:
                     done = run({**task, "cache": cache})
                     first = first or done
                     cells = [Path(corpus).name, Path(model).name, name, f"{done['tokens']:,}", f"{done['useful']:.0%}"]
-                    cells += [str(done["steps"]), f"{done['per_s']:.0f}", f"{done['per_s'] / first['per_s']:.2f}"]
+                    cells += [str(done["batches"]), f"{done['per_s']:.0f}", f"{done['per_s'] / first['per_s']:.2f}"]
                     if on_gpu:
                         cells.append(f"{done['of_peak']:.0%}")
                     else:
@@ -162,7 +162,7 @@ def measure(task: dict[str, Any]) -> dict[str, Any]:
         model = load_model(task["model"], **kwargs)
 
     class Counted(AnswerTrainer if ours else SFTTrainer):  # type: ignore[misc]
-        """Notes the tokens, and the time, of every step."""
+        """Notes the tokens, and the time, of every batch."""
 
         notes: list[tuple[int, int, float, float]] = []
 
@@ -187,7 +187,7 @@ def measure(task: dict[str, Any]) -> dict[str, Any]:
     result = {
         "tokens": useful,
         "useful": useful / all_tokens,
-        "steps": len(notes) - 1,
+        "batches": len(notes) - 1,
         "per_s": per_s,
         "per_cpu_s": useful / (notes[-1][3] - notes[0][3]),
         "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,

@@ -138,6 +138,12 @@ def test_padding_free_rows_learn_what_padded_ones_do(train: Callable[..., list[d
     assert losses(free) == pytest.approx(losses(padded), abs=1e-4)
 
 
+def test_plain_attention_learns_what_the_kernel_does(train: Callable[..., list[dict]]) -> None:
+    kernel = train("kernel", model_args={"attn_implementation": "sdpa"}, **BALANCED)
+    plain = train("plain", model_args={"attn_implementation": "eager"}, **BALANCED)
+    assert losses(plain) == pytest.approx(losses(kernel), abs=1e-4)
+
+
 def test_options_that_exclude_each_other(train: Callable[..., list[dict]]) -> None:
     with pytest.raises(InputError, match="max_length"):
         train(packing=True, max_length=None)
