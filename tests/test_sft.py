@@ -516,7 +516,6 @@ def test_tensorboard(train: Callable[..., list[dict]], tmp_path: Path, monkeypat
 
 
 def test_wandb(train: Callable[..., list[dict]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     train(report_to="wandb", run_name="a run")
