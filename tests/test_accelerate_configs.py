@@ -75,7 +75,8 @@ def test_the_zero_stage(stage: int) -> None:
 def test_slurm_starts_one_launcher_on_each_machine(tmp_path: Path) -> None:
     """With stand-ins for Slurm's commands and for `accelerate`, which print what they are called with."""
     tools = {
-        "scontrol": 'printf "first\\nsecond\\n"',
+        # More names than a pipe holds: who stops reading after the first line kills this command, and the job with it.
+        "scontrol": "echo first; seq 100000",
         # The tasks of two machines, one behind the other.
         "srun": 'shift; for SLURM_NODEID in 0 1; do export SLURM_NODEID; "$@"; done',
         "accelerate": 'printf "%s|" "$@"; echo',

@@ -13,12 +13,12 @@
 #SBATCH --output=outputs/slurm-%j.log
 set -euo pipefail
 
-first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
 gpus=${SLURM_GPUS_ON_NODE:-8}
 export HF_HUB_DISABLE_TELEMETRY=1
 
 # SLURM_NODEID is known only inside the task, so each machine's own shell reads it.
-export FIRST=$first NODES=$SLURM_NNODES PROCESSES=$((SLURM_NNODES * gpus)) PORT=$((20000 + SLURM_JOB_ID % 10000))
+export FIRST=${hosts%%$'\n'*} NODES=$SLURM_NNODES PROCESSES=$((SLURM_NNODES * gpus)) PORT=$((20000 + SLURM_JOB_ID % 10000))
 srun --kill-on-bad-exit=1 bash -c 'accelerate launch --config_file recipes/accelerate_configs/multi_node.yaml \
     --num_machines "$NODES" --num_processes "$PROCESSES" --machine_rank "$SLURM_NODEID" \
     --main_process_ip "$FIRST" --main_process_port "$PORT" scripts/sft.py "$@"' sft "$@"
