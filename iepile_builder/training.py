@@ -4,6 +4,7 @@ The trainer: TRL's, with a cheaper loss on CPUs, and with the IE F1 of the model
 
 from __future__ import annotations
 
+import gc
 import math
 from dataclasses import dataclass
 from inspect import signature
@@ -13,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from accelerate.utils import gather_object
 from peft import PeftModel
+from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils.import_utils import is_bitsandbytes_available
 from trl import SFTTrainer
@@ -138,3 +140,20 @@ class AnswerTrainer(SFTTrainer):
             requests = [Request(to_prompt(questions.instances[index])) for index in share]
             answers = [answer.text for answer in engine.generate(requests, questions.max_new_tokens)]
         return [text for _, text in sorted(dict(gather_object(list(zip(share, answers, strict=True)))).items())]
+
+
+def end(trainer: Trainer) -> None:
+    """
+    Finish the trackers and leave the other processes: [`~transformers.Trainer.end`] with nothing left that uses them.
+
+    Whoever lets go of a Gloo group last waits for its threads. `DistributedDataParallel` does so without releasing the
+    GIL, and they may need it to free a tensor that they gathered: then the process never ends.
+
+    Args:
+        trainer ([`~transformers.Trainer`]):
+            Has trained and saved; it cannot be used any more.
+    """
+    trainer.model_wrapped = torch.nn.Module()
+    trainer.accelerator.free_memory()
+    gc.collect()
+    trainer.accelerator.end_training()

@@ -33,6 +33,7 @@ from iepile_builder.chat import first_line, load_instances, load_model, load_tok
 from iepile_builder.errors import InputError
 from iepile_builder.hub import push_model, take_push
 from iepile_builder.rewards import ie_f1, valid_json
+from iepile_builder.training import end
 
 
 COLUMNS = ("task", "instruction", "output")
@@ -242,6 +243,7 @@ def main(data_args: DataArguments, training_args: GRPOConfig, model_args: ModelC
     if repo_id is not None and trainer.is_world_process_zero():
         form = "adapter" if adapter is not None or model_args.use_peft else "merged"
         push_model(form, Path(training_args.output_dir), repo_id, public=training_args.hub_private_repo is False)
+    end(trainer)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ from iepile_builder.curves import PLOT, plot
 from iepile_builder.errors import InputError
 from iepile_builder.hub import push_model, take_push
 from iepile_builder.tasks import TASKS
-from iepile_builder.training import AnswerTrainer, Questions
+from iepile_builder.training import AnswerTrainer, Questions, end
 
 
 @dataclass
@@ -363,7 +363,7 @@ def main(data_args: DataArguments, training_args: SFTConfig, model_args: ModelCo
     state.print(f"model, tokenizer with chat template, plot and card: {output_dir}")
     if repo_id is not None and trainer.is_world_process_zero():
         push_model(form, Path(output_dir), repo_id, public=training_args.hub_private_repo is False)
-    trainer.end()
+    end(trainer)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,6 +23,7 @@ from datasets import Dataset
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from tiny import CHATML, load_script, make_instances, save_tiny_model
+from torch.nn.parallel import DistributedDataParallel
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_quantization_config
 
@@ -464,7 +466,8 @@ def test_two_processes_learn_what_one_does(
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(arguments))
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = [*launch, str(ROOT / "scripts" / "sft.py"), "--config", str(tmp_path / "config.yaml")]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "ACCELERATE_USE_CPU": "1"})
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "2 x cpu" in done.stdout
     log = json.loads((tmp_path / "two" / "trainer_state.json").read_text())["log_history"]
@@ -474,6 +477,18 @@ def test_two_processes_learn_what_one_does(
     weights = [load_file(tmp_path / name / "model.safetensors") for name in ("one", "two")]
     for name, weight in weights[0].items():
         torch.testing.assert_close(weights[1][name], weight, rtol=0, atol=1e-4)
+
+
+def test_a_process_leaves_the_others_with_nothing_that_uses_them(sft: ModuleType, model: str, tmp_path: Path) -> None:
+    """Else it may never end; in a group of one process, in place of what `torchrun` starts."""
+    trainer = make_trainer(sft.AnswerTrainer, sft, model, tmp_path)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    trainer.model_wrapped = DistributedDataParallel(trainer.model)
+    trainer.accelerator._models.append(trainer.model_wrapped)
+    alive = weakref.ref(trainer.model_wrapped)
+    sft.end(trainer)
+    assert alive() is None
+    assert not torch.distributed.is_initialized()
 
 
 def test_several_processes_that_accelerate_makes_one(data: Path, model: str, tmp_path: Path) -> None:
@@ -490,7 +505,7 @@ def test_several_processes_that_accelerate_makes_one(data: Path, model: str, tmp
     ]
     arguments = ["--dataset_name", str(data), "--model_name_or_path", model, "--output_dir", str(tmp_path / "out")]
     command = [*launch, str(ROOT / "scripts" / "sft.py"), *arguments, "--use_cpu"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
     assert_one_clear_line(done, "torchrun", "accelerate")
 
 
