@@ -10,6 +10,7 @@ from pathlib import Path
 import datasets
 import pytest
 from hub_server import LocalHub
+from hypothesis import HealthCheck, settings
 
 
 ROOT = Path(__file__).parent.parent
@@ -19,6 +20,10 @@ ALL_TASKS = ["NER", "RE", "SPO", "EE", "EET", "EEA", "KG"]
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 datasets.disable_progress_bars()
+# A slow machine is no failure, and the examples are the same in every run; others: --hypothesis-profile default
+checks = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+settings.register_profile("iepile", deadline=None, derandomize=True, suppress_health_check=checks)
+settings.load_profile("iepile")
 
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"the real corpora are not at {SHARED}")
 

@@ -5,7 +5,7 @@ import time
 
 import pytest
 from conftest import ALL_TASKS
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from iepile_builder import InputError, Schema
@@ -88,7 +88,6 @@ def test_hostile_answers_are_read_in_no_time(task: str, text: str) -> None:
 
 
 @pytest.mark.parametrize("task", ALL_TASKS)
-@settings(deadline=None)
 @given(answer=st.dictionaries(st.sampled_from(["person", "wife", "attack"]), JSON, max_size=3))
 def test_any_json_is_parsed_to_facts_of_strings(task: str, answer: dict) -> None:
     for fact in parse_answer(json.dumps(answer), task, ASKED[task]).facts:

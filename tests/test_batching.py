@@ -58,7 +58,7 @@ def asked_labels(instances: list[dict], task: str) -> list[str]:
 
 
 @pytest.mark.parametrize("task", ALL_TASKS)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_reference_answers_round_trip(task: str, data: st.DataObject) -> None:
     schema, text, annotations = data.draw(annotated(task))
@@ -75,7 +75,7 @@ def test_reference_answers_round_trip(task: str, data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("task", ALL_TASKS)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_each_positive_is_asked_once_and_no_label_twice(task: str, data: st.DataObject) -> None:
     schema, text, annotations = data.draw(annotated(task))
@@ -97,7 +97,6 @@ def test_each_positive_is_asked_once_and_no_label_twice(task: str, data: st.Data
         assert set(asked) == set(TASKS[task].labels(schema))
 
 
-@settings(deadline=None)
 @given(data=st.data(), split_num=st.sampled_from([1, 2, 4, 6, -1]))
 def test_hard_negatives_and_random_ones_are_asked_with_the_positives(data: st.DataObject, split_num: int) -> None:
     schema, text, annotations = data.draw(annotated("NER"))
@@ -112,7 +111,6 @@ def test_hard_negatives_and_random_ones_are_asked_with_the_positives(data: st.Da
     assert len(asked - near) == (len(others) if split_num == -1 else min(split_num, len(others)))
 
 
-@settings(deadline=None)
 @given(data=st.data(), num_random=st.sampled_from([None, -1, 0, 1, 3]))
 def test_random_negatives_are_as_many_as_the_hard_ones(data: st.DataObject, num_random: int | None) -> None:
     schema, text, annotations = data.draw(annotated("NER"))
@@ -286,7 +284,7 @@ def test_roles_come_in_many_orders() -> None:
 
 
 @pytest.mark.parametrize("task", ALL_TASKS)
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_a_batch_of_records_gives_what_each_of_them_gives(task: str, data: st.DataObject) -> None:
     schema, text, annotations = data.draw(annotated(task))
@@ -299,7 +297,7 @@ def test_a_batch_of_records_gives_what_each_of_them_gives(task: str, data: st.Da
 
 
 @pytest.mark.parametrize("task", ALL_TASKS)
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_labels_that_are_left_out_are_neither_asked_nor_answered(task: str, data: st.DataObject) -> None:
     schema, text, annotations = data.draw(annotated(task))
@@ -366,7 +364,7 @@ def test_an_entity_type_is_described_where_there_is_a_text() -> None:
 
 
 @pytest.mark.parametrize("task", ALL_TASKS)
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_descriptions_change_nothing_but_the_schema(task: str, data: st.DataObject) -> None:
     schema, text, annotations = data.draw(annotated(task))

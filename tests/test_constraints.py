@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ALL_TASKS, SHARED, needs_shared
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from strategies import annotated
 from tiny import save_tiny_model
@@ -42,7 +42,7 @@ def batches(task: str, schema: Schema, text: str, annotations: list[dict]) -> li
 
 
 @pytest.mark.parametrize("task", ALL_TASKS)
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40)
 @given(data=st.data())
 def test_reference_answers_satisfy_it(task: str, judge: Judge, data: st.DataObject) -> None:
     schema, text, annotations = data.draw(annotated(task))
@@ -62,7 +62,7 @@ def test_reference_answers_satisfy_it(task: str, judge: Judge, data: st.DataObje
 
 
 @pytest.mark.parametrize("task", ALL_TASKS)
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25)
 @given(data=st.data())
 def test_strings_of_the_text(task: str, judge: Judge, data: st.DataObject) -> None:
     schema, text, annotations = data.draw(annotated(task))
@@ -145,7 +145,7 @@ def test_it_is_a_json_schema(judge: Judge) -> None:
 
 
 @pytest.mark.parametrize("task", ALL_TASKS)
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15)
 @given(data=st.data())
 def test_a_cut_answer_is_closed(task: str, judge: Judge, data: st.DataObject) -> None:
     schema, text, annotations = data.draw(annotated(task))

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from iepile_builder import InputError
@@ -161,7 +161,6 @@ def test_wrong_options_are_the_users_fault() -> None:
         Matching(min_overlap=30)
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(st.integers(0, 5), max_size=4, unique=True), max_size=6))
 def test_max_matching_is_what_exhaustive_search_finds(edges: list[list[int]]) -> None:
     best = max(
@@ -173,7 +172,6 @@ def test_max_matching_is_what_exhaustive_search_finds(edges: list[list[int]]) ->
 pieces = st.lists(st.tuples(st.integers(0, 9), st.integers(1, 5)), max_size=6)
 
 
-@settings(deadline=None)
 @given(gold=pieces, predicted=pieces, text=st.text("ab", min_size=15, max_size=15))
 def test_overlap_modes_reach_the_best_assignment(gold: list, predicted: list, text: str) -> None:
     """The library's exact solver of assignments, on overlaps counted character by character."""

@@ -96,7 +96,7 @@ def test_a_pair_of_nothings_is_no_fact() -> None:
 
 
 @pytest.mark.parametrize("task", ALL_TASKS)
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_repair_changes_no_correct_answer(task: str, data: st.DataObject) -> None:
     schema, text, annotations = data.draw(annotated(task))
@@ -112,14 +112,12 @@ JSON = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(value=st.dictionaries(st.text("ab\"'\\{}[],: ", max_size=4), JSON, max_size=4))
 def test_token_by_token_json_is_read_as_json(value: dict) -> None:
     assert read_objects(json.dumps(value)) == value
     assert read_objects("So: " + json.dumps(value, ensure_ascii=False, indent=1) + " That is all.") == value
 
 
-@settings(deadline=None)
 @given(names=st.lists(st.text("abc é人", min_size=1, max_size=5), max_size=5), cut=st.integers(1, 200))
 def test_a_cut_answer_loses_its_end_alone(names: list[str], cut: int) -> None:
     found = (read_objects(json.dumps({"person": names}, ensure_ascii=False)[:cut]) or {}).get("person", [])
@@ -166,7 +164,7 @@ def test_hostile_answers_are_repaired_or_given_up_in_no_time(text: str) -> None:
     assert time.process_time() - start < 5  # a quadratic reader would need minutes
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(text=st.text("{}[]\"'\\:,` \naN1人", max_size=60))
 def test_no_text_raises(text: str) -> None:
     for task in ALL_TASKS:

@@ -290,7 +290,7 @@ MODES = ["strict", "set", "normalized", "boundary", "type", "partial", "grounded
 
 
 @pytest.mark.parametrize("task", ALL_TASKS)
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_no_order_matters_in_any_mode(task: str, data: st.DataObject) -> None:
     rng = random.Random(data.draw(st.integers(0, 999)))
@@ -309,7 +309,7 @@ def test_no_order_matters_in_any_mode(task: str, data: st.DataObject) -> None:
             assert one.report(matching) == other.report(matching)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(data=st.data())
 def test_a_repeated_prediction_costs_precision_in_strict_and_nothing_in_set(data: st.DataObject) -> None:
     schema, text, annotations = data.draw(annotated("NER"))
@@ -326,7 +326,7 @@ def test_a_repeated_prediction_costs_precision_in_strict_and_nothing_in_set(data
     assert counts(two.report(Matching("set"))["overall"]) == counts(one.report(Matching("set"))["overall"])
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(data=st.data())
 def test_the_modes_are_ordered(data: st.DataObject) -> None:
     """What matches strictly matches in every laxer mode."""
@@ -344,7 +344,7 @@ def test_the_modes_are_ordered(data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("task", ALL_TASKS)
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_gold_answers_score_100_in_any_order(task: str, data: st.DataObject) -> None:
     schema, text, annotations = data.draw(annotated(task))
@@ -380,7 +380,7 @@ def test_published_defect_its_own_re_gold_scored_zero() -> None:
 
 
 @pytest.mark.parametrize("task", ["EET", "SPO", "KG"])
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(data=st.data())
 def test_published_defect_scoring_crashed(task: str, data: st.DataObject) -> None:
     schema, text, annotations = data.draw(annotated(task))
