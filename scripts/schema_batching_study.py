@@ -238,11 +238,13 @@ def corpus_report(folder: Path, corpus: Corpus, test_split_nums: list[int]) -> l
                 first, second = (np.sum([of_run[seed] for seed in seeds], axis=0) for of_run in (ours, theirs))
                 result = paired_test(first, second, RESAMPLES, CONFIDENCE, seed=0)
                 (low, high), p = result["interval"], result["p_value"]
+                totals = [np.array([of_run[seed].sum(axis=0) for seed in seeds]) for of_run in (ours, theirs)]
+                of_seeds = np.subtract(*(precision_recall_f1(total)[:, 2] for total in totals))
                 comparisons.append((
                     f"{negatives}, {size(split_num)}", f"{other}, {size(other_split_num)}", size(tested),
                     ", ".join(seeds),
                     f"{result['difference']:+.1f} [{low:+.1f}, {high:+.1f}]",
-                    f"{p:.3f}" if p >= 0.001 else "< 0.001",
+                    f"{p:.3f}" if p >= 0.001 else "< 0.001", ", ".join(f"{each:+.1f}" for each in of_seeds),
                 ))  # fmt: skip
     return [
         f"{number_of_lines(folder / 'test.jsonl')} questions on the same records for each run; the labels asked in "
@@ -253,7 +255,9 @@ def corpus_report(folder: Path, corpus: Corpus, test_split_nums: list[int]) -> l
             ["negatives", "split_num", "tested with", "F1 [95%]", "F1 by seed", "precision", "recall", "valid JSON %",
              "answers"], scores,
         ),
-        markdown(["trained with", "against", "tested with", "seeds", "difference in F1 [95%]", "p"], comparisons),
+        markdown(
+            ["trained with", "against", "tested with", "seeds", "difference in F1 [95%]", "p", "by seed"], comparisons
+        ),
     ]  # fmt: skip
 
 

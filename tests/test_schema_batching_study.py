@@ -101,8 +101,9 @@ def test_the_tables(study: ModuleType, tmp_path: Path) -> None:
 
     answers(folder, "random-4-2", wrong, ["person", "city"])
     text = "\n\n".join(study.corpus_report(folder, corpus, [1, -1]))
-    assert "| hard, 4 | random, 4 | 1 | 1, 2 | +0.0 [+0.0, +0.0] | 1.000 |" in text
+    assert "| hard, 4 | random, 4 | 1 | 1, 2 | +0.0 [+0.0, +0.0] | 1.000 | +0.0, +0.0 |" in text
     assert "| hard, 4 | random, 4 | all | 1, 2 | +25.0 [" in text
+    assert text.endswith(" | +50.0, +0.0 |")  # by seed
 
     whole = (folder / "random-4-2" / "predictions.jsonl").read_text().splitlines(keepends=True)
     (folder / "random-4-2" / "predictions.jsonl").write_text("".join(whole[:-1]))  # not finished: left out
