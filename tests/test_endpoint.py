@@ -115,7 +115,10 @@ class Handler(BaseHTTPRequestHandler):
             self.connection.shutdown(socket.SHUT_RDWR)
         elif fault == "slow":
             self.connection.recv(1)  # until the client hangs up
-        elif fault and fault != "wait for three":
+        elif fault == "wait for three":
+            self.server.three.wait(60)
+            self.forward(body)
+        elif fault:
             status, _, retry_after = fault.partition(" ")
             self.send_response(int(status))
             if retry_after:
@@ -124,8 +127,6 @@ class Handler(BaseHTTPRequestHandler):
             self.end_headers()
             self.wfile.write(json.dumps({"error": {"message": f"no, {KEY}"}}).encode())
         else:
-            if fault:
-                self.server.three.wait(60)
             self.forward(body)
 
     def forward(self, body: bytes | None) -> None:
