@@ -4,7 +4,6 @@ The trainer: TRL's, with a cheaper loss on CPUs, and with the IE F1 of the model
 
 from __future__ import annotations
 
-import gc
 import math
 from dataclasses import dataclass
 from inspect import signature
@@ -155,5 +154,4 @@ def end(trainer: Trainer) -> None:
     """
     trainer.model_wrapped = torch.nn.Module()
     trainer.accelerator.free_memory()
-    gc.collect()
     trainer.accelerator.end_training()
