@@ -137,8 +137,8 @@ def cpu_seconds(who: int) -> float:
 
 def plain_loop(folder: Path, negatives: str, output_file: Path) -> int:
     """Write the instances of a training split in the straightforward way."""
-    from iepile_builder.hard_negatives import corpus_hard_negatives, load_hard_negatives
-    from iepile_builder.instructions import TEXT
+    from iepile_builder.data.hard_negatives import corpus_hard_negatives, load_hard_negatives
+    from iepile_builder.data.instructions import TEXT
 
     language, task, source = folder.parent.parent.name.removeprefix("IE-"), folder.parent.name, folder.name
     types, relations, type_roles = map(json.loads, (folder / "schema.json").read_text(encoding="utf-8").splitlines())

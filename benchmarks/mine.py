@@ -14,9 +14,8 @@ from pathlib import Path
 import numpy as np
 from jsonargparse import ArgumentParser
 
-from iepile_builder.corpus import read_json, read_lines
-from iepile_builder.hard_negatives import load_hard_negatives
-from iepile_builder.mining import (
+from iepile_builder.data.hard_negatives import load_hard_negatives
+from iepile_builder.data.mining import (
     confusion_scores,
     embedding_scores,
     label_texts,
@@ -25,6 +24,7 @@ from iepile_builder.mining import (
     recovered,
     union,
 )
+from iepile_builder.io import read_json, read_lines
 
 
 def main() -> None:

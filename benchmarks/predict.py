@@ -16,12 +16,14 @@ from collections.abc import Callable
 import torch
 from jsonargparse import ArgumentParser
 
-from iepile_builder.chat import load_instances, to_prompt
-from iepile_builder.constraints import answer_schema
-from iepile_builder.decoding import Row, generate_padded
-from iepile_builder.engines import Completion, Request, TransformersEngine
-from iepile_builder.instructions import read_instruction
-from iepile_builder.scoring import Scorer
+from iepile_builder.answers.grammar import answer_schema
+from iepile_builder.chat import to_prompt
+from iepile_builder.data.instances import load_instances
+from iepile_builder.data.instructions import read_instruction
+from iepile_builder.engines.base import Completion, Request
+from iepile_builder.engines.decoding import Row, generate_padded
+from iepile_builder.engines.transformers import TransformersEngine
+from iepile_builder.scoring.scorer import Scorer
 
 
 def one_at_a_time(engine: TransformersEngine, requests: list[Request], max_new_tokens: int) -> list[Completion]:

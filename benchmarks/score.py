@@ -20,8 +20,8 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
-from iepile_builder.instructions import TEXT
-from iepile_builder.scoring import read_predictions
+from iepile_builder.data.instructions import TEXT
+from iepile_builder.scoring.scorer import read_predictions
 
 
 LABELS = [f"label {index}" for index in range(18)]

@@ -130,7 +130,8 @@ def measure(task: dict[str, Any]) -> dict[str, Any]:
     from trl.trainer.utils import compute_flops_per_token, get_peak_flops
 
     from iepile_builder import IEPile
-    from iepile_builder.chat import load_model, load_tokenizer
+    from iepile_builder.chat import load_tokenizer
+    from iepile_builder.engines.loading import load_model
 
     options = dict(task["options"])
     ours = options.pop("ours", False)

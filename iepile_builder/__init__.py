@@ -1,15 +1,32 @@
 """Schema-based information extraction with language models: corpora to instances to answers to facts to scores."""
 
-from iepile_builder.batching import SchemaBatching
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from iepile_builder.data.batching import SchemaBatching
 from iepile_builder.errors import InputError
-from iepile_builder.extraction import Extraction, Extractor
 from iepile_builder.iepile import IEPile, IEPileConfig, register
-from iepile_builder.pipeline_hook import install
 from iepile_builder.schema import Schema
 
 
-register()
-install()
+if TYPE_CHECKING:
+    from iepile_builder.extraction.extractor import Extractor
+    from iepile_builder.extraction.result import Extraction
 
 __version__ = "0.1.0"
 __all__ = ["Extraction", "Extractor", "IEPile", "IEPileConfig", "InputError", "Schema", "SchemaBatching"]
+
+# imported when they are used: building needs neither
+_LAZY = {
+    "Extraction": "iepile_builder.extraction.result",
+    "Extractor": "iepile_builder.extraction.extractor",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name]), name)
+
+
+register()

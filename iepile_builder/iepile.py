@@ -21,26 +21,25 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from iepile_builder.batching import COLUMNS, SchemaBatching, draws, negative_ranks
-from iepile_builder.cleaning import Cleaning
-from iepile_builder.corpus import (
-    SPLIT_FILES,
+from iepile_builder.data.batching import COLUMNS, SchemaBatching, negative_ranks
+from iepile_builder.data.cleaning import Cleaning
+from iepile_builder.data.corpus import SPLIT_FILES, Corpus, check_choices, find_corpora
+from iepile_builder.data.hard_negatives import PUBLISHED, corpus_hard_negatives, load_hard_negatives
+from iepile_builder.data.index import (
     TEXT,
-    Corpus,
     Index,
     Shard,
-    check_choices,
     collector_off,
-    find_corpora,
     index_split,
     leave_out_evaluation_texts,
     read_shard,
     to_shards,
 )
+from iepile_builder.data.instructions import LANGUAGES, corpus_descriptions, load_descriptions
+from iepile_builder.data.lengths import FitLength, load_tokenizer
+from iepile_builder.data.sampling import draws
 from iepile_builder.errors import InputError
-from iepile_builder.hard_negatives import PUBLISHED, corpus_hard_negatives, load_hard_negatives
-from iepile_builder.instructions import LANGUAGES, corpus_descriptions, load_descriptions, to_json
-from iepile_builder.lengths import FitLength, load_tokenizer
+from iepile_builder.io import to_json
 from iepile_builder.tasks import TASKS
 
 
@@ -50,6 +49,8 @@ LENGTHS = "lengths.jsonl"  # of each shard, what was too long, beside it
 TO_FIT, TOO_LONG = "more instances, to fit", "too long"  # names in a report
 TOKENIZER_SUFFIXES = (".json", ".jinja", ".model", ".txt")
 EXAMPLE_POOL = 64
+PACKAGE = Path(str(files("iepile_builder")))
+MAKERS = ("*.py", "data/*.py", "tasks/*.py", "resources/instructions.json")  # on which instances depend
 
 
 @dataclass
@@ -195,7 +196,8 @@ class IEPileConfig(datasets.BuilderConfig):
         for option in fields(self):
             if option.name not in ("data_dir", "data_files", "corpus_dirs", "hard_negatives", "descriptions"):
                 key.update(f"{option.name}={getattr(self, option.name)!r}\n".encode())
-        paths = [Path(self.hard_negatives or PUBLISHED), *sorted(Path(str(files("iepile_builder"))).glob("*.py"))]
+        paths = [Path(self.hard_negatives or PUBLISHED)]
+        paths += [path for pattern in MAKERS for path in sorted(PACKAGE.glob(pattern))]
         if self.descriptions is not None:
             paths.append(Path(self.descriptions))
         if self.tokenizer is not None and os.path.isdir(self.tokenizer):

@@ -1,6 +1,5 @@
 """What several tests use: real corpora where they are at hand, small ones made here, programs as a user runs them."""
 
-import json
 import os
 import subprocess
 import sys
@@ -9,14 +8,10 @@ from pathlib import Path
 
 import datasets
 import pytest
-from hub_server import LocalHub
+from helpers.corpora import ROOT, write_corpus
+from helpers.hub_server import LocalHub
 from hypothesis import HealthCheck, settings
 
-
-ROOT = Path(__file__).parent.parent
-SHARED = ROOT.parent / "shared"
-SAMPLE_CORPUS = ROOT / "iepile_builder" / "sample_corpus"
-ALL_TASKS = ["NER", "RE", "SPO", "EE", "EET", "EEA", "KG"]
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 datasets.disable_progress_bars()
@@ -24,8 +19,6 @@ datasets.disable_progress_bars()
 checks = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 settings.register_profile("iepile", deadline=None, derandomize=True, suppress_health_check=checks)
 settings.load_profile("iepile")
-
-needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"the real corpora are not at {SHARED}")
 
 
 @pytest.fixture(autouse=True)
@@ -52,20 +45,6 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
         }.items():
             monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
         yield server
-
-
-def write_lines(path: Path, rows: list) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
-def write_corpus(folder: Path, schema: list, **splits: list) -> Path:
-    """A corpus folder; `schema` holds the three lines of schema.json, `splits` records by file name."""
-    write_lines(folder / "schema.json", schema)
-    for name, records in splits.items():
-        write_lines(folder / f"{name}.json", records)
-    return folder
 
 
 @pytest.fixture
@@ -98,13 +77,3 @@ def run_script(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
         return done
 
     return run
-
-
-def assert_one_clear_line(done: subprocess.CompletedProcess, *parts: str) -> None:
-    """A program ended as it should after bad input: not 0, one line that names these parts, no traceback."""
-    assert done.returncode != 0
-    message = done.stderr.strip().splitlines()[-1]
-    assert message.startswith("error: "), done.stderr
-    for part in parts:
-        assert part in message, message
-    assert "Traceback" not in done.stderr

@@ -5,12 +5,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import write_lines
 from datasets import Dataset
-from tiny import make_instances, save_tiny_model
+from helpers.corpora import write_lines
+from helpers.tiny import make_instances, save_tiny_model
 
 from iepile_builder import InputError
-from iepile_builder.chat import load_instances, load_model, load_tokenizer, to_prompt, to_prompt_completion
+from iepile_builder.chat import load_tokenizer, to_prompt, to_prompt_completion
+from iepile_builder.data.instances import load_instances
+from iepile_builder.engines.loading import load_model
 
 
 def test_an_instance_becomes_a_question_and_an_answer() -> None:

@@ -7,16 +7,17 @@ from pathlib import Path
 
 import datasets
 import pytest
-from conftest import ALL_TASKS, SAMPLE_CORPUS, SHARED, needs_shared
 from datasets import load_dataset
+from helpers.corpora import ALL_TASKS, SAMPLE_CORPUS, SHARED, needs_shared
 
 import iepile_builder
 from iepile_builder import IEPile, InputError
-from iepile_builder.answers import asked_schema
-from iepile_builder.batching import COLUMNS
-from iepile_builder.cleaning import Cleaning
-from iepile_builder.corpus import find_corpora, index_split, read_split
-from iepile_builder.scoring import score
+from iepile_builder.data.batching import COLUMNS
+from iepile_builder.data.cleaning import Cleaning
+from iepile_builder.data.corpus import find_corpora
+from iepile_builder.data.index import index_split, read_split
+from iepile_builder.data.instructions import asked_schema
+from iepile_builder.scoring.scorer import score
 from iepile_builder.tasks import TASKS
 
 
@@ -58,7 +59,7 @@ def test_without_a_folder_it_does_not_take_the_working_directory(
 
 
 def test_any_number_of_processes_gives_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("iepile_builder.corpus.SHARD_RECORDS", 20)
+    monkeypatch.setattr("iepile_builder.data.index.SHARD_RECORDS", 20)
     builds = []
     for num_proc in (1, 3):
         builder = IEPile(data_dir=str(SAMPLE_CORPUS), tasks=["NER", "RE"], cache_dir=str(tmp_path / str(num_proc)))
@@ -244,7 +245,7 @@ def test_an_epoch_of_the_builder_draws_anew() -> None:
 def test_checking_in_parts_and_processes_gives_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     corpus = find_corpora([SAMPLE_CORPUS], ["NER"], ["en"])[0]
     whole = index_split(corpus, "train", Cleaning(clean=True))
-    monkeypatch.setattr("iepile_builder.corpus.PART_BYTES", 1000)
+    monkeypatch.setattr("iepile_builder.data.index.PART_BYTES", 1000)
     for num_proc in (None, 2):
         parts = index_split(corpus, "train", Cleaning(clean=True), num_proc=num_proc)
         assert parts.rows.tolist() == whole.rows.tolist()

@@ -7,7 +7,7 @@ from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, SAMPLE_CORPUS
+from helpers.corpora import ROOT, SAMPLE_CORPUS
 
 from iepile_builder import IEPile
 

@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ALL_TASKS, ROOT, SAMPLE_CORPUS
+from helpers.corpora import ALL_TASKS, ROOT, SAMPLE_CORPUS
 
 
 WITHOUT_TORCH = """
@@ -13,7 +13,7 @@ for name in ("torch", "transformers", "trl", "peft", "accelerate", "evaluate"):
     sys.modules[name] = None  # importing it is an ImportError
 import iepile_builder
 from iepile_builder import IEPile
-from iepile_builder.scoring import score
+from iepile_builder.scoring.scorer import score
 rows = IEPile(data_dir=sys.argv[1], tasks=sys.argv[3:], max_records=5, cache_dir=sys.argv[2]).as_dataset(split="test")
 print(score(rows)["overall"]["f1"])
 """

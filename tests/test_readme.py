@@ -13,10 +13,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
-from hub_server import LocalHub
-from test_get_smollm2 import is_installed
-from tiny import load_script
+from helpers.corpora import ROOT
+from helpers.hub_server import LocalHub
+from helpers.tiny import is_installed, load_script
 
 
 MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"

@@ -6,8 +6,8 @@ from typing import get_args
 import gradio as gr
 
 from iepile_builder import InputError
-from iepile_builder.matching import Matching, Mode
-from iepile_builder.scoring import Scorer
+from iepile_builder.scoring.matching import Matching, Mode
+from iepile_builder.scoring.scorer import Scorer
 
 
 EXAMPLES = [

@@ -3,8 +3,8 @@
 import datasets
 import evaluate
 
-from iepile_builder.matching import Matching
-from iepile_builder.scoring import Scorer
+from iepile_builder.scoring.matching import Matching
+from iepile_builder.scoring.scorer import Scorer
 
 
 _CITATION = """\
@@ -38,9 +38,9 @@ Args:
     bootstrap (`int`, *optional*, defaults to 0): resamples of the records, for intervals.
     confidence (`float`, *optional*, defaults to 0.95): of the intervals.
     seed (`int`, *optional*, defaults to 0): of the resamples.
-    matching: the options of `iepile_builder.matching.Matching`, when a predicted fact counts as a gold one: `mode`
-        (`"strict"`, `"set"`, `"normalized"`, `"boundary"`, `"type"`, `"partial"` or `"grounded"`), `min_overlap`,
-        `entity_types`, `linked`, `lowercase`, `nfkc`, `whitespace`, `punctuation`, `articles`.
+    matching: the options of `iepile_builder.scoring.matching.Matching`, when a predicted fact counts as a gold one:
+        `mode` (`"strict"`, `"set"`, `"normalized"`, `"boundary"`, `"type"`, `"partial"` or `"grounded"`),
+        `min_overlap`, `entity_types`, `linked`, `lowercase`, `nfkc`, `whitespace`, `punctuation`, `articles`.
 Returns:
     `dict`: `overall`, `tasks`, `sources`, `languages`, `labels` and `macro`; in each `precision`, `recall`, `f1`
     (percentages), `tp`, `pred`, `gold`, `records`, `answers`, `unparsed`, `repaired`, `outside_schema`, `not_in_text`

@@ -1,0 +1,328 @@
+"""
+Where the strings of an answer stand in its text: exactly, then but for spelling, then nearly, with a stated score.
+
+All of it takes time in proportion to the text and to the number of mentions, whatever they hold.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple
+
+from rapidfuzz import fuzz
+
+from iepile_builder.tasks.facts import (
+    MENTIONS,
+    Argument,
+    Fact,
+    Trigger,
+)
+
+
+Match = Literal["exact", "normalized", "fuzzy"]
+MAX_OCCURRENCES = 10_000  # of one mention that are looked at
+MIN_FUZZY, MAX_FUZZY = 4, 256  # characters of a mention that is looked for fuzzily
+MAX_CLUSTER = 16  # characters that are normalized together: ordering combining marks takes quadratic time
+CLUSTER = re.compile(
+    rf".[\u0300-\u036f\u0483-\u0489\u3099\u309a\u1dc0-\u1dff\u20d0-\u20ff]{{0,{MAX_CLUSTER}}}", re.DOTALL
+)
+DIGITS = re.compile(r"\d")
+SENTENCE = 100  # characters of a sentence, roughly
+STOP = re.compile("[.!?](?=\\s)|[。！？\n]")
+SPELLINGS = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "‐": "-", "‑": "-", "–": "-", "—": "-"})
+
+# scripts that are written without spaces: any place in them may be the end of a word
+UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\ua4cf\uac00-\ud7ff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
+
+
+class Span(NamedTuple):
+    """A place in a text, and how well it agrees with a mention."""
+
+    start: int
+    end: int
+    match: Match = "exact"
+    score: float = 1.0
+
+
+class Mention(str):
+    """
+    A string of an answer that knows where it stands in the text.
+
+    It is the string that the model wrote; `text[start:end]` is that of the text, the same one if `match` is `"exact"`.
+
+    Attributes:
+        start (`int` or `None`):
+            Where it starts in the text; `None` if it is not in it.
+        end (`int` or `None`):
+            Where it ends.
+        match (`str` or `None`):
+            `"exact"`; `"normalized"`, but for case, white space, Unicode compatibility forms and typographic quotes or
+            dashes; `"fuzzy"`, nearly; `None` if it is not in the text.
+        score (`float`):
+            1 if it is in the text, but for spelling; the similarity if it is nearly; 0 if it is not.
+    """
+
+    start: int | None
+    end: int | None
+    match: Match | None
+    score: float
+
+    def __new__(cls, text: str, span: Span | None = None) -> Mention:
+        mention = super().__new__(cls, text)
+        mention.start, mention.end, mention.match, mention.score = (
+            span if span is not None else (None, None, None, 0.0)
+        )
+        return mention
+
+    def __repr__(self) -> str:
+        place = "not in the text" if self.start is None else f"{self.start}:{self.end}"
+        return f"<{super().__repr__()} {place}>"
+
+    @property
+    def grounded(self) -> bool:
+        """Whether it is in the text."""
+        return self.start is not None
+
+    def moved(self, offset: int) -> Mention:
+        """The same mention in a longer text, in which so many characters stand before this one's."""
+        if self.start is None or self.end is None or self.match is None:
+            return self
+        return Mention(self, Span(self.start + offset, self.end + offset, self.match, self.score))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The mention as JSON has it."""
+        return {
+            "text": str(self),
+            "start": self.start,
+            "end": self.end,
+            "match": self.match,
+            "score": round(self.score, 4),
+        }
+
+
+class Locator:
+    """
+    Finds mentions in one text, and remembers what it has found.
+
+    Args:
+        text (`str`):
+            The text.
+        min_score (`float`, *optional*, defaults to 0.85):
+            The least similarity, from 0 to 1, that counts as a fuzzy match: twice the characters in common, in order,
+            by those of both, in lower case and without white space. Digits must be the same. Above 1 there is none.
+    """
+
+    def __init__(self, text: str, min_score: float = 0.85) -> None:
+        self.text = text
+        self.min_score = min_score
+        self.known: dict[str, list[Span]] = {}
+        self.form: Form | None = None
+
+    def __call__(self, mention: str) -> list[Span]:
+        """
+        All places of a mention in the order of the text, none of which overlap: those that agree best.
+
+        Places that are whole words come before those within a word, exact ones before normalized ones; where there is
+        none, the best fuzzy one is given.
+        """
+        if mention not in self.known:
+            self.known[mention] = self.find(mention)
+        return self.known[mention]
+
+    def find(self, mention: str) -> list[Span]:
+        if not mention.strip():
+            return []
+        exact = [Span(start, start + len(mention)) for start in places(mention, self.text)]
+        whole = [span for span in exact if self.is_whole(span)]
+        if whole:
+            return whole
+        if self.form is None:
+            self.form = Form(self.text)
+        normalized = list(self.form.find(mention))
+        return [span for span in normalized if self.is_whole(span)] or exact or normalized or self.fuzzy(mention)
+
+    def is_whole(self, span: Span) -> bool:
+        """Whether a place begins and ends where words do."""
+        return not self.within_word(span.start) and not self.within_word(span.end)
+
+    def within_word(self, place: int) -> bool:
+        """Whether the characters on both sides of a place belong to one word."""
+        sides = self.text[max(place - 1, 0) : place + 1]
+        if place == 0 or len(sides) < 2 or UNSPACED.search(sides):
+            return False
+        return all(side.isalnum() or unicodedata.combining(side) for side in sides)
+
+    def nearest(self, span: Span, spans: list[Span]) -> tuple[int, Span]:
+        """The one of several places, in order, that is nearest to `span`, and how far it is."""
+        index = bisect_left(spans, span)
+        return min((self.distance(span, other), other) for other in spans[max(index - 1, 0) : index + 2])
+
+    def distance(self, span: Span, other: Span) -> int:
+        """How many characters stand between two places, the end of a sentence for many."""
+        first, last = min(span.end, other.end), max(span.start, other.start)
+        if first >= last:
+            return 0
+        ended = last - first < SENTENCE and STOP.search(self.text, first, last)
+        return last - first + (SENTENCE if ended else 0)
+
+    def fuzzy(self, mention: str) -> list[Span]:
+        """The best place of what is only nearly in the text."""
+        assert self.form is not None
+        wanted = Form(mention[: MAX_FUZZY + 1]).text
+        if not MIN_FUZZY <= len(wanted) <= MAX_FUZZY or not self.form.text or self.min_score > 1:
+            return []
+        # the place that is looked at has as many characters as the mention: words may be missing at its ends
+        near = fuzz.partial_ratio_alignment(wanted, self.form.text, score_cutoff=80 * self.min_score)
+        if near is None or near.dest_end == near.dest_start:
+            return []
+        start, end = self.form.starts[near.dest_start], self.form.ends[near.dest_end - 1]
+        best: Span | None = None
+        for first in dict.fromkeys((self.word_edge(start, -1), self.word_edge(start, 1))):
+            for last in dict.fromkeys((self.word_edge(end, 1), self.word_edge(end, -1))):
+                while first < last and self.text[first].isspace():
+                    first += 1
+                while first < last and self.text[last - 1].isspace():
+                    last -= 1
+                form = Form(self.text[first:last]).text
+                score = fuzz.ratio(wanted, form) / 100
+                same_number = DIGITS.findall(wanted) == DIGITS.findall(form)  # 1956 is not nearly 1957
+                if same_number and score >= self.min_score and (best is None or score > best.score):
+                    best = Span(first, last, "fuzzy", score)
+        return [] if best is None else [best]
+
+    def word_edge(self, place: int, step: int) -> int:
+        """The next place, in one direction, that is not within a word."""
+        limit = MAX_FUZZY
+        while self.within_word(place) and limit:
+            place += step
+            limit -= 1
+        return place
+
+
+class Form:
+    """
+    A text but for spelling: in lower case, in Unicode's compatibility form, without white space, and with plain quotes
+    and dashes; and where each of its characters stands in the text.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.starts: list[int] = []
+        self.ends: list[int] = []
+        if text.isascii():
+            self.starts = [place for place, character in enumerate(text) if not character.isspace()]
+            self.ends = [place + 1 for place in self.starts]
+            self.text = "".join(text.lower().split())
+            return
+        pieces: list[str] = []
+        for cluster in CLUSTER.finditer(text):
+            piece = plain(cluster.group())
+            pieces.append(piece)
+            self.starts += [cluster.start()] * len(piece)
+            self.ends += [cluster.end()] * len(piece)
+        self.text = "".join(pieces)
+
+    def find(self, mention: str) -> Iterator[Span]:
+        """The places of a mention in the text, in its order."""
+        form = Form(mention).text
+        last = 0
+        for place in places(form, self.text):
+            start, end = self.starts[place], self.ends[place + len(form) - 1]
+            cut_start = place > 0 and self.starts[place - 1] == start
+            cut_end = place + len(form) < len(self.text) and self.starts[place + len(form)] < end
+            if not cut_start and not cut_end and start >= last:
+                last = end
+                yield Span(start, end, "normalized")
+
+
+@lru_cache(maxsize=65536)
+def plain(cluster: str) -> str:
+    """A character, with the marks that belong to it, but for spelling."""
+    if not cluster.isascii():
+        cluster = unicodedata.normalize("NFKC", cluster.translate(SPELLINGS)).translate(SPELLINGS)
+    return "".join(cluster.casefold().split())
+
+
+def places(mention: str, text: str) -> Iterator[int]:
+    """The starts of a mention in a text, none of which overlap."""
+    place = text.find(mention) if mention else -1
+    for _ in range(MAX_OCCURRENCES):
+        if place < 0:
+            break
+        yield place
+        place = text.find(mention, place + len(mention))
+
+
+def ground(groups: Sequence[Sequence[Fact]], locate: Locator) -> list[list[Fact]]:
+    """
+    Facts with [`Mention`]s as their strings of the text.
+
+    A fact that is repeated gets a place of its own, in the order of the text, as far as there are any; so does an
+    event that has the type and trigger of another. Where a string stands in several places, those of one group are
+    taken that are nearest to each other.
+
+    Args:
+        groups (`Sequence[Sequence[Fact]]`):
+            Facts that belong together: those of one event, its trigger first, or one alone.
+        locate ([`Locator`]):
+            Of the text.
+    """
+    anchors: list[Span | None] = [None] * len(groups)
+    alike: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+    for index, group in enumerate(groups):
+        anchor, *others = group_mentions(group)
+        near = [spans for mention in others if (spans := locate(mention))]
+        same = alike[group[0][:2] if isinstance(group[0], Trigger) else tuple(group)]
+        used = {anchors[earlier] for earlier in same}
+        spans = [span for span in locate(anchor) if span not in used] or locate(anchor)
+        same.append(index)
+        anchors[index] = min(
+            spans, key=lambda span: sum(locate.nearest(span, found)[0] for found in near), default=None
+        )
+    for same in alike.values():
+        chosen = [span for index in same if (span := anchors[index]) is not None]
+        if len(chosen) > 1 and len({tuple(groups[index]) for index in same}) == 1:
+            for index, span in zip(same, sorted(chosen), strict=True):
+                anchors[index] = span
+
+    grounded: list[list[Fact]] = []
+    for group, anchor_span in zip(groups, anchors, strict=True):
+        anchor, *others = group_mentions(group)
+        placed = {"": Mention(""), anchor: Mention(anchor, anchor_span)}
+        for mention in others:
+            spans = locate(mention)
+            if spans and anchor_span is not None:
+                spans = [locate.nearest(anchor_span, spans)[1]]
+            placed[mention] = Mention(mention, spans[0] if spans else None)
+        grounded.append([with_mentions(fact, placed) for fact in group])
+    return grounded
+
+
+def mention_fields(fact: Fact) -> tuple[int, ...]:
+    """Which fields of a fact are strings of the text, its event's trigger among them."""
+    return (2, 3) if isinstance(fact, Argument) else MENTIONS[type(fact)]
+
+
+def group_mentions(group: Sequence[Fact]) -> list[str]:
+    """The distinct strings of the text in facts that belong together, the one that names them first."""
+    return list(dict.fromkeys(fact[field] for fact in group for field in mention_fields(fact) if fact[field]))
+
+
+def with_mentions(fact: Fact, placed: dict[str, Mention]) -> Fact:
+    """A fact with the mentions of its strings."""
+    fields = list(fact)
+    for field in mention_fields(fact):
+        fields[field] = placed[fact[field]]
+    return type(fact)(*fields)
+
+
+def as_mention(text: str) -> Mention:
+    """A string of a fact that has been grounded."""
+    assert isinstance(text, Mention)
+    return text

@@ -1,0 +1,140 @@
+"""
+The command `iepile`: `iepile build ...` reads the options of `commands/build.py` and calls its `main`.
+
+A command's options are dataclasses. Their documented fields are its options, their docstrings its help, and each class
+is a group of the help; the library uses the same classes.
+"""
+
+import ast
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import MISSING, fields, is_dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+from docstring_parser import parse as parse_docstring
+from jsonargparse import ArgumentError, ArgumentParser
+
+from iepile_builder.errors import InputError
+
+
+COMMANDS = (
+    "build", "mine", "train", "grpo", "predict", "score", "extract", "demo", "push", "merge", "export-gguf",
+    "quickstart",
+)  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command that the first argument names."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        print("usage: iepile COMMAND [options]\n\n" + "\n".join(f"  {name:<12} {_summary(name)}" for name in COMMANDS))
+        print("\niepile COMMAND --help lists the options of a command.")
+    elif argv[0] not in COMMANDS:
+        sys.exit(f"error: unknown command {argv[0]!r}; known: {', '.join(COMMANDS)}")
+    else:
+        run(argv[0], argv[1:])
+
+
+def run(name: str, argv: Sequence[str] | None = None) -> None:
+    """Run a command; bad input ends in one line."""
+    module = import_module(f"iepile_builder.commands.{name.replace('-', '_')}")
+    try:
+        module.main(*parse_options(name, module.__doc__ or "", module.OPTIONS, argv))
+    except InputError as error:
+        sys.exit(f"error: {error}")
+
+
+def parse_options(name: str, doc: str, options: Sequence[type], argv: Sequence[str] | None = None) -> list[Any]:
+    """
+    Read options from the command line and from the YAML file of `--config`.
+
+    Args:
+        name (`str`):
+            The command, for messages.
+        doc (`str`):
+            What it does, with an example.
+        options (`Sequence[type]`):
+            Dataclasses.
+        argv (`Sequence[str]`, *optional*):
+            The arguments, by default those of the process.
+
+    Returns:
+        `list`: An instance of each dataclass.
+
+    Raises:
+        `InputError`: If an option is unknown, missing, or has a value of another type.
+    """
+    parser = ArgumentParser(
+        prog=f"iepile {name}", usage=f"iepile {name} [options]", description=doc.strip(), exit_on_error=False
+    )
+    parser.formatter_class = _formatter(parser.formatter_class)
+    parser.add_argument("--config", action="config", help="a YAML file with these options")
+    for each in options:
+        _add_options(parser, each)
+    try:
+        values = parser.parse_args(argv)
+    except ArgumentError as error:
+        reason = re.sub(r'Parser key "([\w.]+)":', r"--\1:", " ".join(str(error).split()))
+        reason = re.sub(r"<class '(\w+)'>", r"\1", reason)
+        raise InputError(f"{reason}; see iepile {name} --help") from None
+    return [each(**{field: values[field] for field in _documented(each)}) for each in options]
+
+
+def _formatter(base: Any) -> type:
+    """Keep the lines of the description: they hold the example."""
+
+    class Formatter(base):
+        def _fill_text(self, text: str, width: int, indent: str) -> str:
+            return text
+
+    return Formatter
+
+
+def _documented(options: type) -> dict[str, str]:
+    """The fields of a dataclass that its docstring, or that of a base class, tells of, with what it says."""
+    return {name: text for _, group in _groups(options) for name, text in group.items()}
+
+
+def _groups(options: type) -> list[tuple[str, dict[str, str]]]:
+    """A title for each dataclass among a class and its bases, and the fields that it documents."""
+    groups = []
+    for each in reversed(options.__mro__):
+        if is_dataclass(each) and each.__module__.startswith("iepile_builder"):
+            doc = parse_docstring(each.__doc__ or "")
+            texts = {param.arg_name: _plain(param.description or "") for param in doc.params}
+            groups.append((_plain(doc.short_description or "").rstrip("."), texts))
+    return groups
+
+
+def _add_options(parser: ArgumentParser, options: type) -> None:
+    hints = get_type_hints(options)
+    by_name = {field.name: field for field in fields(options)}
+    for title, texts in _groups(options):
+        group = parser.add_argument_group(title)
+        for name, text in texts.items():
+            field, hint = by_name[name], hints[name]
+            settings: dict[str, Any] = {"type": hint}
+            if hint is bool:
+                settings = {"type": bool, "nargs": "?", "const": True}
+            lists = [each for each in (hint, *get_args(hint)) if get_origin(each) is list]
+            if lists:
+                settings = {"type": get_args(lists[0])[0], "nargs": "+"}
+            if field.default is MISSING and field.default_factory is MISSING:
+                settings["required"] = True
+            else:
+                settings["default"] = field.default if field.default is not MISSING else field.default_factory()
+            group.add_argument(f"--{name}", help=text, **settings)
+
+
+def _plain(text: str) -> str:
+    """A docstring's text on one line, without its markup."""
+    return " ".join(re.sub(r"\[`~?([^`]*)`\]|`([^`]*)`", lambda found: found[1] or found[2], text).split())
+
+
+def _summary(name: str) -> str:
+    """The first line of a command's docstring; importing all commands would take long."""
+    source = Path(__file__).with_name(f"{name.replace('-', '_')}.py").read_text(encoding="utf-8")
+    return (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]

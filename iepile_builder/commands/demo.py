@@ -1,0 +1,330 @@
+"""
+A page to try extraction in the browser: a text, a task and a schema; the marked text, a graph, tables and the JSON.
+
+```bash
+python scripts/demo.py --model_name_or_path HuggingFaceTB/SmolLM2-135M-Instruct \
+    --adapter_name_or_path outputs/adapter
+```
+
+The page is at http://127.0.0.1:7860, for this machine alone unless `--server_name 0.0.0.0` is given. With `--base_url`
+the model behind an OpenAI-compatible server is asked. Nothing that is typed into the page is written to disk or to a
+log. Arguments can also stand in a YAML file, given with `--config`.
+
+In a Space, or any other program:
+
+```python
+from demo import LOOK, build_demo
+from iepile_builder import Extractor
+
+demo = build_demo(Extractor.from_pretrained("path/or/hub-id"))
+demo.launch(**LOOK)
+```
+"""
+
+import base64
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from jsonargparse import ArgumentParser
+
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+
+import gradio as gr  # noqa: E402
+
+from iepile_builder import Extraction, Extractor, InputError  # noqa: E402
+from iepile_builder.engines.base import Completion, Engine, Request
+from iepile_builder.extraction.page import DARK, MARKS, event_table, fact_table, graph, marked_text, page, remarks
+from iepile_builder.tasks import TASKS
+
+
+AT_ONCE = 16  # requests between two looks at the clock
+NAMES = {
+    "NER": "entities (NER)",
+    "RE": "relations (RE)",
+    "SPO": "relations with types (SPO)",
+    "EE": "events (EE)",
+    "EET": "event triggers (EET)",
+    "EEA": "arguments of known events (EEA)",
+    "KG": "attributes of entities (KG)",
+}
+HINTS = {
+    "NER": "One entity type a line, with a description if you like: `drug: a medicine that was taken`",
+    "RE": "One relation a line, with a description if you like: `founder: who set up the company`",
+    "SPO": "One typed relation a line: `person_founder_company`",
+    "EE": "One event type a line, with its roles: `resign: employee, employer, time`",
+    "EET": "One event type a line, with a description if you like",
+    "EEA": "One event type a line, with its roles: `resign: employee, employer, time`",
+    "KG": "One entity type a line, with its attributes: `city: mayor, population`",
+}
+PRESETS = {
+    "News: people, places, companies": (
+        "NER",
+        "person\ncompany\ncity\ncountry\nproduct\ndate",
+        "Ingrid Halvorsen, who runs the shipyard Nordlys Marine in Bergen, showed its first electric ferry, the "
+        "Havsule, on 3 May. It will sail between Norway and Denmark.",
+    ),
+    "Lives: founder, spouse, birthplace": (
+        "RE",
+        "founder\nspouse\nplace of birth\nlives in\nemployee of",
+        "Thomas Edison, born in Milan, Ohio, founded General Electric. He and his wife Mina Miller lived in West "
+        "Orange.",
+    ),
+    "Companies: hire, resign, acquire": (
+        "EE",
+        "hire: employer, employee, position, time\nresign: employee, employer, position, time\n"
+        "acquire: buyer, target, price, time",
+        "Clara Osei resigned as finance director of Tallis Foods on Monday. The company, which bought the bakery "
+        "Crumb for 40 million euros last year, hired Jonas Weber to replace her.",
+    ),
+    "Cities and people: attributes": (
+        "KG",
+        "person: birthplace, occupation, spouse\ncity: located in, population, mayor",
+        "Luang Prabang, a city in Laos with some 55,000 inhabitants, was the home of the weaver Keo Sirisombath, who "
+        "was born in Vientiane.",
+    ),
+    "新闻：人物、机构、地点": (
+        "NER",
+        "人物\n公司\n城市\n日期",
+        "5月3日，林晓彤在杭州宣布，她创办的清溪科技将在成都开设新的研究中心。",
+    ),
+    "公司事件：任命、辞职、收购": (
+        "EE",
+        "任命：公司，人物，职位，时间\n辞职：人物，公司，职位，时间\n收购：收购方，被收购方，价格，时间",
+        "周一，青禾食品宣布以三亿元收购面包品牌麦香。财务总监赵明宇同日辞职，由陈思远接任。",
+    ),
+}
+STYLE = f"""<style>
+.ie {{ --ink: var(--body-text-color); --soft: color-mix(in srgb, var(--body-text-color) 65%, transparent);
+  --line: var(--border-color-primary); --page: var(--background-fill-primary);
+  --card: var(--background-fill-secondary); font-size: 15px; }}
+{MARKS} {DARK.replace(".ie", ".dark .ie")}
+.ie h3 {{ font-size: 1rem; font-weight: 600; margin: 1.2rem 0 .4rem; }} .ie a {{ color: var(--link-text-color); }}
+.ie p {{ margin: .3rem 0 .8rem; }}
+</style>"""
+LOOK: dict[str, Any] = {  # for `launch`: no fonts from elsewhere, no history of what was asked
+    "theme": gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]).set(
+        block_info_text_color="*neutral_500"
+    ),
+    "footer_links": [],
+    "run_history": False,
+}
+EMPTY = '<div class="ie"><p class="note">What is found in the text comes here.</p></div>'
+
+
+@dataclass
+class InTime:
+    """An engine that answers until its time is over."""
+
+    engine: Engine
+    seconds: float
+
+    def __post_init__(self) -> None:
+        self.end = time.monotonic() + self.seconds
+
+    def context_left(self, request: Request, max_new_tokens: int) -> int | None:
+        return self.engine.context_left(request, max_new_tokens)
+
+    def generate(self, requests: Sequence[Request], max_new_tokens: int) -> list[Completion]:
+        completions: list[Completion] = []
+        while len(completions) < len(requests):
+            if time.monotonic() > self.end:
+                raise InputError(f"this takes more than {self.seconds:g} seconds: give a shorter text or fewer labels")
+            part = requests[len(completions) : len(completions) + AT_ONCE]
+            completions += self.engine.generate(part, max_new_tokens)
+        return completions
+
+
+def typed_schema(typed: str, task: str) -> Any:
+    """A schema as it is typed: JSON, or a label a line, with a description or roles behind a colon. Never a path."""
+    typed = typed.strip()
+    if typed.startswith(("[", "{")):
+        try:
+            return json.loads(typed)
+        except ValueError as error:
+            raise InputError(f"the schema is not JSON: {error}") from None
+    labels: list[tuple[str, str]] = []
+    for line in typed.replace("：", ":").splitlines():
+        label, _, rest = line.partition(":")
+        if line.strip():
+            labels.append((label.strip(), rest.strip()))
+    if task in ("EE", "EEA"):
+        return [{"event_type": label, "arguments": split(rest)} for label, rest in labels]
+    if task == "KG":
+        return [{"entity_type": label, "attributes": split(rest)} for label, rest in labels]
+    if any(rest for _, rest in labels) and len(dict(labels)) == len(labels):
+        return dict(labels)
+    return [label for label, _ in labels]
+
+
+def split(typed: str) -> list[str]:
+    """Names between commas."""
+    return [name.strip() for name in typed.replace("，", ",").replace("、", ",").split(",") if name.strip()]
+
+
+def typed_triggers(typed: str) -> dict[str, list[str]]:
+    """Triggers as they are typed: an event type a line, its triggers behind a colon."""
+    lines = [line.partition(":") for line in typed.replace("：", ":").splitlines() if line.strip()]
+    return {label.strip(): split(rest) for label, _, rest in lines}
+
+
+def embedded(*parts: str) -> str:
+    """HTML for `gr.HTML`, in which nothing is a template."""
+    html = "".join(parts).replace("{", "&#123;").replace("$", "&#36;").replace("`", "&#96;")
+    return f'<div class="ie">{html}</div>'
+
+
+def download(result: Extraction) -> str:
+    """Links that hold what they download, so that the server keeps no file."""
+    files = (("extraction.json", "application/json", result.to_json()), ("extraction.html", "text/html", page(result)))
+    links = []
+    for name, kind, content in files:
+        data = base64.b64encode(content.encode("utf-8", "xmlcharrefreplace")).decode()
+        links.append(f'<a download="{name}" href="data:{kind};base64,{data}">{name}</a>')
+    return f'<p class="note">Download: {" · ".join(links)}</p>'
+
+
+def build_demo(extractor: Extractor, max_characters: int = 20_000, max_seconds: float = 120) -> gr.Blocks:
+    """
+    The page.
+
+    Args:
+        extractor ([`Extractor`]):
+            What extracts.
+        max_characters (`int`, *optional*, defaults to 20,000):
+            The longest text.
+        max_seconds (`float`, *optional*, defaults to 120):
+            How long one extraction may take, but for the last answers.
+    """
+
+    def extract(text: str, task: str, schema: str, triggers: str, language: str | None, drop: bool) -> tuple[str, str]:
+        try:
+            if len(text) > max_characters:
+                raise InputError(f"the text has {len(text):,} characters: give at most {max_characters:,}")
+            if len(schema) + len(triggers) > max_characters:
+                raise InputError(f"the schema is too long: give at most {max_characters:,} characters")
+            ours = replace(extractor, engine=InTime(extractor.engine, max_seconds), drop_ungrounded=drop)
+            result = ours(
+                text,
+                task,
+                typed_schema(schema, task),
+                language=language or None,
+                triggers=typed_triggers(triggers) if task == "EEA" else None,
+            )
+        except InputError as error:
+            raise gr.Error(str(error), print_exception=False) from None
+        drawn, table = graph(result), event_table(result) + fact_table(result)
+        found = embedded(
+            f'<h3>Text</h3>{marked_text(result)}<p class="note">{"; ".join(remarks(result))}.</p>',
+            f"<h3>Graph</h3>{drawn}" if drawn else "",
+            f"<h3>{'Events' if result.events else 'Facts'}</h3>{table}" if table else "",
+            download(result),
+        )
+        return found, result.to_json()
+
+    def shown_for(task: str) -> tuple[Any, Any]:
+        return gr.update(info=HINTS[task]), gr.update(visible=task == "EEA")
+
+    def preset_chosen(name: str) -> tuple[str, str, str]:
+        return PRESETS[name]
+
+    first = next(iter(PRESETS))
+    with gr.Blocks(title="Information extraction", analytics_enabled=False) as demo:
+        gr.HTML(STYLE, js_on_load=None)
+        gr.Markdown(
+            "# Information extraction\nA language model looks for what your schema asks for; each string of its "
+            "answer is located in the text."
+        )
+        with gr.Row():
+            with gr.Column(scale=2, min_width=320):
+                preset = gr.Dropdown(list(PRESETS), value=first, label="Preset")
+                text = gr.Textbox(
+                    PRESETS[first][2], label="Text", lines=6, max_lines=16, max_length=max_characters, elem_id="text"
+                )
+                task = gr.Dropdown([(NAMES[name], name) for name in TASKS], value=PRESETS[first][0], label="Task")
+                schema = gr.Textbox(
+                    PRESETS[first][1], label="Schema", info=HINTS["NER"], lines=5, max_lines=14, elem_id="schema"
+                )
+                triggers = gr.Textbox(
+                    "",
+                    label="Triggers",
+                    info="One event type a line, with its triggers: `resign: quit, left`",
+                    lines=2,
+                    visible=False,
+                    elem_id="triggers",
+                )
+                with gr.Accordion("Options", open=False):
+                    language = gr.Radio(
+                        [("as the text", ""), ("English", "en"), ("Chinese", "zh")],
+                        value="",
+                        label="Language of the instructions",
+                    )
+                    drop = gr.Checkbox(label="Leave out what is not in the text")
+                button = gr.Button("Extract", variant="primary", elem_id="extract")
+            with gr.Column(scale=3, min_width=320):
+                found = gr.HTML(EMPTY, js_on_load=None, apply_default_css=False, elem_id="found")
+                with gr.Accordion("JSON", open=False):
+                    data = gr.Code(language="json", show_label=False, elem_id="json", max_lines=30)
+        preset.input(preset_chosen, preset, [task, schema, text], api_visibility="private")
+        task.change(shown_for, task, [schema, triggers], api_visibility="private")
+        button.click(
+            extract,
+            [text, task, schema, triggers, language, drop],
+            [found, data],
+            concurrency_limit=1,
+            show_progress_on=found,
+            api_name="extract",
+        )
+    demo.queue(max_size=20)
+    return demo
+
+
+def main() -> None:
+    parser = ArgumentParser(description=__doc__.strip().splitlines()[0])
+    parser.add_argument("--config", action="config", help="a YAML file with these options")
+    parser.add_argument(
+        "--model_name_or_path", type=str, help="folder or Hub id of the model, or its name on a server"
+    )
+    parser.add_argument("--adapter_name_or_path", type=str, help="folder or Hub id of a LoRA adapter")
+    parser.add_argument(
+        "--base_url", type=str, help="of an OpenAI-compatible server, such as http://127.0.0.1:8000/v1"
+    )
+    parser.add_argument("--chat_template_path", type=str, help="a Jinja file in place of the tokenizer's template")
+    parser.add_argument("--dtype", type=str, default="auto", help="auto, float32, bfloat16 or float16")
+    parser.add_argument("--load_in_4bit", type=bool, default=False, help="quantize the model to 4 bits")
+    parser.add_argument("--max_new_tokens", type=int, default=512, help="longest answer, in tokens")
+    parser.add_argument("--max_characters", type=int, default=20_000, help="longest text")
+    parser.add_argument("--max_seconds", type=float, default=120, help="how long one extraction may take")
+    parser.add_argument("--server_name", type=str, default="127.0.0.1", help="address to listen at")
+    parser.add_argument("--server_port", type=int, help="port to listen at; default: the first free one from 7860 on")
+    args = parser.parse_args()
+
+    if args.base_url is not None:
+        extractor = Extractor.from_endpoint(
+            args.base_url, model=args.model_name_or_path, max_new_tokens=args.max_new_tokens
+        )
+    elif args.model_name_or_path is None:
+        raise InputError("no model: give --model_name_or_path, or --base_url of a server")
+    else:
+        extractor = Extractor.from_pretrained(
+            args.model_name_or_path,
+            args.adapter_name_or_path,
+            chat_template_path=args.chat_template_path,
+            dtype=args.dtype,
+            load_in_4bit=args.load_in_4bit,
+            max_new_tokens=args.max_new_tokens,
+        )
+    demo = build_demo(extractor, args.max_characters, args.max_seconds)
+    demo.launch(server_name=args.server_name, server_port=args.server_port, share=False, **LOOK)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"error: {error}")

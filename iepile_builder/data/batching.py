@@ -1,0 +1,366 @@
+"""
+Choose the labels that a record is asked for, order them, split them into batches: annotated records to instances.
+
+These are the hard-negative batched instructions of IEPile (https://huggingface.co/papers/2402.14710, section 3).
+"""
+
+import json
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cache, lru_cache
+from hashlib import sha256
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from iepile_builder.data.instructions import Description, description_texts, instruction_end, instruction_start
+from iepile_builder.data.sampling import EXAMPLES, LAST, NEGATIVES, ORDER, REST, ROLE_ORDERS, draws, lowest, shuffled
+from iepile_builder.io import to_json
+from iepile_builder.schema import Schema
+from iepile_builder.tasks import TASKS
+from iepile_builder.tasks.base import Task
+from iepile_builder.tasks.facts import Annotation
+
+
+T = TypeVar("T", bound=Hashable)
+COLUMNS = ("id", "task", "source", "language", "instruction", "output", "label")
+
+
+class Found(NamedTuple):
+    """What a record is annotated with: as JSON, `None` where it has no annotation; and by the number of its label."""
+
+    label: str | None
+    by_label: dict[int, list[Annotation]]
+
+
+class Parts(NamedTuple):
+    """What instances are put together from, by the number of a label."""
+
+    roles: list[tuple[str, ...]]
+    items: list[str]  # of the schema, as JSON
+    keys: list[str]  # of the answer, as JSON
+    nothing: list[str]  # `key: []`, as JSON
+
+    def values(self, task: Task, text: str, by_label: dict[int, list[Annotation]]) -> dict[int, str]:
+        """`key: value` in the reference answer, for each label that the text has."""
+        return {
+            label: f"{self.keys[label]}: {to_json(task.answer_value(annotations, self.roles[label], text))}"
+            for label, annotations in by_label.items()
+        }
+
+    def answer(self, values: dict[int, str], batch: list[int]) -> str:
+        """The reference answer to a batch."""
+        return "{" + ", ".join([values[label] if label in values else self.nothing[label] for label in batch]) + "}"
+
+
+@dataclass
+class SchemaBatching:
+    """
+    Annotated records of one corpus to instances, as a transform for `datasets`:
+
+        batching = SchemaBatching("NER", "en", "my_corpus", schema)
+        records.map(batching, batched=True, remove_columns=records.column_names)
+
+    The instances of a record depend on these arguments and on the record alone: they are the same for any number of
+    processes, order of records or hash seed. Other negatives and orders for each epoch, of a stream:
+
+        instances = stream.map(batching, batched=True, remove_columns=stream.column_names)
+        for epoch in range(3):
+            batching.set_epoch(epoch)
+            for instance in instances: ...
+
+    Args:
+        task (`str`):
+            One of the seven tasks.
+        language (`str`):
+            `"en"` or `"zh"`, the language of the instruction.
+        source (`str`):
+            Name of the corpus.
+        schema (`Schema`):
+            What the corpus may be asked.
+        negatives (`str`, *optional*, defaults to `"hard"`):
+            Which labels are asked besides the record's own: `"hard"`, their hard negatives and as many others at
+            random as `num_random` says; `"random"`, as many labels as `"hard"` would ask, but all drawn at random;
+            `"all"`, all labels; `"ratio"`, each with probability `negative_ratio`. EEA has none.
+        negative_ratio (`float`, *optional*, defaults to 1.0):
+            For `negatives="ratio"`, between 0 and 1.
+        num_random (`int`, *optional*):
+            For `negatives="hard"` and `"random"`, the labels drawn at random besides the hard negatives; -1 for all.
+            By default `split_num`.
+        split_num (`int`, *optional*):
+            Labels in one instruction; -1 for all in one. By default the task's: 6 for NER, 1 for KG, 4 for the others.
+        schema_order (`str`, *optional*, defaults to `"random"`):
+            `"random"`, `"sorted"` or `"schema"`: the order of the labels, and of the roles of each.
+        hard_negatives (`dict[str, list[str]]`, *optional*, defaults to `{}`):
+            Label to confusable labels; a label without an entry has none.
+        seed (`int`, *optional*, defaults to 42):
+            Another seed gives another draw.
+        epoch (`int`, *optional*, defaults to 0):
+            Another epoch gives another draw, see [`SchemaBatching.set_epoch`].
+        repetition (`int`, *optional*, defaults to 0):
+            So does each further time that a corpus is repeated for its weight.
+        labels (`tuple[str, ...]`, *optional*):
+            The labels that may be asked and answered, by default all of the schema.
+        max_negative_rank (`int`, *optional*):
+            Leave out purely negative instances of a higher rank, see [`negative_ranks`].
+        descriptions (`dict[str, str | dict[str, str]]`, *optional*, defaults to `{}`):
+            Label to description, or to descriptions of the label and its roles, by their names: they stand in the
+            `schema` of an instruction.
+        examples (`tuple[tuple[str, str], ...]`, *optional*, defaults to `()`):
+            Records that instructions may show as examples: each its text, and its annotation as JSON.
+        num_examples (`int`, *optional*, defaults to 0):
+            How many examples an instruction shows; those that answer one of its labels come first.
+    """
+
+    task: str
+    language: str
+    source: str
+    schema: Schema
+    negatives: str = "hard"
+    negative_ratio: float = 1.0
+    num_random: int | None = None
+    split_num: int | None = None
+    schema_order: str = "random"
+    hard_negatives: dict[str, list[str]] = field(default_factory=dict)
+    seed: int = 42
+    epoch: int = 0
+    repetition: int = 0
+    labels: tuple[str, ...] | None = None
+    max_negative_rank: int | None = None
+    descriptions: dict[str, Description] = field(default_factory=dict)
+    examples: tuple[tuple[str, str], ...] = ()
+    num_examples: int = 0
+
+    def __call__(self, records: dict[str, list]) -> dict[str, list]:
+        """
+        A batch of records to their instances, both as columns.
+
+        Args:
+            records (`dict[str, list]`):
+                `text`; the task's annotation (`entity`, `relation` or `event`), absent or `None` for text without
+                annotation; and `id`, by default the sha256 of the text.
+        """
+        task, texts = TASKS[self.task], records["text"]
+        ids = records.get("id") or [sha256(text.encode()).hexdigest() for text in texts]
+        found = self.find(records.get(task.field) or [None] * len(texts))
+        seeds = self.seeds(texts, found)
+        batches = self.batches(found, seeds)
+        if self.max_negative_rank is not None:
+            for asked, ranks in zip(batches, negative_ranks(found, batches, seeds), strict=True):
+                asked[:] = [batch for batch, rank in zip(asked, ranks, strict=True) if rank <= self.max_negative_rank]
+        orders = [0] * len(texts)
+        if self.schema_order == "random" and any(task.roles(label, self.schema) for label in self.asked_labels()):
+            orders = (seeds % ROLE_ORDERS).tolist()
+        parts_of = {order: self.parts(order) for order in set(orders)}
+        shown = self.find([json.loads(annotations) for _, annotations in self.examples])
+
+        keyed = bool(self.descriptions) and task.keyed
+        start = instruction_start(self.task, self.language, keyed, bool(shown))
+        columns: dict[str, list] = {column: [] for column in COLUMNS}
+        instructions, outputs = columns["instruction"], columns["output"]
+        for row, (text, (label, by_label)) in enumerate(zip(texts, found, strict=True)):
+            parts = parts_of[orders[row]]
+            values = parts.values(task, text, by_label)
+            items: list[str] | dict[int, str] = parts.items
+            if self.task == "EEA":
+                items = self.items_with_triggers(parts, by_label)
+            end = instruction_end(text, keyed)
+            for batch in batches[row]:
+                if shown:
+                    examples = self.examples_json(text, batch, seeds[row], shown, parts)
+                    end = instruction_end(text, keyed, examples)
+                instructions.append(f"{start}{', '.join([items[index] for index in batch])}{end}")
+                outputs.append(None if label is None else parts.answer(values, batch))
+            columns["id"] += [ids[row]] * len(batches[row])
+            columns["label"] += [label] * len(batches[row])
+        for column in ("task", "source", "language"):
+            columns[column] = [getattr(self, column)] * len(columns["id"])
+        return columns
+
+    def set_epoch(self, epoch: int) -> None:
+        """
+        Draw anew from here on, as `IterableDataset.set_epoch` does for the order of a stream. A stream that this is
+        mapped over follows; a `Dataset` is mapped once more, which its cache knows to be another transform.
+        """
+        self.epoch = epoch
+
+    def instances(self, id: str, text: str, annotations: list[Annotation] | None) -> Iterator[dict[str, Any]]:
+        """The instances of one record; their `output` and `label` are `None` where it has no annotation."""
+        columns = self({"id": [id], "text": [text], TASKS[self.task].field: [annotations]})
+        for row in zip(*columns.values(), strict=True):
+            yield dict(zip(columns, row, strict=True))
+
+    def asked_labels(self) -> tuple[str, ...]:
+        """The labels that may be asked, in schema order."""
+        return TASKS[self.task].labels(self.schema) if self.labels is None else self.labels
+
+    def find(self, records: Iterable[list[Annotation] | None]) -> list[Found]:
+        """The annotations of records, without duplicates and restricted to the labels that may be asked."""
+        task = TASKS[self.task]
+        index = {label: number for number, label in enumerate(self.asked_labels())}
+        found = []
+        for annotations in records:
+            by_label: dict[int, list[Annotation]] = {}
+            if annotations is None:
+                found.append(Found(None, by_label))
+                continue
+            annotations = task.distinct(annotations)
+            if self.labels is not None:
+                annotations = [each for each in annotations if task.label(each, self.schema) in index]
+            for annotation in annotations:
+                by_label.setdefault(index[task.label(annotation, self.schema)], []).append(annotation)
+            found.append(Found(to_json(annotations), by_label))
+        return found
+
+    def seeds(self, texts: list[str], found: list[Found]) -> np.ndarray:
+        """A number for each record, out of which all its draws are made: that of the same record is the same."""
+        start = to_json([self.seed, self.epoch, self.repetition, self.source, self.task])
+        digests = [
+            sha256(f"{start}{text}\n{of_text.label}".encode()).digest()[:8]
+            for text, of_text in zip(texts, found, strict=True)
+        ]
+        return np.frombuffer(b"".join(digests), dtype="<u8")
+
+    def batches(self, found: list[Found], seeds: np.ndarray) -> list[list[list[int]]]:
+        """The labels that each record is asked for, by index, a list for each instruction."""
+        task, labels = TASKS[self.task], self.asked_labels()
+        split_num = task.split_num if self.split_num is None else self.split_num
+        positive = np.zeros((len(found), len(labels)), dtype=bool)
+        rows = [row for row, (_, by_label) in enumerate(found) for _ in by_label]
+        positive[rows, [label for _, by_label in found for label in by_label]] = True
+        if self.task == "EEA":  # the event types are given
+            chosen = positive
+        elif self.negatives == "all":
+            chosen = np.ones_like(positive)
+        else:
+            rest = draws(seeds, REST, len(labels))
+            if self.negatives == "ratio":
+                chosen = positive | (rest * 2.0**-64 < self.negative_ratio)
+            else:
+                num_random = split_num if self.num_random is None else self.num_random
+                drawn = len(labels) if num_random == -1 else min(num_random, len(labels))
+                near = positive | (positive @ self.near())
+                chosen = near | lowest(np.where(near, LAST, rest), np.full(len(found), drawn))
+                if self.negatives == "random":
+                    drawn_instead = chosen.sum(axis=1) - positive.sum(axis=1)
+                    chosen = positive | lowest(np.where(positive, LAST, rest), drawn_instead)
+            empty = np.flatnonzero(~chosen.any(axis=1))
+            chosen[empty, rest[empty].argmin(axis=1)] = True
+        if self.schema_order == "random":
+            ranks = draws(seeds, ORDER, len(labels))
+        else:
+            in_order = sorted(labels) if self.schema_order == "sorted" else labels
+            ranks = np.array([in_order.index(label) for label in labels], dtype=np.uint64)
+        order = np.argsort(np.where(chosen, ranks, LAST), axis=1, kind="stable").tolist()
+        asked = [row[:number] for row, number in zip(order, chosen.sum(axis=1).tolist(), strict=True)]
+        keys = [task.answer_key(label) for label in labels]
+        if len(set(keys)) < len(keys):
+            return [split_labels(row, split_num, keys.__getitem__) for row in asked]
+        return [[row[start:end] for start, end in spans(len(row), split_num)] for row in asked]
+
+    def parts(self, order: int) -> Parts:
+        """What instances are put together from; `order` is that of the roles, where it is random."""
+        task, labels = TASKS[self.task], self.asked_labels()
+        roles = []
+        for label in labels:
+            of_label = task.roles(label, self.schema)
+            if self.schema_order == "random":
+                of_label = shuffled(of_label, order)
+            roles.append(tuple(sorted(of_label)) if self.schema_order == "sorted" else of_label)
+        items = [self.item(label, of_label) for label, of_label in zip(labels, roles, strict=True)]
+        keys = [to_json(task.answer_key(label)) for label in labels]
+        return Parts(roles, items, keys, [f"{key}: {to_json(task.nothing)}" for key in keys])
+
+    def item(self, label: str, roles: tuple[str, ...], triggers: tuple[str, ...] = ()) -> str:
+        """A schema item as JSON, `label: item` where they make an object."""
+        if not self.descriptions:
+            return item_json(self.task, label, roles, triggers)
+        task = TASKS[self.task]
+        texts = description_texts(label, self.descriptions.get(label, ""))
+        item = to_json(task.described_item(label, roles, triggers, texts))
+        return f"{to_json(label)}: {item}" if task.keyed else item
+
+    def items_with_triggers(self, parts: Parts, by_label: dict[int, list[Annotation]]) -> dict[int, str]:
+        """The schema items of EEA, which give the triggers away."""
+        task, labels = TASKS[self.task], self.asked_labels()
+        return {
+            index: self.item(labels[index], parts.roles[index], task.given_triggers(annotations))
+            for index, annotations in by_label.items()
+        }
+
+    def examples_json(self, text: str, batch: list[int], seed: np.uint64, shown: list[Found], parts: Parts) -> str:
+        """The examples of one instruction, other texts with their answers to it."""
+        task = TASKS[self.task]
+        drawn = np.argsort(draws(np.array([seed]), EXAMPLES, len(shown))[0]).tolist()
+        drawn = [number for number in drawn if self.examples[number][0] != text]
+        drawn.sort(key=lambda number: shown[number].by_label.keys().isdisjoint(batch))
+        examples = []
+        for number in drawn[: self.num_examples]:
+            shown_text = self.examples[number][0]
+            answer = parts.answer(parts.values(task, shown_text, shown[number].by_label), batch)
+            examples.append(f'{{"input": {to_json(shown_text)}, "output": {answer}}}')
+        return f"[{', '.join(examples)}]"
+
+    def near(self) -> np.ndarray:
+        """Which labels (columns) are hard negatives of which (rows)."""
+        labels = self.asked_labels()
+        table = [[other in self.hard_negatives.get(label, ()) for other in labels] for label in labels]
+        return np.array(table, dtype=bool)
+
+
+def split_labels(labels: list[T], split_num: int, answer_key: Callable[[T], str]) -> list[list[T]]:
+    """
+    Split labels into batches of `split_num` (-1: one batch) in which no two share a key in the answer.
+
+    A remainder of fewer than `split_num // 2` labels joins the batch before it where their keys allow it.
+    """
+    keys = [answer_key(label) for label in labels]
+    if len(set(keys)) == len(keys):
+        return [labels[start:end] for start, end in spans(len(labels), split_num)]
+    batches, rest = [], labels
+    while rest:
+        batch: dict[str, T] = {}
+        left = []
+        for label in rest:
+            key = answer_key(label)
+            if key not in batch and (len(batch) < split_num or split_num == -1):
+                batch[key] = label
+            else:
+                left.append(label)
+        batches.append(batch)
+        rest = left
+    if len(batches) > 1 and len(batches[-1]) < split_num // 2 and batches[-1].keys().isdisjoint(batches[-2]):
+        batches[-2:] = [batches[-2] | batches[-1]]
+    return [list(batch.values()) for batch in batches]
+
+
+@cache
+def spans(number: int, split_num: int) -> list[tuple[int, int]]:
+    """Start and end of the batches of so many labels of which any two can be asked together."""
+    if number == 0:
+        return []
+    starts = list(range(0, number, number if split_num == -1 else split_num))
+    if len(starts) > 1 and number - starts[-1] < split_num // 2:
+        starts.pop()
+    return list(zip(starts, [*starts[1:], number], strict=True))
+
+
+@lru_cache(maxsize=65536)
+def item_json(task: str, label: str, roles: tuple[str, ...], triggers: tuple[str, ...]) -> str:
+    """A schema item as JSON; most items are asked in many instances."""
+    return to_json(TASKS[task].item(label, roles, triggers))
+
+
+def negative_ranks(found: list[Found], batches: list[list[list[int]]], seeds: np.ndarray) -> list[list[int]]:
+    """
+    A rank for each batch of each record, by which purely negative ones are left out: drawn from 0 to 2**64, and -1 for
+    a batch that has an answer, or of which it is not known.
+    """
+    drawn = draws(seeds, NEGATIVES, max(map(len, batches), default=0)).tolist()
+    return [
+        [
+            rank if label is not None and by_label.keys().isdisjoint(batch) else -1
+            for batch, rank in zip(asked, ranks, strict=False)
+        ]
+        for (label, by_label), asked, ranks in zip(found, batches, drawn, strict=True)
+    ]

@@ -1,0 +1,100 @@
+"""Which records are left out: texts that are no language, duplicates, and training texts of an evaluation."""
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from iepile_builder.data.instructions import LANGUAGES
+from iepile_builder.errors import InputError
+
+
+NEAR = 0.8  # Jaccard similarity of character 4-grams, from which on two texts are near duplicates
+PERMUTATIONS = 64
+SCHEME = "affine32"  # of the permutations, in datasketch
+
+
+@dataclass(frozen=True)
+class Cleaning:
+    """
+    What is done about records that should not be used as they are.
+
+    Args:
+        on_error (`str`, *optional*, defaults to `"raise"`):
+            What to do at a record that cannot be used: `"raise"`; `"skip"` it; or `"fix"` it, which leaves out its
+            annotations that cannot be used, and puts mentions in the spelling of the text.
+        clean (`bool`, *optional*, defaults to `False`):
+            Leave texts out that are no language, see [`is_noise`].
+        deduplicate (`str`, *optional*, defaults to `"none"`):
+            Leave out training records that repeat another one of the corpus: `"exact"`, in text and annotation, or
+            `"near"`, in most of the text.
+        drop_evaluation_texts (`bool`, *optional*, defaults to `False`):
+            Leave out training records whose text occurs in a validation or test split of any of the corpora.
+    """
+
+    on_error: str = "raise"
+    clean: bool = False
+    deduplicate: str = "none"
+    drop_evaluation_texts: bool = False
+
+
+@cache
+def stop_words(language: str) -> frozenset[str]:
+    """The stop words of a language."""
+    try:
+        from stopwordsiso import stopwords
+    except ImportError:
+        raise InputError("cleaning needs stop words: pip install stopwordsiso") from None
+    return frozenset(stopwords(language))
+
+
+def is_noise(text: str, annotated: bool, language: str) -> bool:
+    """
+    Whether a text is one of those that the IEPile dataset leaves out (https://huggingface.co/papers/2402.14710):
+    more than 80% of it are no letters, or it has under 5 characters and no annotation, or more than 80% of its words
+    are stop words. The words of Chinese are its characters.
+
+    Args:
+        text (`str`):
+            The text.
+        annotated (`bool`):
+            Whether anything is annotated in it.
+        language (`str`):
+            `"en"` or `"zh"`.
+    """
+    assert language in LANGUAGES
+    letters = sum(map(str.isalpha, text))
+    if letters < 0.2 * len(text) or (len(text) < 5 and not annotated):
+        return True
+    words = text.lower().split() if language == "en" else [character for character in text if character.isalpha()]
+    return sum(word in stop_words(language) for word in words) > 0.8 * len(words)
+
+
+def normalize(text: str) -> str:
+    """A text without what may differ between two copies of it: case and white space."""
+    return " ".join(text.lower().split())
+
+
+def signature(text: str) -> np.ndarray:
+    """The MinHash of a text's character 4-grams, of shape `(PERMUTATIONS,)`."""
+    from datasketch import MinHash
+
+    text = normalize(text)
+    hashes = MinHash(num_perm=PERMUTATIONS, scheme=SCHEME)
+    hashes.update_batch({text[start : start + 4].encode() for start in range(max(1, len(text) - 3))})
+    return hashes.digest()
+
+
+def is_near_repeat(signatures: np.ndarray) -> np.ndarray:
+    """For each signature whether it is near one before it that is kept."""
+    from datasketch import MinHash, MinHashLSH
+
+    index = MinHashLSH(threshold=NEAR, num_perm=PERMUTATIONS)
+    repeats = np.zeros(len(signatures), dtype=bool)
+    for row, values in enumerate(signatures):
+        hashes = MinHash(num_perm=PERMUTATIONS, hashvalues=values, scheme=SCHEME)
+        near = np.array(index.query(hashes), dtype=int)
+        repeats[row] = ((signatures[near] == values).mean(axis=1) >= NEAR).any()
+        if not repeats[row]:
+            index.insert(row, hashes, check_duplication=False)
+    return repeats

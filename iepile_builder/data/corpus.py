@@ -1,0 +1,173 @@
+"""Find, read and check annotated corpora."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from iepile_builder.data.instructions import LANGUAGES
+from iepile_builder.errors import InputError
+from iepile_builder.io import located, read_json, read_lines
+from iepile_builder.schema import Schema
+from iepile_builder.tasks import TASKS
+from iepile_builder.tasks.relations import check_types
+
+
+SPLIT_FILES = {"train": "train.json", "validation": "dev.json", "test": "test.json"}
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """
+    A corpus folder in the role of one task.
+
+    Args:
+        path (`Path`):
+            The folder with `schema.json` and some of `train.json`, `dev.json` and `test.json`.
+        task (`str`):
+            The task that it serves; an EE folder also serves EET and EEA, an RE folder with typed triples SPO.
+        language (`str`):
+            `"en"` or `"zh"`.
+        source (`str`):
+            Its name, the folder's.
+        schema (`Schema`):
+            What it may be asked.
+    """
+
+    path: Path
+    task: str
+    language: str
+    source: str
+    schema: Schema
+
+    def names(self) -> dict[str, str]:
+        """Its task, language and name."""
+        return {"task": self.task, "language": self.language, "source": self.source}
+
+    def file(self, split: str) -> Path:
+        """The file of a split."""
+        return self.path / SPLIT_FILES[split]
+
+
+def find_corpora(
+    corpus_dirs: Sequence[str | Path],
+    tasks: Sequence[str] | None = None,
+    languages: Sequence[str] | None = None,
+    sources: Sequence[str] | None = None,
+) -> list[Corpus]:
+    """
+    Find corpora in folders: each a corpus itself or a tree `{IE-en,IE-zh}/{TASK}/{corpus}`, or any part of such a
+    tree.
+
+    Args:
+        corpus_dirs (`Sequence` of `str` or `Path`):
+            The folders.
+        tasks (`Sequence[str]`, *optional*):
+            The tasks that are wanted, by default each folder's own. EET and EEA are also served by EE folders, SPO by
+            RE folders whose triples are typed, unless a folder of their own has the same name.
+        languages (`Sequence[str]`, *optional*):
+            The languages that are wanted.
+        sources (`Sequence[str]`, *optional*):
+            Names of the corpora that are wanted.
+
+    Returns:
+        `list[Corpus]`: sorted by task, language and name.
+
+    Raises:
+        `InputError`: if nothing is found, a `schema.json` is missing or wrong, or a folder's task or language is
+        neither in its path nor given.
+    """
+    check_choices("task", tasks, TASKS)
+    check_choices("language", languages, LANGUAGES)
+    folders: dict[tuple[str, str, str], Path] = {}
+    for corpus_dir in corpus_dirs:
+        if not Path(corpus_dir).is_dir():
+            raise InputError(f"{corpus_dir}: no such folder of corpora")
+        root = Path(corpus_dir).resolve()
+        found = sorted({file.parent for name in SPLIT_FILES.values() for file in root.rglob(name)})
+        if not found:
+            raise InputError(f"{corpus_dir}: no train.json, dev.json or test.json in it")
+        for path in found:
+            for task, language in folder_roles(path, tasks, languages):
+                if folders.setdefault((task, language, path.name), path) != path:
+                    raise InputError(f"{path}: {folders[task, language, path.name]} has the same task and name")
+    if sources is not None:
+        check_choices("corpus", sources, sorted({name for _, _, name in folders}))
+    corpora = []
+    for (own_task, language, name), path in folders.items():
+        if (languages is not None and language not in languages) or (sources is not None and name not in sources):
+            continue
+        for task in [own_task] if tasks is None else tasks:
+            derived = (own_task, task) in (("EE", "EET"), ("EE", "EEA"), ("RE", "SPO"))
+            if task == own_task or (derived and (task, language, name) not in folders):
+                corpus = Corpus(path, task, language, name, Schema.read(path / "schema.json"))
+                if task == "SPO" and not corpus.schema.types:
+                    types = triple_types(corpus)
+                    if not types and derived:  # an RE folder without types has no SPO to give
+                        continue
+                    corpus = replace(corpus, schema=Schema(tuple(types), corpus.schema.roles))
+                check_schema(corpus)
+                corpora.append(corpus)
+    if not corpora:
+        wanted = [str(name) for names in (tasks, languages, sources) for name in names or ()]
+        raise InputError(f"{', '.join(map(str, corpus_dirs))}: no corpus for {', '.join(wanted)}")
+    order = list(TASKS)
+    return sorted(corpora, key=lambda corpus: (order.index(corpus.task), corpus.language, corpus.source))
+
+
+def folder_roles(
+    path: Path, tasks: Sequence[str] | None, languages: Sequence[str] | None
+) -> Iterator[tuple[str, str]]:
+    """The task and language of a corpus folder, from its path or else as they are given."""
+    language = path.parent.parent.name.removeprefix("IE-")
+    if language in LANGUAGES and path.parent.name in TASKS:
+        yield path.parent.name, language
+        return
+    if not tasks:
+        raise InputError(f"{path}: its path does not say the task (IE-en/NER/NAME would); give --tasks")
+    if not languages or len(languages) > 1:
+        raise InputError(f"{path}: its path does not say the language (IE-en/NER/NAME would); give --languages")
+    for task in tasks:
+        yield task, languages[0]
+
+
+def check_choices(kind: str, names: Sequence[str] | None, known: Iterable[str]) -> None:
+    """Raise an `InputError` that lists the known names if one of `names` is none of them."""
+    if isinstance(names, str):
+        raise InputError(f"{kind} {names!r}: give a list, [{names!r}]")
+    for name in names or ():
+        if name not in known:
+            raise InputError(f"unknown {kind} {name!r}; known: {', '.join(known)}")
+
+
+def check_schema(corpus: Corpus) -> None:
+    """Raise an `InputError` if a corpus's schema does not serve its task."""
+    path, task, schema = corpus.path / "schema.json", TASKS[corpus.task], corpus.schema
+    labels = task.labels(schema)
+    if not labels:
+        raise InputError(f"{path}: no labels for {corpus.task}")
+    if corpus.task == "KG":
+        owners = Counter(attribute for attributes in schema.type_roles.values() for attribute in attributes)
+        for attribute, count in owners.items():
+            if count > 1:
+                raise InputError(f"{path}, line 3: attribute {attribute!r} belongs to {count} entity types; rename it")
+    if corpus.task == "SPO":
+        for label in labels:
+            try:
+                task.answer_key(label)
+            except InputError as error:
+                raise InputError(f"{path}, line 1: {error}") from None
+
+
+def triple_types(corpus: Corpus) -> list[str]:
+    """The sorted SPO labels of all splits; none where a triple is without types."""
+    labels = set()
+    for split in SPLIT_FILES:
+        for number, _, line in read_lines(corpus.file(split)):
+            with located(corpus.file(split), number):
+                for triple in read_json(line).get("relation") or []:
+                    if not isinstance(triple, dict) or not {"head_type", "relation", "tail_type"} <= triple.keys():
+                        return []
+                    check_types(triple)
+                    labels.add(TASKS["SPO"].label(triple, corpus.schema))
+    return sorted(labels)

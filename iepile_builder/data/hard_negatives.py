@@ -1,0 +1,70 @@
+"""The dictionary label -> confusable labels: labels that are asked together with the positive ones."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from iepile_builder.errors import InputError
+from iepile_builder.io import RESOURCES
+
+
+PUBLISHED = RESOURCES / "hard_negatives.json"
+
+
+def load_hard_negatives(path: str | Path = PUBLISHED) -> dict[str, Any]:
+    """
+    Read a hard-negative dictionary, by default the one that IEPile published (55 tables over 25 corpora).
+
+    Args:
+        path (`str` or `Path`, *optional*):
+            A JSON file: nested, `{task: {corpus: {label: [labels]}}}`, or flat, `{label: [labels]}`.
+
+    Raises:
+        `InputError`: if the file is missing or has neither form.
+    """
+    return load_table(path, is_flat, "a hard-negative dictionary", "[labels]")
+
+
+def load_table(path: str | Path, is_flat: Callable[[object], bool], what: str, value: str) -> dict[str, Any]:
+    """
+    Read what is said of labels from a JSON file, of each task and corpus or, if it is flat, of any.
+
+    Args:
+        path (`str` or `Path`):
+            The file.
+        is_flat (`Callable`):
+            Whether an object is one from label to value.
+        what (`str`):
+            What the file should hold, for the error.
+        value (`str`):
+            What a label's value should be, for the error.
+
+    Raises:
+        `InputError`: if the file is missing or has neither form.
+    """
+    try:
+        table: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; give {what} in JSON") from None
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({error})") from None
+    nested = isinstance(table, dict) and all(
+        isinstance(corpora, dict) and all(map(is_flat, corpora.values())) for corpora in table.values()
+    )
+    if not nested and not is_flat(table):
+        raise InputError(f"{path}: neither {{task: {{corpus: {{label: {value}}}}}}} nor {{label: {value}}}")
+    return table
+
+
+def is_flat(table: object) -> bool:
+    """Whether a table is a dictionary from label to a list of labels."""
+    return isinstance(table, dict) and all(
+        isinstance(labels, list) and all(isinstance(label, str) for label in labels) for labels in table.values()
+    )
+
+
+def corpus_hard_negatives(table: dict[str, Any], task: str, source: str) -> dict[str, list[str]]:
+    """A corpus's labels with their confusable labels; empty where the dictionary says nothing of it."""
+    found: dict[str, list[str]] = table if is_flat(table) else table.get(task, {}).get(source, {})
+    return found

@@ -1,0 +1,146 @@
+"""Instruction texts per task and language, and the `instruction` string of an instance."""
+
+import json
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any
+
+from iepile_builder.data.hard_negatives import load_table
+from iepile_builder.errors import InputError
+from iepile_builder.io import RESOURCES, to_json
+from iepile_builder.schema import Schema
+from iepile_builder.tasks import TASKS
+from iepile_builder.tasks.base import plain_items
+
+
+TEXT: dict[str, dict[str, str]] = json.loads((RESOURCES / "instructions.json").read_bytes())
+EXAMPLE_TEXT = {"en": " You can refer to the example for extraction.", "zh": "你可以参考example进行抽取。"}
+LANGUAGES = ("en", "zh")
+Description = str | dict[str, str]  # of a label; or of a label and its roles, by their names
+
+
+# An instruction as the IEPile dataset writes it is JSON with the keys `instruction`, `schema` (a list of schema items;
+# with descriptions an object from label to item, in SPO and KG a list all the same), `example` (if any: objects with
+# the keys `input` and `output`) and `input`.
+@cache
+def instruction_start(task: str, language: str, keyed: bool = False, examples: bool = False) -> str:
+    """An instruction up to its first schema item, which the instructions of a task and language share."""
+    text = TEXT[task][language] + (EXAMPLE_TEXT[language] if examples else "")
+    return f'{{"instruction": {to_json(text)}, "schema": {"{" if keyed else "["}'
+
+
+def instruction_end(text: str, keyed: bool = False, examples: str = "") -> str:
+    """An instruction from its last schema item on, which the instructions of a text share; examples come as JSON."""
+    example = f', "example": {examples}' if examples else ""
+    return f'{"}" if keyed else "]"}{example}, "input": {to_json(text)}}}'
+
+
+def load_descriptions(path: str | Path) -> dict[str, Any]:
+    """
+    Read descriptions of labels from a JSON file: `{task: {corpus: {label: description}}}`, or `{label: description}`.
+    A description is a text; of a label with roles or attributes it may be an object, from their names, and the label's
+    own, to texts.
+
+    Raises:
+        `InputError`: if the file is missing or has neither form.
+    """
+    return load_table(path, are_descriptions, "descriptions", "text")
+
+
+def are_descriptions(table: object) -> bool:
+    """Whether a table is a dictionary from label to its description."""
+    return isinstance(table, dict) and all(
+        isinstance(text, str) or (isinstance(text, dict) and all(isinstance(each, str) for each in text.values()))
+        for text in table.values()
+    )
+
+
+def corpus_descriptions(table: dict[str, Any], task: str, source: str) -> dict[str, Description]:
+    """A corpus's labels with their descriptions; empty where the table says nothing of it."""
+    found: dict[str, Description] = table if are_descriptions(table) else table.get(task, {}).get(source, {})
+    return found
+
+
+def description_texts(label: str, description: Description) -> dict[str, str]:
+    """The texts of a label's description, by the name that each is of."""
+    return {label: description} if isinstance(description, str) else description
+
+
+def read_instruction(instruction: str) -> dict[str, Any]:
+    """
+    The JSON object in an `instruction` string, its `schema` as a list of items without descriptions.
+
+    Raises:
+        `InputError`: if it is not JSON with a `schema` and an `input` text.
+    """
+    try:
+        value = json.loads(instruction)
+    except (ValueError, TypeError, RecursionError):
+        raise InputError(f"the instruction is not JSON: {str(instruction)[:80]!r}") from None
+    if not (
+        isinstance(value, dict)
+        and isinstance(value.get("schema"), (list, dict))
+        and isinstance(value.get("input"), str)
+    ):
+        raise InputError(f"the instruction has no 'schema' list or no 'input' text: {instruction[:80]!r}")
+    value["schema"] = plain_items(value["schema"])
+    return value
+
+
+@dataclass(frozen=True)
+class Asked:
+    """
+    What an instruction asks for, apart from the text.
+
+    Args:
+        schema (`Schema`):
+            Its labels.
+        language (`str`):
+            `"en"` or `"zh"` if its sentence is one of the format's, else `"other"`.
+    """
+
+    schema: Schema
+    language: str
+
+
+LANGUAGE_OF = {sentence: language for texts in TEXT.values() for language, sentence in texts.items()}
+
+
+def asked_schema(instruction: str, task: str) -> Schema:
+    """
+    What an instruction asks for.
+
+    Raises:
+        `InputError`: if the instruction is not JSON with a schema of the task's items.
+    """
+    return read_asked(instruction, task)[0].schema
+
+
+def read_asked(instruction: str, task: str) -> tuple[Asked, str]:
+    """
+    What an instruction asks for, and its text.
+
+    Many instructions differ in their text alone, which comes last: what stands before it is read once.
+
+    Raises:
+        `InputError`: if the instruction is not JSON with a schema of the task's items.
+    """
+    head, _, tail = instruction.partition(', "input": "')
+    try:
+        text = json.loads('"' + tail.removesuffix("}"))
+        return read_head(head + ', "input": ""}', task), text
+    except ValueError:  # other keys, another order, or wrong
+        return read_head(instruction, task), read_instruction(instruction)["input"]
+
+
+@lru_cache(maxsize=4096)
+def read_head(instruction: str, task: str) -> Asked:
+    """What an instruction asks for, or an `InputError`."""
+    value = read_instruction(instruction)
+    try:
+        schema = TASKS[task].read_items(value["schema"])
+        "".join(TASKS[task].labels(schema))  # a TypeError if a label is no string
+    except (KeyError, TypeError):
+        raise InputError(f"the instruction's schema is not one of {task}: {str(value['schema'])[:80]}") from None
+    return Asked(schema, LANGUAGE_OF.get(str(value.get("instruction")), "other"))

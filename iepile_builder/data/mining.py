@@ -1,0 +1,210 @@
+"""
+Mine hard negatives: which labels of a schema are likely to be confused with which.
+
+Each method gives a matrix of scores, labels by labels, of which [`nearest`] takes the best; several methods together
+are the union of what each takes.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from iepile_builder.answers.parse import parse_answer
+from iepile_builder.data.instructions import Description, asked_schema, description_texts
+from iepile_builder.errors import InputError
+from iepile_builder.schema import Schema
+from iepile_builder.tasks import TASKS
+from iepile_builder.tasks.facts import Argument, Fact, TypedRelation
+
+
+def lexical_scores(labels: Sequence[str]) -> np.ndarray:
+    """
+    How alike labels are written: the mean of the cosines of their words and of their character n-grams, in TF-IDF.
+
+    Args:
+        labels (`Sequence[str]`):
+            The labels, in any language.
+
+    Returns:
+        `np.ndarray` of shape `(labels, labels)`.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    words = TfidfVectorizer(token_pattern=r"[^\W_]+")
+    characters = TfidfVectorizer(analyzer="char", ngram_range=(1, 4), token_pattern=None)
+    matrices = [vectorizer.fit_transform(labels) for vectorizer in (words, characters)]
+    return np.asarray(sum((matrix @ matrix.T).toarray() for matrix in matrices)) / 2
+
+
+def embedding_scores(labels: Sequence[str], texts: Sequence[str], model_name_or_path: str) -> np.ndarray:
+    """
+    How near labels are in meaning: the cosine of their embeddings.
+
+    Args:
+        labels (`Sequence[str]`):
+            The labels.
+        texts (`Sequence[str]`):
+            What is embedded for each: the label, and where they are known its description and mentions.
+        model_name_or_path (`str`):
+            Name or folder of a sentence-transformers model.
+
+    Returns:
+        `np.ndarray` of shape `(labels, labels)`.
+    """
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(model_name_or_path, device="cpu")
+    vectors = model.encode(list(texts), normalize_embeddings=True, show_progress_bar=False)
+    return np.asarray(vectors @ vectors.T)
+
+
+def confusion_scores(labels: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> np.ndarray:
+    """
+    How often a model gave another label where a label was right, as a share of the label's gold facts. It did so where
+    it gave the other one for the same mentions; and it did so by halves where it answered with a label that was not
+    asked.
+
+    Args:
+        labels (`Sequence[str]`):
+            The labels.
+        rows (`Iterable[Mapping]`):
+            Rows of a prediction file of one task and corpus: `task`, `instruction`, `label` and `output`.
+
+    Returns:
+        `np.ndarray` of shape `(labels, labels)`: the right one by the one that was given.
+    """
+    place = {label: number for number, label in enumerate(labels)}
+    confused = np.zeros((len(labels), len(labels)))
+    right: Counter[str] = Counter()
+    for row in rows:
+        task = TASKS[row["task"]]
+        asked = asked_schema(row["instruction"], row["task"])
+        asked_labels = [label for label in task.labels(asked) if label in place]
+        gold: dict[tuple[str, ...], set[str]] = {}
+        for annotation in json.loads(row["label"]) if isinstance(row["label"], str) else row["label"]:
+            for fact in task.facts([annotation], asked):
+                label, mentions = label_and_mentions(fact)
+                gold.setdefault(mentions, set()).add(label)
+        here = Counter(label for of_mentions in gold.values() for label in of_mentions if label in asked_labels)
+        right.update(here)
+        for fact in parse_answer(row["output"], row["task"], asked).facts:
+            given, mentions = label_and_mentions(fact)
+            if given not in place or given in gold.get(mentions, ()):
+                continue
+            for label in gold.get(mentions, ()):
+                if label in place:
+                    confused[place[label], place[given]] += 1
+            if given not in asked_labels:
+                for label in here:
+                    confused[place[label], place[given]] += 0.5
+    return confused / np.maximum(1, [[right[label]] for label in labels])
+
+
+def label_and_mentions(fact: Fact) -> tuple[str, tuple[str, ...]]:
+    """The label of a fact, and the strings of the text that it is about."""
+    if isinstance(fact, TypedRelation):
+        return f"{fact.head_type}_{fact.relation}_{fact.tail_type}", (fact.head, fact.tail)
+    if isinstance(fact, Argument):
+        return fact.event_type, (fact.role, fact.argument)
+    return fact[0], tuple(fact[1:])
+
+
+def nearest(
+    labels: Sequence[str], scores: np.ndarray, top_k: int, threshold: float = 0.0, symmetric: bool = False
+) -> dict[str, list[str]]:
+    """
+    The hard negatives of each label: those of the highest scores, the best first; never the label itself.
+
+    Args:
+        labels (`Sequence[str]`):
+            The labels.
+        scores (`np.ndarray` of shape `(labels, labels)`):
+            From one of the methods.
+        top_k (`int`):
+            The most hard negatives of a label, before `symmetric`.
+        threshold (`float`, *optional*, defaults to 0.0):
+            Scores must be above it.
+        symmetric (`bool`, *optional*, defaults to `False`):
+            Whether a label is also a hard negative of its hard negatives.
+    """
+    scores = np.where(np.eye(len(labels), dtype=bool), -np.inf, scores)
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :top_k]
+    found = {
+        label: [labels[other] for other in best[row] if scores[row, other] > threshold]
+        for row, label in enumerate(labels)
+    }
+    return make_symmetric(found) if symmetric else found
+
+
+def make_symmetric(table: dict[str, list[str]]) -> dict[str, list[str]]:
+    """A table in which each label is also a hard negative of its hard negatives."""
+    return union([table, {label: [other for other in table if label in table[other]] for label in table}])
+
+
+def union(tables: Sequence[dict[str, list[str]]]) -> dict[str, list[str]]:
+    """What any of the tables says of a label, in their order."""
+    return {
+        label: list(dict.fromkeys(other for table in tables for other in table.get(label, ()))) for label in tables[0]
+    }
+
+
+def recovered(table: dict[str, list[str]], published: dict[str, list[str]]) -> tuple[int, int, int]:
+    """
+    How a table compares with a published one, of the labels that have hard negatives there.
+
+    Returns:
+        `tuple[int, int, int]`: number of edges in both, in the table, and in the published one.
+    """
+    both = mined = wanted = 0
+    for label, others in published.items():
+        expected = set(others) & table.keys() - {label}
+        if expected:
+            both += len(expected & set(table[label]))
+            mined += len(table[label])
+            wanted += len(expected)
+    return both, mined, wanted
+
+
+def label_texts(
+    labels: Sequence[str], descriptions: Mapping[str, Description], mentions: Mapping[str, Sequence[str]]
+) -> list[str]:
+    """What is embedded for each label."""
+    texts = []
+    for label in labels:
+        text = label.replace("_", " ")
+        description = description_texts(label, descriptions.get(label, "")).get(label)
+        if description:
+            text += f": {description}"
+        if mentions.get(label):
+            text += f" ({', '.join(mentions[label])})"
+        texts.append(text)
+    return texts
+
+
+def frequent_mentions(
+    task: str, schema: Schema, records: Iterable[dict[str, Any]], number: int
+) -> dict[str, list[str]]:
+    """The most frequent mentions of each label in some records."""
+    counts: dict[str, Counter[str]] = {}
+    for record in records:
+        for annotation in record[TASKS[task].field] or ():
+            mentions = [annotation[key] for key in TASKS[task].mentions if annotation[key]]
+            counts.setdefault(TASKS[task].label(annotation, schema), Counter()).update([" - ".join(mentions)])
+    return {label: [mention for mention, _ in of.most_common(number)] for label, of in counts.items()}
+
+
+METHODS = ("lexical", "embedding", "confusion")
+
+
+def check_methods(methods: Sequence[str], model: str | None, predictions: Any) -> None:
+    """Raise an `InputError` if a method has not what it needs."""
+    for method in methods:
+        if method not in METHODS:
+            raise InputError(f"unknown method {method!r}; known: {', '.join(METHODS)}")
+    if "embedding" in methods and model is None:
+        raise InputError("--method embedding needs --model_name_or_path")
+    if "confusion" in methods and predictions is None:
+        raise InputError("--method confusion needs --predictions_file")

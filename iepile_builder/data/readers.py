@@ -1,0 +1,195 @@
+"""
+Corpora in other formats, written as corpora in the unified one: `{IE-en,IE-zh}/{TASK}/{corpus}`.
+
+Each reader takes folders, the folder to write to, and the languages that are given where files do not say them.
+"""
+
+import json
+from array import array
+from collections.abc import Iterator, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from iepile_builder.data.corpus import SPLIT_FILES, folder_roles
+from iepile_builder.data.index import lines_before
+from iepile_builder.data.instructions import EXAMPLE_TEXT, LANGUAGES, TEXT, asked_schema, read_instruction
+from iepile_builder.errors import InputError
+from iepile_builder.io import located, read_json, read_lines, to_json
+from iepile_builder.schema import Schema
+from iepile_builder.tasks import TASKS
+from iepile_builder.tasks.facts import Annotation
+
+
+CONLL_SUFFIXES = (".conll", ".bio", ".bmes", ".iob", ".txt", ".tsv")
+
+
+def read_conll(corpus_dirs: Sequence[str], output_dir: Path, languages: Sequence[str] | None = None) -> None:
+    """
+    Read CoNLL columns: a word and its BIO, IOBES or BMES tag on a line, the first and the last column, and an empty
+    line after each sentence; `train`, `dev` and `test` with one of the suffixes `.conll`, `.bio`, `.bmes`, `.iob`,
+    `.txt` or `.tsv`. Words are joined with spaces in English and without in Chinese.
+    """
+    for corpus_dir in corpus_dirs:
+        stems = {Path(name).stem: name for name in SPLIT_FILES.values()}
+        found = [path for path in sorted(Path(corpus_dir).rglob("*")) if path.suffix in CONLL_SUFFIXES]
+        files = [path for path in found if path.stem in stems]
+        if not files:
+            raise InputError(f"{corpus_dir}: no train, dev or test with a suffix of {' '.join(CONLL_SUFFIXES)}")
+        for folder in dict.fromkeys(path.parent for path in files):
+            ((task, language),) = folder_roles(folder.resolve(), ["NER"], languages)
+            target = output_dir / f"IE-{language}" / "NER" / folder.resolve().name
+            target.mkdir(parents=True, exist_ok=True)
+            types: dict[str, None] = {}
+            for path in files:
+                if path.parent == folder:
+                    with (target / stems[path.stem]).open("w", encoding="utf-8") as file:
+                        for record in conll_records(path, " " if language == "en" else ""):
+                            types.update(dict.fromkeys(entity["entity_type"] for entity in record["entity"]))
+                            file.write(to_json(record) + "\n")
+            schema = folder / "schema.json"
+            (Schema.read(schema) if schema.exists() else Schema(types=tuple(sorted(types)))).write(
+                target / "schema.json"
+            )
+
+
+def conll_records(path: Path, space: str) -> Iterator[dict[str, Any]]:
+    """The sentences of a file of columns, as records."""
+    words: list[str] = []
+    tags: list[str] = []
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate([*file, ""], start=1):
+            columns = line.split()
+            if columns and columns[0] == "-DOCSTART-":
+                continue
+            if columns:
+                with located(path, number):
+                    if len(columns) < 2:
+                        raise InputError(f"one column only: {line.strip()!r}; give a word and its tag")
+                    if columns[-1] != "O" and columns[-1][1:2] not in ("-", "_"):
+                        raise InputError(f"{columns[-1]!r} is no tag of BIO, IOBES or BMES")
+                words.append(columns[0])
+                tags.append(columns[-1])
+            elif words:
+                entities = [
+                    {"entity": space.join(words[start:end]), "entity_type": name}
+                    for start, end, name in tagged_spans(tags)
+                ]
+                yield {"text": space.join(words), "entity": entities}
+                words, tags = [], []
+
+
+def tagged_spans(tags: Sequence[str]) -> list[tuple[int, int, str]]:
+    """
+    Start, end and type of the entities that BIO, IOBES or BMES tags mark; a tag that goes on with an entity of which
+    there is none begins one.
+    """
+    spans: list[tuple[int, int, str]] = []
+    open_type = None
+    for index, tag in enumerate(tags):
+        prefix, name = tag[:1], tag[2:]
+        if tag == "O":
+            open_type = None
+        elif prefix in "BSU" or name != open_type:
+            spans.append((index, index + 1, name))
+            open_type = name
+        else:
+            start, _, _ = spans.pop()
+            spans.append((start, index + 1, name))
+        if prefix in "SEUL":
+            open_type = None
+    return spans
+
+
+def read_instances(corpus_dirs: Sequence[str], output_dir: Path, languages: Sequence[str] | None = None) -> None:
+    """
+    Read instances as the IEPile dataset publishes them: `train.json`, `dev.json` and `test.json` with the fields
+    `task`, `source`, `instruction`, and `output` or `label`. The instances of a task, corpus and text become one
+    record again; what none of them asks for cannot be told from what the text does not have.
+    """
+    schemas: dict[tuple[str, str, str], dict[str, dict[str, None]]] = {}
+    for corpus_dir in corpus_dirs:
+        for name in SPLIT_FILES.values():
+            path = Path(corpus_dir, name)
+            where: dict[tuple[str, str, str, bytes], array] = {}
+            for number, offset, line in read_lines(path):
+                with located(path, number):
+                    row = read_json(line)
+                    task, source, instruction = check_instance(row)
+                    language = language_of(instruction, task)
+                    schema = asked_schema(row["instruction"], task)
+                asked = schemas.setdefault((language, task, source), {})
+                for label in TASKS[task].labels(schema):
+                    asked.setdefault(label, {}).update(dict.fromkeys(TASKS[task].roles(label, schema)))
+                digest = sha256(instruction["input"].encode()).digest()[:8]
+                where.setdefault((language, task, source, digest), array("Q")).append(offset)
+            write_records(path, where, output_dir)
+    if not schemas:
+        raise InputError(f"{', '.join(corpus_dirs)}: no instances in train.json, dev.json or test.json")
+    for (language, task, source), labels in schemas.items():
+        folder = output_dir / f"IE-{language}" / task / source
+        type_roles = {label: tuple(roles) for label, roles in labels.items()}
+        roles = tuple(dict.fromkeys(role for of_label in type_roles.values() for role in of_label))
+        schema = Schema(tuple(labels), roles, type_roles)
+        if task in ("NER", "EET", "SPO"):
+            schema = Schema(types=tuple(labels))
+        elif task == "RE":
+            schema = Schema(roles=tuple(labels))
+        elif task == "KG":
+            schema = Schema((), roles, type_roles)
+        schema.write(folder / "schema.json")
+
+
+def check_instance(row: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
+    """Task, corpus and instruction of an instance, or an `InputError`."""
+    for field in ("task", "source", "instruction"):
+        if not isinstance(row.get(field), str):
+            raise InputError(f"field {field!r} is missing or not a string")
+    if row["task"] not in TASKS:
+        raise InputError(f"unknown task {row['task']!r}; known: {', '.join(TASKS)}")
+    return row["task"], row["source"], read_instruction(row["instruction"])
+
+
+def language_of(instruction: dict[str, Any], task: str) -> str:
+    """The language of an instruction's sentence."""
+    sentence = instruction["instruction"]
+    for language in LANGUAGES:
+        if sentence in (TEXT[task][language], TEXT[task][language] + EXAMPLE_TEXT[language]):
+            return language
+    return "en" if sentence.isascii() else "zh"
+
+
+def write_records(path: Path, where: dict[tuple[str, str, str, bytes], array], output_dir: Path) -> None:
+    """Put the instances of each text together and write them as records; `where` has their offsets in the file."""
+    if not where:
+        return
+    files = {}
+    with path.open("rb") as file:
+        for (language, task, source, _), offsets in where.items():
+            annotations: list[Annotation] = []
+            known = False
+            text = ""
+            for offset in offsets:
+                file.seek(offset)
+                row = read_json(file.readline())
+                text = read_instruction(row["instruction"])["input"]
+                try:
+                    if row.get("label") is not None:
+                        annotations = row["label"] if isinstance(row["label"], list) else json.loads(row["label"])
+                        known = True
+                        break
+                    if row.get("output") is not None:
+                        known = True
+                        schema = asked_schema(row["instruction"], task)
+                        annotations += TASKS[task].annotations(json.loads(row["output"]), schema)
+                except (ValueError, KeyError, TypeError, AttributeError):
+                    line = f"{path}, line {lines_before(path, offset) + 1}"
+                    raise InputError(f"{line}: the label or output is not one of {task} in JSON") from None
+            target = output_dir / f"IE-{language}" / task / source / path.name
+            if target not in files:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                files[target] = target.open("w", encoding="utf-8")
+            record = {"text": text, TASKS[task].field: annotations} if known else {"text": text}
+            files[target].write(to_json(record) + "\n")
+    for open_file in files.values():
+        open_file.close()

@@ -1,0 +1,344 @@
+"""
+Greedy decoding of a batch of prompts, made for answers that are mostly copied: from the text, from the schema, and
+from the answers before them.
+
+At each step every answer puts forward the tokens that it expects next, and the model checks all of them in one pass:
+the answer is what the model alone would have said, one token at a time. Answers keep different numbers of the tokens
+put forward, so the attention mask, not the place in the cache, says which tokens belong to an answer.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+
+from iepile_builder.errors import InputError
+
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher
+
+_LONGEST_DRAFT = 8
+
+# How often a token that was looked up is the right one, where the one before it was.
+_HIT = 0.6
+
+# So many prefixes are kept, unless a single batch has more.
+_PREFIXES = 16
+
+# The keys and values of a prefix, layer by layer
+KeysValues = list[tuple[torch.Tensor, torch.Tensor]]
+
+
+class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
+    """A cache layer with room to grow; [`~transformers.cache_utils.DynamicLayer`] copies itself at every step."""
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self.room = [key_states[:, :, :0], value_states[:, :, :0]]
+        start = self.get_seq_length()
+        end = start + key_states.shape[-2]
+        for index, states in enumerate((key_states, value_states)):
+            room = self.room[index]
+            if end > room.shape[-2]:
+                self.room[index] = states.new_empty(*states.shape[:2], end + 128, states.shape[-1])
+                self.room[index][:, :, :start] = room[:, :, :start]
+            self.room[index][:, :, start:end] = states
+        self.keys, self.values = (room[:, :, :end] for room in self.room)
+        return self.keys, self.values
+
+    def select(self, rows: torch.Tensor, columns: torch.Tensor) -> None:
+        """Keeps some rows of the batch, and some places of the sequence."""
+        held = (room[:, :, : self.get_seq_length()] for room in self.room)
+        self.room = [room.index_select(0, rows).index_select(2, columns) for room in held]
+        self.keys, self.values = self.room
+
+
+class Row:
+    """
+    A prompt and its answer so far.
+
+    Args:
+        prompt (`Sequence[int]`):
+            The prompt's tokens.
+        prefix (`tuple[int, ...]`, *optional*):
+            The first of them, which other prompts have too.
+        matcher (`LLMatcher`, *optional*):
+            What the answer may be.
+    """
+
+    def __init__(self, prompt: Sequence[int], prefix: tuple[int, ...] = (), matcher: LLMatcher | None = None) -> None:
+        self.tokens = list(prompt)
+        self.start = len(prompt)
+        self.prefix = prefix
+        self.matcher = matcher
+        self.computed = len(prefix)  # how many of the tokens the cache holds
+        self.ended = False
+        self.earlier = ""
+
+    @property
+    def answer(self) -> list[int]:
+        """The answer's tokens."""
+        return self.tokens[self.start :]
+
+    def complete(self, end_tokens: set[int]) -> bool:
+        """Whether the answer has come to an end of its own."""
+        if self.matcher is not None and self.matcher.is_error():
+            raise InputError(f"an answer's grammar cannot be followed: {self.matcher.get_error().splitlines()[0]}")
+        return self.tokens[-1] in end_tokens or (self.matcher is not None and self.matcher.is_stopped())
+
+    def draft(self) -> list[int]:
+        """The tokens that are expected next: what followed the last ones where they stood before."""
+        text = as_text(self.tokens)
+        for source in (self.earlier, text[:-1]):
+            for size in (3, 2):
+                found = source.rfind(text[-size:])
+                if found >= 0:
+                    return [ord(token) for token in source[found + size : found + size + _LONGEST_DRAFT]]
+        return []
+
+
+def as_text(tokens: Sequence[int]) -> str:
+    """Tokens as a string of one character each, in which others can be looked up fast."""
+    return "".join(map(chr, tokens))
+
+
+class GreedyDecoder:
+    """
+    Decodes prompts greedily.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            A model whose layers all attend to the whole text, see [`GreedyDecoder.supports`].
+        end_tokens (`set[int]`):
+            The tokens that end an answer.
+        max_new_tokens (`int`):
+            The longest answer, in tokens.
+        batch_size (`int`):
+            The largest batch.
+        lookup (`bool`, *optional*, defaults to `True`):
+            Whether to look up what comes next in the prompt and in earlier answers.
+    """
+
+    def __init__(
+        self, model: Any, end_tokens: set[int], max_new_tokens: int, batch_size: int, lookup: bool = True
+    ) -> None:
+        self.model = model
+        self.end_tokens = end_tokens
+        self.max_new_tokens = max_new_tokens
+        self.batch_size = batch_size
+        self.lookup = lookup
+        # What a pass costs by itself, in tokens that could be computed instead; measured on a CPU, elsewhere far more.
+        self.overhead = 256
+        if model.device.type == "cpu":
+            self.overhead = 12 if model.dtype == torch.float32 else 24
+        self.computed: dict[tuple[int, ...], KeysValues] = {(): []}  # of prefixes
+        self.answered: dict[tuple[int, ...], str] = {}  # the last answer to a prompt with this prefix
+
+    @staticmethod
+    def supports(model: Any) -> bool:
+        """Whether tokens can be taken back from the cache of a model, wherever they stand."""
+        return all(type(layer) is DynamicLayer for layer in DynamicCache(config=model.config).layers)
+
+    def prefill(self, prefixes: Sequence[tuple[int, ...]]) -> None:
+        """Computes the keys and values of prefixes."""
+        for start in range(0, len(prefixes), self.batch_size):
+            batch = prefixes[start : start + self.batch_size]
+            cache, mask = self.fill([[]] * len(batch))
+            self.forward(cache, mask, [Row(prefix) for prefix in batch], batch, keep=1)
+            for index, prefix in enumerate(batch):
+                self.computed[prefix] = [
+                    (layer.keys[index, :, : len(prefix)].clone(), layer.values[index, :, : len(prefix)].clone())
+                    for layer in cache.layers
+                ]
+
+    def fill(self, seeds: Sequence[KeysValues]) -> tuple[Any, torch.Tensor]:
+        """Makes the cache of a batch whose rows start with these keys and values, and its attention mask."""
+        device = self.model.device
+        lengths = [seed[0][0].shape[1] if seed else 0 for seed in seeds]
+        width = max(lengths)
+        mask = torch.tensor([[1] * length + [0] * (width - length) for length in lengths], device=device)
+        if width == 0:
+            return Cache(layer_class_to_replicate=GrowingLayer), mask.long()
+        layers: list[Any] = []
+        filled = next(seed for seed in seeds if seed)
+        for number, pair in enumerate(filled):
+            states = [one.new_zeros(len(seeds), one.shape[0], width, one.shape[2]) for one in pair]
+            for row, (seed, length) in enumerate(zip(seeds, lengths, strict=True)):
+                if seed:
+                    states[0][row, :, :length], states[1][row, :, :length] = seed[number]
+            layer = GrowingLayer()  # type: ignore[no-untyped-call]
+            layer.update(*states)
+            layers.append(layer)
+        return Cache(layers=layers), mask
+
+    def forward(
+        self, cache: Any, mask: torch.Tensor, rows: Sequence[Row], feeds: Sequence[Sequence[int]], keep: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        Computes the next tokens of each row.
+
+        Returns:
+            `tuple[torch.Tensor, torch.Tensor]`: The logits of the last `keep` places, and the mask with what was fed.
+        """
+        width = max(map(len, feeds))
+        fed = torch.tensor([[1] * len(feed) + [0] * (width - len(feed)) for feed in feeds])
+        ids = torch.tensor([[*feed, *[0] * (width - len(feed))] for feed in feeds])
+        positions = (torch.tensor([row.computed for row in rows])[:, None] + torch.arange(width)) * fed
+        mask = torch.cat([mask, fed.to(mask.device)], dim=1)
+        logits = self.model(
+            input_ids=ids.to(mask.device),
+            attention_mask=mask,
+            position_ids=positions.to(mask.device),
+            cache=cache,
+            use_cache=True,
+            logits_to_keep=keep,
+        ).logits
+        return logits, mask
+
+    @torch.no_grad()  # FSDP2 cannot go on training after `inference_mode`
+    def __call__(self, rows: Sequence[Row]) -> None:
+        """
+        Answers a batch of prompts.
+
+        Args:
+            rows (`Sequence[Row]`):
+                The prompts; the answers are written behind them.
+        """
+        prefixes = dict.fromkeys(row.prefix for row in rows)
+        if len(self.computed) > _PREFIXES:
+            self.computed = {
+                (): [],
+                **{prefix: self.computed[prefix] for prefix in prefixes if prefix in self.computed},
+            }
+        self.prefill([prefix for prefix in prefixes if prefix not in self.computed])
+        cache, mask = self.fill([self.computed[row.prefix] for row in rows])
+        for row in rows:
+            row.earlier = self.answered.get(row.prefix, "")
+            self.force(row)
+        active = list(rows)
+        while any(not row.ended for row in active):
+            if 4 * sum(row.ended for row in active) >= len(active):
+                kept = torch.tensor([index for index, row in enumerate(active) if not row.ended], device=mask.device)
+                used = mask[kept].any(dim=0).nonzero().flatten()
+                mask = mask[kept][:, used]
+                for layer in cache.layers:
+                    layer.select(kept, used)
+                active = [row for row in active if not row.ended]
+
+            feeds = self.feeds(active)
+            # The first place, in any row, after which comes what is not known yet
+            first = min(len(row.tokens) - row.computed for row in active if not row.ended) - 1
+            width = max(map(len, feeds))
+            first = min(first, width - 1)  # a row may have more tokens than are fed at once
+            logits, mask = self.forward(cache, mask, active, feeds, keep=width - first)
+            best = logits.argmax(dim=-1).tolist()
+            wrong = torch.zeros(len(active), width, dtype=torch.bool)
+            for index, (row, feed) in enumerate(zip(active, feeds, strict=True)):
+                if row.ended:
+                    continue
+                right = len(row.tokens) - row.computed
+                while not row.ended and right <= len(feed):
+                    self.add(row, best[index][right - 1 - first], logits[index, right - 1 - first])
+                    known = row.tokens[row.computed :]
+                    if feed[: len(known)] != known:
+                        break
+                    right = len(known)
+                row.computed += (right := len(os.path.commonprefix([feed, row.tokens[row.computed :]])))
+                wrong[index, right:] = True
+            mask[:, -width:].masked_fill_(wrong.to(mask.device), 0)
+        for row in rows:
+            self.answered[row.prefix] = as_text(row.answer)
+
+    def feeds(self, rows: Sequence[Row]) -> list[list[int]]:
+        """What each row is fed: its tokens that are not computed yet, and guesses, in the width that pays for all."""
+        needed = [[] if row.ended else row.tokens[row.computed :] for row in rows]
+        drafts = [row.draft() if self.lookup and not row.ended and len(row.tokens) > row.start else [] for row in rows]
+
+        def pays(width: int) -> float:
+            kept = 0.0
+            for tokens, draft in zip(needed, drafts, strict=True):
+                guesses = max(0, min(len(draft), width - len(tokens)))
+                kept += min(width, len(tokens)) + _HIT * (1 - _HIT**guesses) / (1 - _HIT)
+            return kept / (self.overhead + len(rows) * width)
+
+        longest = max(len(tokens) + len(draft) for tokens, draft in zip(needed, drafts, strict=True))
+        width = max(range(1, longest + 1), key=pays)
+        return [(tokens + draft)[:width] for tokens, draft in zip(needed, drafts, strict=True)]
+
+    def add(self, row: Row, token: int, logits: torch.Tensor) -> None:
+        """Adds the model's next token to a row, or the best one that its grammar allows, and what that forces."""
+        if row.matcher is not None and row.matcher.try_consume_tokens([token]) == 0:
+            token = int(logits.masked_fill(~allowed(row.matcher, logits), -torch.inf).argmax())
+            row.matcher.consume_token(token)
+        row.tokens.append(token)
+        row.ended = token in self.end_tokens or len(row.answer) >= self.max_new_tokens
+        if not row.ended:
+            self.force(row)
+
+    def force(self, row: Row) -> None:
+        """Adds the tokens that a row's grammar leaves no choice about."""
+        if row.matcher is None:
+            return
+        tokens = row.matcher.compute_ff_tokens()[: self.max_new_tokens - len(row.answer)]
+        row.matcher.consume_tokens(tokens)
+        row.tokens += tokens
+        row.ended = row.matcher.is_stopped() or len(row.answer) >= self.max_new_tokens
+
+
+def allowed(matcher: LLMatcher, logits: torch.Tensor) -> torch.Tensor:
+    """Which tokens may come next, as a mask of the logits."""
+    bits = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
+    return torch.from_numpy(np.unpackbits(bits, bitorder="little")[: logits.shape[-1]]).to(logits.device).bool()
+
+
+class GrammarProcessor(LogitsProcessor):
+    """Leaves [`~transformers.GenerationMixin.generate`] the tokens that each row's grammar allows."""
+
+    def __init__(self, matchers: Sequence[LLMatcher | None], width: int) -> None:
+        self.matchers = matchers
+        self.width = width  # of the prompts
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        for row, matcher in enumerate(self.matchers):
+            if matcher is None:
+                continue
+            if input_ids.shape[1] > self.width and not matcher.is_stopped():
+                matcher.consume_token(int(input_ids[row, -1]))
+            scores[row] = scores[row].masked_fill(~allowed(matcher, scores[row]), -torch.inf)
+        return scores
+
+
+def generate_padded(model: Any, rows: Sequence[Row], end_tokens: set[int], max_new_tokens: int) -> None:
+    """Answers a batch of prompts with the model's own `generate`, for models that [`GreedyDecoder`] does not take."""
+    pad = min(end_tokens)
+    config = GenerationConfig(  # type: ignore[no-untyped-call]
+        do_sample=False,
+        repetition_penalty=1.0,  # what is not given here is taken from the model's own settings
+        no_repeat_ngram_size=0,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=sorted(end_tokens),
+        pad_token_id=pad,
+    )
+    width = max(row.start for row in rows)
+    with torch.no_grad():
+        generated = model.generate(
+            input_ids=torch.tensor([[pad] * (width - row.start) + row.tokens for row in rows], device=model.device),
+            attention_mask=torch.tensor(
+                [[0] * (width - row.start) + [1] * row.start for row in rows], device=model.device
+            ),
+            generation_config=config,
+            logits_processor=LogitsProcessorList([GrammarProcessor([row.matcher for row in rows], width)]),
+        )
+    for row, tokens in zip(rows, generated[:, width:].tolist(), strict=True):
+        end = next((place for place, token in enumerate(tokens) if token in end_tokens), len(tokens))
+        row.tokens += tokens[: end + 1]

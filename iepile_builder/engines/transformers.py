@@ -1,0 +1,223 @@
+"""
+What answers requests: one interface, and the engine that runs a model of `transformers` in this process.
+
+An engine is given whole lists of requests and returns their completions in the same order; how it groups them is its
+own business.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import cached_property
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from iepile_builder.answers.grammar import Grammars
+from iepile_builder.chat import load_tokenizer
+from iepile_builder.engines.base import Completion, Request
+from iepile_builder.engines.loading import load_model
+from iepile_builder.errors import InputError
+
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from iepile_builder.engines.decoding import Row
+
+
+class TransformersEngine:
+    """
+    Answers with a model of `transformers`, greedily, in batches of requests of similar length.
+
+    What requests share at their start is computed once; the tokens that are expected next, because they stand in the
+    request or in an earlier answer, are checked several at a time; answers that have ended leave the batch. All this
+    changes how fast answers come, not what they say, but for the last bits of what the model computes.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            The model; it is used as it is, in training too.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Its tokenizer, with a chat template.
+        batch_size (`int`, *optional*, defaults to `16`):
+            How many requests are answered at once.
+        constrain (`str`, *optional*, defaults to `"auto"`):
+            Whether answers are held to the schemas of the requests: `"on"`, `"off"`, or where `llguidance` is
+            installed.
+        share_prefix (`bool`, *optional*, defaults to `True`):
+            Whether to compute once what requests share at their start.
+        lookup (`bool`, *optional*, defaults to `True`):
+            Whether to check several expected tokens at a time.
+
+    Raises:
+        `InputError`: If answers are to be constrained and `llguidance` is not installed.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel | PeftModel,
+        tokenizer: PreTrainedTokenizerBase,
+        batch_size: int = 16,
+        constrain: str = "auto",
+        share_prefix: bool = True,
+        lookup: bool = True,
+    ) -> None:
+        self.model: Any = model
+        self.tokenizer: Any = tokenizer
+        self.batch_size = batch_size
+        self.share_prefix = share_prefix
+        self.lookup = lookup
+        self.end_tokens: set[int] = {tokenizer.eos_token_id}
+        if (configured := model.generation_config.eos_token_id) is not None:
+            self.end_tokens |= {configured} if isinstance(configured, int) else set(configured)
+        self.context: int = model.config.get_text_config().max_position_embeddings
+        self.constrained = constrain != "off" and find_spec("llguidance") is not None
+        if constrain == "on" and not self.constrained:
+            raise InputError("answers are constrained with llguidance: pip install 'iepile-builder[constrain]'")
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str,
+        adapter: str | None = None,
+        chat_template_path: str | None = None,
+        dtype: str = "auto",
+        load_in_4bit: bool = False,
+        load_in_8bit: bool = False,
+        attn_implementation: str | None = None,
+        **kwargs: Any,
+    ) -> TransformersEngine:
+        """
+        Loads a model, and an adapter for it.
+
+        Args:
+            model (`str`):
+                A folder or a Hub id.
+            adapter (`str`, *optional*):
+                Folder or Hub id of a PEFT adapter. Its tokenizer is used where it has one.
+            chat_template_path (`str`, *optional*):
+                A Jinja file to use in place of the tokenizer's own template.
+            dtype (`str`, *optional*, defaults to `"auto"`):
+                `"float32"`, `"bfloat16"` or `"float16"`; by default the precision that the weights are stored in.
+            load_in_4bit (`bool`, *optional*, defaults to `False`):
+                Whether to quantize the model to 4 bits (NF4, with `bitsandbytes`).
+            load_in_8bit (`bool`, *optional*, defaults to `False`):
+                Whether to quantize the model to 8 bits (with `bitsandbytes`).
+            attn_implementation (`str`, *optional*):
+                The attention of the model, such as `"sdpa"`, `"eager"` or `"flash_attention_2"`.
+            **kwargs:
+                Passed to [`TransformersEngine`].
+
+        Raises:
+            `InputError`: If one of them cannot be loaded.
+        """
+        import torch
+        from accelerate import PartialState
+        from transformers import BitsAndBytesConfig
+        from transformers.utils.hub import has_file
+
+        quantized = load_in_4bit or load_in_8bit
+        config = None
+        if load_in_4bit and load_in_8bit:
+            raise InputError("load_in_4bit and load_in_8bit exclude each other: choose one")
+        if quantized:
+            config = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+                load_in_4bit=load_in_4bit,
+                load_in_8bit=load_in_8bit,
+                bnb_4bit_quant_type="nf4",
+                bnb_4bit_compute_dtype=torch.bfloat16 if dtype == "auto" else getattr(torch, dtype),
+            )
+        name = adapter if adapter is not None and has_file(adapter, "tokenizer_config.json") else model
+        tokenizer = load_tokenizer(name, chat_template_path)
+        network: Any = load_model(
+            model,
+            adapter,
+            dtype=dtype,
+            device_map={"": PartialState().device},
+            quantization_config=config,
+            attn_implementation=attn_implementation,
+        )
+        if adapter is not None and not quantized:
+            network = network.merge_and_unload()
+        return cls(network.eval(), tokenizer, **kwargs)
+
+    def prompt(self, request: Request) -> str:
+        """The text that the model is to continue."""
+        prompt: str = self.tokenizer.apply_chat_template(request.messages, add_generation_prompt=True, tokenize=False)
+        return prompt
+
+    def encode(self, prompts: list[str]) -> list[list[int]]:
+        """The tokens of prompts."""
+        ids: list[list[int]] = self.tokenizer(prompts, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def context_left(self, request: Request, max_new_tokens: int) -> int:
+        return self.context - max_new_tokens - len(self.encode([self.prompt(request)])[0])
+
+    def generate(self, requests: Sequence[Request], max_new_tokens: int) -> list[Completion]:
+        from iepile_builder.engines.decoding import GreedyDecoder, Row, generate_padded
+
+        prompts = [self.prompt(request) for request in requests]
+        token_ids = self.encode(prompts) if prompts else []
+        longest = max(map(len, token_ids), default=0)
+        if longest + max_new_tokens > self.context:
+            raise InputError(
+                f"a prompt of {longest} tokens leaves no room for {max_new_tokens} more in the model's context of "
+                f"{self.context}: ask for fewer labels, a shorter text or a shorter answer"
+            )
+
+        own_loop = GreedyDecoder.supports(self.model)
+        prefixes: list[tuple[int, ...]] = [()] * len(prompts)
+        if own_loop and self.share_prefix:
+            prefixes = shared_prefixes(prompts, token_ids)
+        decoder = GreedyDecoder(self.model, self.end_tokens, max_new_tokens, self.batch_size, self.lookup)
+        completions = {}
+        order = sorted(range(len(prompts)), key=lambda index: len(token_ids[index]) - len(prefixes[index]))
+        for start in range(0, len(order), self.batch_size):
+            batch = order[start : start + self.batch_size]
+            rows = [Row(token_ids[index], prefixes[index], self.matcher(requests[index])) for index in batch]
+            if own_loop:
+                decoder(rows)
+            else:
+                generate_padded(self.model, rows, self.end_tokens, max_new_tokens)
+            for index, row in zip(batch, rows, strict=True):
+                completions[index] = self.completion(row, requests[index])
+        return [completions[index] for index in range(len(prompts))]
+
+    def completion(self, row: Row, request: Request) -> Completion:
+        """The answer that was given to a request."""
+        text: str = self.tokenizer.decode(row.answer, skip_special_tokens=True)
+        cut = not row.complete(self.end_tokens)
+        if cut and row.matcher is not None and request.answer_schema is not None:
+            text = self.grammars.close(request.answer_schema, text)
+        return Completion(text, cut)
+
+    def matcher(self, request: Request) -> LLMatcher | None:
+        """What the answer to a request may be."""
+        if not self.constrained or request.answer_schema is None:
+            return None
+        return self.grammars.matcher(request.answer_schema)
+
+    @cached_property
+    def grammars(self) -> Grammars:
+        """The grammars of answers."""
+        return Grammars(self.tokenizer, self.model.get_output_embeddings().weight.shape[0], self.end_tokens)
+
+
+def shared_prefixes(prompts: Sequence[str], token_ids: Sequence[list[int]]) -> list[tuple[int, ...]]:
+    """The tokens that each prompt shares with others of its schema or, where it has none, with others of its task."""
+    shared: list[tuple[int, ...]] = [()] * len(prompts)
+    # An instruction is JSON: its sentence, the schema items, and last the text.
+    for marker in (', "schema": ', ', "input": "'):
+        groups: dict[str, list[int]] = {}
+        for index, prompt in enumerate(prompts):
+            if marker in prompt:
+                groups.setdefault(prompt[: prompt.index(marker)], []).append(index)
+        for group in groups.values():
+            if len(group) > 1:
+                common = tuple(os.path.commonprefix([token_ids[index] for index in group]))
+                for index in group:
+                    shared[index] = common[: min(len(token_ids[index]) for index in group) - 1]
+    return shared

@@ -1,0 +1,450 @@
+"""A text and a schema to facts that know where they stand in the text, through any engine."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from itertools import groupby, islice, repeat
+from typing import Any, NamedTuple
+
+from iepile_builder.answers.grammar import answer_schema
+from iepile_builder.answers.grounding import Locator, Mention, ground
+from iepile_builder.answers.parse import load_answer, strip_fence
+from iepile_builder.answers.repair import repair_json
+from iepile_builder.chat import to_prompt
+from iepile_builder.data.batching import SchemaBatching
+from iepile_builder.data.instructions import LANGUAGES, read_asked, read_instruction
+from iepile_builder.engines.base import Completion, Engine, Request
+from iepile_builder.engines.transformers import TransformersEngine
+from iepile_builder.errors import InputError
+from iepile_builder.extraction.merge import add_units, event_of, first_place, place_key, read_groups
+from iepile_builder.extraction.passages import HAN, SURROGATE, Passage, detect_language, passages
+from iepile_builder.extraction.result import Extraction, is_grounded
+from iepile_builder.extraction.user_schema import read_schema
+from iepile_builder.schema import Schema
+from iepile_builder.tasks import TASKS
+from iepile_builder.tasks.facts import (
+    Annotation,
+    Argument,
+    Fact,
+    Trigger,
+)
+
+
+REQUESTS_AT_ONCE = 64  # that an engine is given, so that it can put those of similar length together
+MIN_ROOM = 32  # tokens for a passage
+SAMPLE = 20_000  # characters by which it is told how many tokens a text has
+Triggers = Mapping[str, Iterable[str]]
+
+
+@dataclass
+class Extractor:
+    """
+    Extracts facts from texts with a schema of the user's own.
+
+        extractor = Extractor.from_pretrained("path/or/hub-id", adapter="path/or/hub-id")
+        result = extractor("Ada Lovelace met Charles Babbage.", task="NER", schema=["person", "city"])
+        print(result.facts, result.facts[0].entity.start)
+
+    Args:
+        engine ([`~iepile_builder.engines.base.Engine`]):
+            What answers: a model in this process, or a server.
+        max_new_tokens (`int`, *optional*, defaults to 512):
+            The longest answer. One that is cut is asked again for half of the labels at a time.
+        constrained (`bool`, *optional*, defaults to `True`):
+            Whether the engine is told which form the answers must have, so that all of them are valid; an engine that
+            cannot hold a model to it leaves them free.
+        copied (`bool`, *optional*, defaults to `False`):
+            Whether the answers' strings must be parts of the text, too.
+        repair (`bool`, *optional*, defaults to `True`):
+            Whether to read what is only nearly JSON, too.
+        passage_tokens (`int`, *optional*, defaults to 384):
+            The most tokens of text that are asked about at once: a longer text is cut where sentences end.
+        overlap (`int`, *optional*, defaults to 1):
+            How many sentences a passage shares with the one before it.
+        min_score (`float`, *optional*, defaults to 0.85):
+            The similarity from which on a string counts as one that stands in the text; see [`Locator`].
+        drop_ungrounded (`bool`, *optional*, defaults to `False`):
+            Whether to leave out facts with a string that is not in the text.
+    """
+
+    engine: Engine
+    max_new_tokens: int = 512
+    constrained: bool = True
+    copied: bool = False
+    repair: bool = True
+    passage_tokens: int = 384
+    overlap: int = 1
+    min_score: float = 0.85
+    drop_ungrounded: bool = False
+
+    @classmethod
+    def from_pretrained(cls, model: str, adapter: str | None = None, **kwargs: Any) -> Extractor:
+        """
+        An extractor with a model of `transformers` in this process.
+
+        Args:
+            model (`str`):
+                A folder or a Hub id.
+            adapter (`str`, *optional*):
+                Folder or Hub id of a PEFT adapter.
+            **kwargs:
+                Those of [`Extractor`], and those of
+                [`TransformersEngine.from_pretrained`][iepile_builder.engines.transformers.TransformersEngine.from_pretrained].
+        """
+        options = take_options(kwargs)
+        return cls(TransformersEngine.from_pretrained(model, adapter, **kwargs), **options)
+
+    @classmethod
+    def from_endpoint(cls, base_url: str, **kwargs: Any) -> Extractor:
+        """
+        An extractor with a model behind an OpenAI-compatible server.
+
+        Args:
+            base_url (`str`):
+                Of the server, such as `"http://127.0.0.1:8000/v1"`.
+            **kwargs:
+                Those of [`Extractor`], and those of [`~iepile_builder.engines.endpoint.EndpointEngine`], such as
+                `model`.
+        """
+        from iepile_builder.engines.endpoint import EndpointEngine
+
+        options = take_options(kwargs)
+        return cls(EndpointEngine(base_url, **kwargs), **options)
+
+    @classmethod
+    def from_vllm(cls, model: str, adapter: str | None = None, **kwargs: Any) -> Extractor:
+        """
+        An extractor with a model that vLLM runs in this process.
+
+        Args:
+            model (`str`):
+                A folder or a Hub id.
+            adapter (`str`, *optional*):
+                Folder or Hub id of a LoRA adapter.
+            **kwargs:
+                Those of [`Extractor`], and those of [`~iepile_builder.engines.vllm.VLLMEngine`].
+        """
+        from iepile_builder.engines.vllm import VLLMEngine
+
+        options = take_options(kwargs)
+        return cls(VLLMEngine(model, adapter, **kwargs), **options)
+
+    def __call__(
+        self,
+        text: str | Iterable[str],
+        task: str,
+        schema: Any,
+        examples: Sequence[Mapping[str, Any]] = (),
+        language: str | None = None,
+        triggers: Triggers | Extraction | Iterable[Triggers | Extraction] | None = None,
+        split_num: int | None = None,
+    ) -> Any:
+        """
+        Extract what a schema asks for.
+
+        Args:
+            text (`str` or an iterable of `str`):
+                The text; of several, the results come in their order, one by one.
+            task (`str`):
+                `"NER"`, `"RE"`, `"SPO"`, `"EE"`, `"EET"`, `"EEA"` or `"KG"`.
+            schema (`list`, `dict`, `str`, `Path`, [`Schema`] or a class of `pydantic.BaseModel`):
+                What to ask for, see [`~iepile_builder.extraction.user_schema.read_schema`]. It is asked for in
+                batches of `split_num`, as in training.
+            examples (`Sequence[Mapping[str, Any]]`, *optional*, defaults to `()`):
+                Annotated records, in the form that corpora have, that each instruction shows with their answers.
+            language (`str`, *optional*):
+                `"en"` or `"zh"`, the language of the instruction; by default that of each text.
+            triggers (`dict[str, list[str]]` or [`Extraction`], or an iterable of them, *optional*):
+                For EEA, which asks for the arguments of known events: event type to triggers, or the result of EET or
+                EE for the same text. For several texts, one for each.
+            split_num (`int`, *optional*):
+                Labels in one instruction; -1 for all in one. By default the task's.
+
+        Returns:
+            [`Extraction`] or `Iterator[Extraction]`: the result, or those of several texts.
+
+        Raises:
+            `InputError`: if there is nothing to be read or to be asked for, or the model's context is too small.
+        """
+        if task == "EEA" and triggers is None:
+            raise InputError(
+                'EEA asks for the arguments of known events; give triggers={"event type": ["trigger"]} or the result '
+                "of EET for the same text, or use EE"
+            )
+        if task != "EEA" and triggers is not None:
+            raise InputError(f"{task} takes no triggers, only EEA does")
+        if language is not None and language not in LANGUAGES:
+            raise InputError(
+                f"unknown language {language!r}; give one of {', '.join(LANGUAGES)}, or none to detect it"
+            )
+        if split_num is not None and split_num < 1 and split_num != -1:
+            raise InputError(f"split_num is {split_num}; give a number from 1 on, or -1 for all labels at once")
+        asked, descriptions = read_schema(schema, task)
+        batching = SchemaBatching(
+            task,
+            language or "",
+            "",
+            asked,
+            negatives="all",
+            split_num=split_num,
+            schema_order="schema",
+            labels=TASKS[task].labels(asked),  # so that examples may have others, too
+            descriptions=descriptions,
+            examples=read_examples(examples, task),
+            num_examples=len(examples),
+        )
+        if isinstance(text, str):
+            return next(self.stream([text], [triggers], batching))
+        if isinstance(triggers, (Mapping, Extraction)):
+            raise InputError("EEA with several texts needs the triggers of each: give a list of them")
+        return self.stream(text, repeat(None) if triggers is None else triggers, batching)
+
+    def stream(self, texts: Iterable[str], triggers: Iterable[Any], batching: SchemaBatching) -> Iterator[Extraction]:
+        """The results of texts, in their order."""
+        works: deque[Work] = deque()
+
+        def jobs() -> Iterator[Job]:
+            for number, (text, given) in enumerate(zip(texts, triggers, strict=False), start=1):
+                if not isinstance(text, str) or not text.strip():
+                    raise InputError(f"text {number} is empty; give some text")
+                clean = SURROGATE.sub("\ufffd", text)
+                work = Work(clean, replace(batching, language=batching.language or detect_language(clean)))
+                planned = self.plan(work, given)
+                work.open = len(planned)
+                works.append(work)
+                yield from planned
+
+        waiting = jobs()
+        while batch := list(islice(waiting, REQUESTS_AT_ONCE)):
+            while batch:
+                completions = self.engine.generate([job.request for job in batch], self.max_new_tokens)
+                batch = [
+                    again
+                    for job, completion in zip(batch, completions, strict=True)
+                    for again in self.receive(job, completion)
+                ]
+            while works and not works[0].open:
+                yield self.finish(works.popleft())
+        while works:
+            yield self.finish(works.popleft())
+
+    def plan(self, work: Work, triggers: Triggers | Extraction | None) -> list[Job]:
+        """The requests about a text: for each passage, those for all labels."""
+        text, batching = work.text, work.batching
+        whole = Passage(0, len(text))
+        known = given_triggers(triggers, text, batching)
+        empty = self.asked_together(batching, "", known(whole))
+        if not empty:  # EEA, without any trigger
+            return []
+        longest = max(empty, key=lambda asked: len(asked.instruction))
+        room = self.engine.context_left(longest.request, self.max_new_tokens)
+        sample = text[:SAMPLE]
+        if room is None:
+            chinese = len(HAN.findall(sample))
+            tokens = chinese + (len(sample) - chinese) / 4
+        else:
+            filled = self.asked_together(replace(batching, labels=longest.labels, split_num=-1), sample, known(whole))
+            tokens = room - (self.engine.context_left(filled[0].request, self.max_new_tokens) or 0)
+            if room < min(tokens, MIN_ROOM):
+                raise self.too_small(longest, room)
+        budget = self.passage_tokens if room is None else min(self.passage_tokens, room)
+        size = int(budget * len(sample) / max(tokens, 1))
+        while True:
+            jobs, fits = [], True
+            for passage in passages(text, batching.language, max(size, 1), self.overlap):
+                together = self.asked_together(batching, text[passage.start : passage.end], known(passage))
+                jobs += [Job(work, passage, *asked) for asked in together]
+                if room is not None and together:
+                    asked = max(together, key=lambda asked: len(asked.instruction))
+                    fits = fits and (self.engine.context_left(asked.request, self.max_new_tokens) or 0) >= 0
+            if fits:
+                return jobs
+            size //= 2  # some part of the text has more tokens than its sample says
+            if size == 0:
+                raise self.too_small(longest, room or 0)
+
+    def asked_together(self, batching: SchemaBatching, text: str, annotations: list[Annotation] | None) -> list[Asked]:
+        """The requests about a text, in the form of training."""
+        task = TASKS[batching.task]
+        together = []
+        for instance in batching.instances("", text, annotations):
+            instruction = instance["instruction"]
+            labels = task.labels(read_asked(instruction, task.name)[0].schema)
+            form = None
+            if self.constrained:
+                items = read_instruction(instruction)["schema"]
+                form = answer_schema(task.name, items, text if self.copied else None)
+            together.append(Asked(labels, instruction, Request(to_prompt(instance), form), annotations))
+        return together
+
+    def too_small(self, asked: Asked, room: int) -> InputError:
+        """The error for a context in which no text has room."""
+        kept = f"{room} tokens" if room > 0 else "no room"
+        return InputError(
+            f"the model's context leaves {kept} for the text beside {len(asked.labels)} labels asked at once, their "
+            f"examples and an answer of {self.max_new_tokens} tokens: lower split_num or max_new_tokens, give fewer "
+            "examples, or use a model with a longer context"
+        )
+
+    def receive(self, job: Job, completion: Completion) -> list[Job]:
+        """Keep an answer, or ask again for half of the labels at a time if it was cut."""
+        work = job.work
+        if completion.cut and len(job.labels) > 1:
+            middle = len(job.labels) // 2
+            again = []
+            for labels in (job.labels[:middle], job.labels[middle:]):
+                batching = replace(work.batching, labels=labels, split_num=-1)
+                text = work.text[job.passage.start : job.passage.end]
+                again += [
+                    Job(work, job.passage, *asked) for asked in self.asked_together(batching, text, job.annotations)
+                ]
+            work.retried += 1
+            work.open += len(again) - 1
+            return again
+        work.open -= 1
+        work.answers.append((job, completion))
+        return []
+
+    def finish(self, work: Work) -> Extraction:
+        """Merge the answers to all requests about a text."""
+        task = work.batching.task
+        order = {label: number for number, label in enumerate(work.batching.asked_labels())}
+        answers = sorted(work.answers, key=lambda answer: (answer[0].passage, order[answer[0].labels[0]]))
+        counts = dict.fromkeys(("cut", "unparsed", "repaired", "left_out"), 0)
+        units: dict[Any, list[Fact]] = {}
+        for passage, of_passage in groupby(answers, key=lambda answer: answer[0].passage):
+            groups: list[list[Fact]] = []
+            for job, completion in of_passage:
+                text = completion.text
+                if completion.cut:
+                    counts["cut"] += 1
+                    text = text[: text.rfind('"') + 1].removesuffix('"')  # not the string that was being written
+                value = load_answer(text)
+                if value is None and (self.repair or completion.cut):
+                    value = repair_json(strip_fence(text))
+                    counts["repaired"] += value is not None and not completion.cut
+                try:
+                    found, left_out = read_groups(value or {}, task, read_asked(job.instruction, task)[0].schema)
+                except RecursionError:  # nested nearly as deep as JSON can be read
+                    value, found, left_out = None, [], 0
+                counts["unparsed"] += value is None
+                groups += found
+                counts["left_out"] += left_out
+            grounded = ground(groups, Locator(work.text[passage.start : passage.end], self.min_score))
+            add_units(units, grounded, passage.start, TASKS[task].has_events)
+
+        kept = [unit for unit in (self.kept(unit) for unit in units.values()) if unit]
+        kept.sort(key=lambda unit: first_place(unit, len(work.text)))
+        facts = {
+            place_key(fact): fact for unit in kept for fact in unit if task != "EEA" or isinstance(fact, Argument)
+        }
+        return Extraction(
+            text=work.text,
+            task=task,
+            language=work.batching.language,
+            schema=work.batching.schema,
+            facts=list(facts.values()),
+            events=[event_of(unit) for unit in kept] if TASKS[task].has_events else [],
+            passages=list(dict.fromkeys(job.passage for job, _ in answers)),
+            answers=[completion.text for _, completion in answers],
+            retried=work.retried,
+            **counts,
+        )
+
+    def kept(self, unit: list[Fact]) -> list[Fact]:
+        """What is left of facts that belong together if those that are not in the text are to be left out."""
+        if not self.drop_ungrounded:
+            return unit
+        if isinstance(unit[0], Trigger) and not is_grounded(unit[0]):
+            return []
+        return [fact for fact in unit if is_grounded(fact)]
+
+
+class Asked(NamedTuple):
+    """Labels that are asked for together, by one request."""
+
+    labels: tuple[str, ...]
+    instruction: str
+    request: Request
+    annotations: list[Annotation] | None
+
+
+class Job(NamedTuple):
+    """One request about a passage of a text."""
+
+    work: Work
+    passage: Passage
+    labels: tuple[str, ...]
+    instruction: str
+    request: Request
+    annotations: list[Annotation] | None  # the event types and triggers that are given (EEA)
+
+
+@dataclass
+class Work:
+    """A text whose requests are being answered."""
+
+    text: str
+    batching: SchemaBatching
+    open: int = 0
+    retried: int = 0
+    answers: list[tuple[Job, Completion]] = field(default_factory=list)
+
+
+def given_triggers(
+    triggers: Triggers | Extraction | None, text: str, batching: SchemaBatching
+) -> Callable[[Passage], list[Annotation] | None]:
+    """What tells the event types and triggers that are given in a passage (EEA)."""
+    if triggers is None:
+        return lambda passage: None
+    known = set(batching.asked_labels())
+    places: list[tuple[str, Mention | str]]
+    if isinstance(triggers, Extraction):
+        places = [(fact.event_type, fact.trigger) for fact in triggers.facts if isinstance(fact, Trigger)]
+        places = [(label, trigger) for label, trigger in places if label in known]
+    else:
+        places = [(label, trigger) for label, found in triggers.items() for trigger in found]
+    for label, trigger in places:
+        if label not in known:
+            raise InputError(f"triggers are given for {label!r}, which the schema has not; add it, with its roles")
+        if trigger not in text and not isinstance(trigger, Mention):
+            raise InputError(f"trigger {trigger!r} of {label!r} is not in the text; give it as it is written there")
+
+    def of_passage(passage: Passage) -> list[Annotation]:
+        return [
+            {"event_type": label, "event_trigger": str(trigger), "arguments": []}
+            for label, trigger in places
+            if (
+                passage.start <= trigger.start and trigger.end <= passage.end
+                if isinstance(trigger, Mention) and trigger.start is not None and trigger.end is not None
+                else trigger in text[passage.start : passage.end]
+            )
+        ]
+
+    return of_passage
+
+
+def read_examples(examples: Sequence[Mapping[str, Any]], task: str) -> tuple[tuple[str, str], ...]:
+    """Annotated records as instructions can show them."""
+    shown = []
+    for number, record in enumerate(examples, start=1):
+        try:
+            text, annotations = record["text"], list(record[TASKS[task].field])
+            for annotation in annotations:
+                TASKS[task].identity(annotation)
+                TASKS[task].label(annotation, Schema())
+            shown.append((str(text), json.dumps(annotations, ensure_ascii=False)))
+        except (KeyError, TypeError):
+            raise InputError(
+                f'example {number} is no annotated record of {task}: give {{"text": ..., '
+                f'"{TASKS[task].field}": [...]}} as a corpus of {task} has it'
+            ) from None
+    return tuple(shown)
+
+
+def take_options(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Take the arguments of [`Extractor`] out of those that are meant for it and its engine."""
+    return {each.name: kwargs.pop(each.name) for each in fields(Extractor) if each.name in kwargs}

@@ -1,0 +1,104 @@
+"""Long texts to passages: cut where sentences end, as many sentences together as may be asked at once, overlapping."""
+
+import re
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import NamedTuple
+
+import sentencex
+
+
+BLOCK = 4_000  # characters that are split at once: the time sentencex takes for unbalanced quotes is quadratic
+HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+WORD = re.compile(r"[^\W\d_\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+")
+SURROGATE = re.compile("[\ud800-\udfff]")
+
+# where a sentence is cut that is too long by itself, the best first
+CUTS = (re.compile(r"[;:]\s+|\s*\n\s*|[；：。！？]"), re.compile(r",\s+|[，、]"), re.compile(r"\s+"))
+
+
+class Passage(NamedTuple):
+    """A part of a text: where it starts and ends."""
+
+    start: int
+    end: int
+
+
+def detect_language(text: str) -> str:
+    """`"zh"` if a text has at least as many Chinese characters as words of other scripts, else `"en"`."""
+    chinese = len(HAN.findall(text))
+    return "zh" if chinese and chinese >= len(WORD.findall(text)) else "en"
+
+
+def sentences(text: str, language: str) -> list[Passage]:
+    """
+    The sentences of a text, with the white space behind each: together they are the text.
+
+    Args:
+        text (`str`):
+            Any text.
+        language (`str`):
+            `"en"` or `"zh"`, which decides about abbreviations.
+    """
+    text = SURROGATE.sub("\ufffd", text)  # half a pair is no text outside of Python
+    ends = [0]
+    while ends[-1] < len(text):
+        start = ends[-1]
+        block = sentencex.segment(language, text[start : start + BLOCK])
+        if len(block) > 1 and start + BLOCK < len(text):
+            block.pop()  # it may go on in the next block
+        for sentence in block:
+            ends.append(ends[-1] + len(sentence))
+            if not sentence.strip() and len(ends) > 2:
+                del ends[-2]  # white space belongs to the sentence before it
+    return [Passage(start, end) for start, end in pairwise(ends)]
+
+
+def pieces(text: str, sentence: Passage, size: int) -> Iterator[Passage]:
+    """A sentence in parts of at most `size` characters, cut between its clauses or words where that is possible."""
+    start, end = sentence
+    while end - start > size:
+        cuts = ([found.end() for found in cut.finditer(text, start + size // 2, start + size)] for cut in CUTS)
+        middle = next((ends[-1] for ends in cuts if ends), start + size)
+        yield Passage(start, middle)
+        start = middle
+    yield Passage(start, end)
+
+
+def passages(text: str, language: str, size: int, overlap: int = 1) -> list[Passage]:
+    """
+    A text in passages of whole sentences, as many as `size` allows.
+
+    Args:
+        text (`str`):
+            The text.
+        language (`str`):
+            `"en"` or `"zh"`.
+        size (`int`):
+            The most characters of a passage.
+        overlap (`int`, *optional*, defaults to 1):
+            With how many of the last sentences of a passage the next one starts, as far as they leave room for another
+            sentence. A sentence of more than half of `size` is cut.
+    """
+    if len(text) <= size:
+        units = [Passage(0, len(text))]
+    else:
+        units = [part for sentence in sentences(text, language) for part in pieces(text, sentence, max(size // 2, 1))]
+    found: list[Passage] = []
+    first = 0
+    while first < len(units):
+        last = first + 1
+        while last < len(units) and units[last].end - units[first].start <= size:
+            last += 1
+        start, end = units[first].start, units[last - 1].end
+        inner = text[start:end]
+        passage = Passage(start + len(inner) - len(inner.lstrip()), start + len(inner.rstrip()))
+        if inner.strip() and not (found and passage.end <= found[-1].end):
+            found.append(passage)
+        if last == len(units):
+            break
+        first = last
+        for _ in range(overlap):
+            if units[last].end - units[first - 1].start <= size:
+                first -= 1
+    return found

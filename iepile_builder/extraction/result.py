@@ -1,0 +1,273 @@
+"""What was found in a text."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from iepile_builder.answers.grounding import Mention, as_mention, mention_fields
+from iepile_builder.errors import InputError
+from iepile_builder.extraction.passages import Passage
+from iepile_builder.io import write_whole
+from iepile_builder.schema import Schema
+from iepile_builder.tasks import TASKS
+from iepile_builder.tasks.facts import (
+    MENTIONS,
+    Annotation,
+    Argument,
+    Attribute,
+    Entity,
+    Fact,
+    Relation,
+    Trigger,
+    TypedRelation,
+)
+
+
+if TYPE_CHECKING:
+    import networkx
+
+
+class Event(NamedTuple):
+    """
+    An event with its arguments.
+
+    Args:
+        event_type (`str`):
+            Its type.
+        trigger ([`Mention`]):
+            The word that says it; `""` where the answer has none.
+        arguments (`tuple[Argument, ...]`):
+            Its arguments, facts that `facts` has too.
+    """
+
+    event_type: str
+    trigger: Mention
+    arguments: tuple[Argument, ...]
+
+
+class Node(NamedTuple):
+    """A node of an extraction's graph: what it is called, and its type, `""` where it has none."""
+
+    label: str
+    kind: str
+
+
+class Edge(NamedTuple):
+    """An edge of an extraction's graph: the names of its nodes, and what it is called."""
+
+    source: str
+    label: str
+    target: str
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """
+    What was found in a text.
+
+    Args:
+        text (`str`):
+            The text.
+        task (`str`):
+            One of the seven tasks.
+        language (`str`):
+            Of the instructions.
+        schema ([`Schema`]):
+            What was asked for.
+        facts (`list[Fact]`):
+            The facts in the order of the text, those last that are not in it. Their strings of the text are
+            [`Mention`]s, strings with `start`, `end`, `match` and `score`.
+        events (`list[Event]`):
+            The events of EE and EEA, with the facts in `facts` as their arguments.
+        passages (`list[tuple[int, int]]`):
+            Start and end of the parts of the text that were asked about by themselves.
+        answers (`list[str]`):
+            What the model wrote, an answer for each passage and schema batch.
+        cut (`int`):
+            How many answers ended at the token limit though they were asked for a single label; what is complete in
+            them is read.
+        retried (`int`):
+            How many ended at the limit and were asked again, for half of the labels at a time.
+        unparsed (`int`):
+            How many answers are no JSON object, even after repair.
+        repaired (`int`):
+            How many are one only after repair.
+        left_out (`int`):
+            How many facts were left out, because their label was not asked for or their value has not the task's form.
+    """
+
+    text: str
+    task: str
+    language: str
+    schema: Schema
+    facts: list[Fact]
+    events: list[Event] = field(default_factory=list)
+    passages: list[Passage] = field(default_factory=list)
+    answers: list[str] = field(default_factory=list)
+    cut: int = 0
+    retried: int = 0
+    unparsed: int = 0
+    repaired: int = 0
+    left_out: int = 0
+
+    @property
+    def ungrounded(self) -> list[Fact]:
+        """The facts with a string that is not in the text."""
+        return [fact for fact in self.facts if not is_grounded(fact)]
+
+    def annotations(self) -> list[Annotation]:
+        """The facts as the annotation of a corpus's record has them."""
+        if TASKS[self.task].has_events:
+            return [
+                {
+                    "event_trigger": str(event.trigger),
+                    "event_type": event.event_type,
+                    "arguments": [{"argument": str(fact.argument), "role": fact.role} for fact in event.arguments],
+                }
+                for event in self.events
+            ]
+        return [annotation(fact) for fact in self.facts]
+
+    def to_record(self) -> dict[str, Any]:
+        """The text and its annotation in the form of a corpus's record, of which instances can be built."""
+        task = TASKS[self.task]
+        return {"text": self.text, task.field: task.distinct(self.annotations())}
+
+    def to_answer(self) -> dict[str, Any]:
+        """The answers to all passages and schema batches as one, in the form of the task."""
+        task = TASKS[self.task]
+        by_label: dict[str, list[Annotation]] = defaultdict(list)
+        if self.task == "KG":  # two entity types may have an attribute of the same name
+            for fact in self.facts:
+                by_label[fact[0]].append(annotation(fact))
+        else:
+            for each in self.annotations():
+                by_label[task.label(each, self.schema)].append(each)
+        answer: dict[str, Any] = {}
+        for label in task.labels(self.schema):
+            key = task.answer_key(label)
+            found = task.distinct(by_label[label])
+            value = task.answer_value(found, task.roles(label, self.schema), self.text) if found else task.nothing
+            answer[key] = answer[key] + value if key in answer else value  # only labels of SPO share a key
+        return answer
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as JSON has it, but for the model's own words; offsets count characters (code points)."""
+        result: dict[str, Any] = {
+            "text": self.text,
+            "task": self.task,
+            "language": self.language,
+            "facts": [fact_to_dict(fact) for fact in self.facts],
+        }
+        if TASKS[self.task].has_events:
+            result["events"] = [
+                {
+                    "event_type": event.event_type,
+                    "trigger": event.trigger.to_dict() if event.trigger else None,
+                    "arguments": [
+                        {"role": fact.role, **as_mention(fact.argument).to_dict()} for fact in event.arguments
+                    ],
+                }
+                for event in self.events
+            ]
+        counts = ("cut", "retried", "unparsed", "repaired", "left_out")
+        result["passages"] = [list(passage) for passage in self.passages]
+        result["answers"] = {"all": len(self.answers), **{name: getattr(self, name) for name in counts}}
+        return result
+
+    def to_json(self, indent: int | None = 2) -> str:
+        """The same as JSON text."""
+        return json.dumps(self.to_dict(), ensure_ascii=False, indent=indent)
+
+    def graph(self) -> tuple[dict[str, Node], list[Edge]]:
+        """
+        The facts as nodes, by a name of each, and the edges between them.
+
+        Equal strings are one node; an event is a node of its own, with an edge to each of its arguments.
+        """
+        nodes: dict[str, Node] = {}
+        edges: dict[Edge, None] = {}
+
+        def node(mention: str, kind: str = "") -> str:
+            name = str(mention)
+            if name not in nodes or not nodes[name].kind:
+                nodes[name] = Node(name, kind)
+            return name
+
+        for number, event in enumerate(self.events, start=1):
+            label = f"{event.event_type}: {event.trigger}" if event.trigger else event.event_type
+            nodes[f"event {number}"] = Node(label, event.event_type)
+            for argument in event.arguments:
+                edges[Edge(f"event {number}", argument.role, node(argument.argument))] = None
+        for fact in self.facts:
+            if isinstance(fact, Relation):
+                edges[Edge(node(fact.head), fact.relation, node(fact.tail))] = None
+            elif isinstance(fact, TypedRelation):
+                head, tail = node(fact.head, fact.head_type), node(fact.tail, fact.tail_type)
+                edges[Edge(head, fact.relation, tail)] = None
+            elif isinstance(fact, Attribute):
+                edges[Edge(node(fact.entity, fact.entity_type), fact.attribute, node(fact.value))] = None
+            elif isinstance(fact, Entity):
+                node(fact.entity, fact.entity_type)
+            elif isinstance(fact, Trigger) and not self.events:
+                node(fact.trigger, fact.event_type)
+        return nodes, list(edges)
+
+    def to_networkx(self) -> networkx.MultiDiGraph:
+        """The same as a graph of `networkx`: nodes have a `label` and a `type`, edges have a `label`."""
+        try:
+            import networkx
+        except ImportError:
+            raise InputError("networkx is not installed: pip install 'iepile-builder[graph]'") from None
+        graph = networkx.MultiDiGraph(text=self.text, task=self.task)
+        nodes, edges = self.graph()
+        for name, node in nodes.items():
+            graph.add_node(name, label=node.label, type=node.kind)
+        for edge in edges:
+            graph.add_edge(edge.source, edge.target, key=edge.label, label=edge.label)
+        return graph
+
+    def to_html(self) -> str:
+        """A page with the marked text, the graph and the tables, that needs no network."""
+        from iepile_builder.extraction.page import page
+
+        return page(self)
+
+    def save_html(self, path: str | Path) -> None:
+        """Write that page to a file."""
+        write_whole(Path(path), self.to_html().encode("utf-8", "xmlcharrefreplace").decode("utf-8"))
+
+
+def is_grounded(fact: Fact) -> bool:
+    """Whether all strings of a fact are in the text."""
+    return all(as_mention(fact[index]).grounded for index in MENTIONS[type(fact)])
+
+
+def annotation(fact: Fact) -> Annotation:
+    """A fact as the annotation of a record has it."""
+    if isinstance(fact, Entity):
+        return {"entity": str(fact.entity), "entity_type": fact.entity_type}
+    if isinstance(fact, (Relation, TypedRelation)):
+        triple = {"head": str(fact.head), "relation": fact.relation, "tail": str(fact.tail)}
+        return (
+            triple
+            if isinstance(fact, Relation)
+            else {**triple, "head_type": fact.head_type, "tail_type": fact.tail_type}
+        )
+    if isinstance(fact, Attribute):
+        return {"head": str(fact.entity), "relation": fact.attribute, "tail": str(fact.value)}
+    assert isinstance(fact, Trigger)  # arguments are part of their events
+    return {"event_trigger": str(fact.trigger), "event_type": fact.event_type, "arguments": []}
+
+
+def fact_to_dict(fact: Fact) -> dict[str, Any]:
+    """A fact as JSON has it."""
+    mentions = mention_fields(fact)
+    return {
+        name: (as_mention(value).to_dict() if value else None) if index in mentions else value
+        for index, (name, value) in enumerate(fact._asdict().items())
+    }

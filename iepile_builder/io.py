@@ -1,0 +1,95 @@
+"""Read JSON lines with file and line in every error; write files whole."""
+
+import sys
+from codecs import BOM_UTF8
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+from json.encoder import c_make_encoder, encode_basestring  # type: ignore[attr-defined]
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from iepile_builder.errors import InputError
+
+
+RESOURCES = Path(str(files("iepile_builder"))) / "resources"
+SAMPLE_CORPUS = RESOURCES / "sample_corpus"
+
+# json.dumps makes a new encoder at each call, which takes longer than most of what is encoded here
+_encode = c_make_encoder(None, None, encode_basestring, None, ": ", ", ", False, False, True)
+
+
+def first_line(error: BaseException) -> str:
+    """
+    The first line of an error's message, for a message that has only one.
+
+    Args:
+        error (`BaseException`):
+            The error.
+
+    Returns:
+        `str`: The line.
+    """
+    return str(error).strip().partition("\n")[0]
+
+
+def read_lines(path: Path, start: int = 0, end: int = sys.maxsize) -> Iterator[tuple[int, int, bytes]]:
+    """
+    Number (from 1), offset in bytes and content of each line that is not blank; none if there is no file.
+
+    Args:
+        path (`Path`):
+            The file.
+        start (`int`, *optional*, defaults to 0):
+            Offset of the first line to read, which gets the number 1.
+        end (`int`, *optional*):
+            Offset before which the last line starts.
+    """
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        offset = start
+        if start == 0 and file.read(len(BOM_UTF8)) == BOM_UTF8:
+            offset = len(BOM_UTF8)
+        file.seek(offset)
+        for number, line in enumerate(file, start=1):
+            if offset >= end:
+                break
+            if not line.isspace():
+                yield number, offset, line
+            offset += len(line)
+
+
+@contextmanager
+def located(path: Path, number: int) -> Iterator[None]:
+    """Say in which file and line an `InputError` was raised."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{path}, line {number}: {error}") from None
+
+
+def read_json(line: bytes) -> dict[str, Any]:
+    """The JSON object in a line."""
+    try:
+        record = orjson.loads(line)
+    except ValueError as error:
+        raise InputError(f"not one JSON object a line ({error})") from None
+    if not isinstance(record, dict):
+        raise InputError(f"not one JSON object a line ({type(record).__name__})")
+    return record
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file under a temporary name and rename it, so that no half of it is ever taken for the whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.incomplete")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def to_json(value: Any) -> str:
+    """`value` as JSON, as `json.dumps` writes it with `ensure_ascii=False`."""
+    return "".join(_encode(value, 0))

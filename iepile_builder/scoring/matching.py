@@ -1,0 +1,266 @@
+"""When a predicted fact counts as a gold one: the match modes, and the counts of one record."""
+
+import re
+import string
+import unicodedata
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from iepile_builder.errors import InputError
+from iepile_builder.tasks.facts import MENTIONS, Argument, Attribute, Fact, Trigger, TypedRelation
+
+
+Mode = Literal["strict", "set", "normalized", "boundary", "type", "partial", "grounded"]
+Label = tuple[str, ...]
+Mentions = tuple[str, ...]
+
+# tasks whose facts are of more than one kind, or not of the task's whole answer
+BLOCKS = {"EE": ("trigger", "argument"), "EEA": ("argument",)}
+PUNCTUATION = string.punctuation + "，。、；：？！“”‘’（）《》〈〉【】「」『』—…·"
+ARTICLES = re.compile(r"^(?:a|an|the)\s+", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Matching:
+    """
+    When a predicted fact counts as a gold one. A fact has a label (the names of the schema in it) and mentions (the
+    strings of the text in it); each gold fact counts for one prediction at most.
+
+    Args:
+        mode (`str`, *optional*, defaults to `"strict"`):
+            - `"strict"`: label and mentions are equal.
+            - `"set"`: the same, and a fact that is repeated in a record counts once, on both sides.
+            - `"normalized"`: label and normalized mentions are equal.
+            - `"boundary"`: mentions are equal, whatever the label.
+            - `"type"`: the label is equal and all mentions overlap.
+            - `"partial"`: whatever the label, facts with equal mentions count 1, with overlapping mentions 0.5.
+            - `"grounded"`: as strict, without the facts, on either side, whose mentions are not in the text.
+
+            All but `"set"` are of multisets. An argument's event type must be right in every mode. In `"type"` and
+            `"partial"` as many facts as possible are matched, so that no order matters; mentions overlap where they
+            stand in the text, and if they occur more than once, where they overlap most.
+        min_overlap (`float`, *optional*, defaults to 0.0):
+            For `"type"` and `"partial"`: the share of a gold mention's characters that the predicted one must have.
+        entity_types (`bool`, *optional*, defaults to `True`):
+            Whether the types of both ends belong to a relation of SPO. (RE has none.)
+        linked (`bool`, *optional*, defaults to `False`):
+            Whether an argument's event must have the right trigger, too.
+        lowercase (`bool`, *optional*, defaults to `True`):
+            For `"normalized"`, as are the next: upper and lower case are the same.
+        nfkc (`bool`, *optional*, defaults to `True`):
+            Unicode NFKC: full and half width, ligatures and the like are the same.
+        whitespace (`bool`, *optional*, defaults to `True`):
+            White space is one space, and none at the ends.
+        punctuation (`bool`, *optional*, defaults to `True`):
+            Punctuation around a mention is left out.
+        articles (`bool`, *optional*, defaults to `True`):
+            An English article at the start is left out.
+    """
+
+    mode: Mode = "strict"
+    min_overlap: float = 0.0
+    entity_types: bool = True
+    linked: bool = False
+    lowercase: bool = True
+    nfkc: bool = True
+    whitespace: bool = True
+    punctuation: bool = True
+    articles: bool = True
+
+    def __post_init__(self) -> None:
+        if self.mode not in get_args(Mode):
+            raise InputError(f"unknown mode {self.mode!r}; known: {', '.join(get_args(Mode))}")
+        if not 0 <= self.min_overlap <= 1:
+            raise InputError(f"min_overlap is {self.min_overlap}; give a share from 0 to 1")
+
+    @property
+    def labelled(self) -> bool:
+        """Whether matches are within a label, so that each label has scores of its own."""
+        return self.mode not in ("boundary", "partial")
+
+    def compare(
+        self, gold: Iterable[Fact], predicted: Iterable[Fact], text: str, task: str
+    ) -> dict[tuple[str, Label], tuple[float, int, int]]:
+        """
+        Match the facts of one record.
+
+        Args:
+            gold (`Iterable[Fact]`):
+                What is annotated.
+            predicted (`Iterable[Fact]`):
+                What the answers to all its instructions say.
+            text (`str`):
+                The record's.
+            task (`str`):
+                One of the seven tasks.
+
+        Returns:
+            `dict`: by block (`"trigger"` or `"argument"` in EE and EEA, else `""`) and label the matches, the
+            predicted facts and the gold facts. Labels are what is left of them if the mode is not `labelled`.
+        """
+        groups: dict[tuple[str, Label], tuple[list[Mentions], list[Mentions]]] = defaultdict(lambda: ([], []))
+        for side, facts in enumerate((gold, predicted)):
+            for fact in facts:
+                if self.mode == "grounded" and not in_text(fact, text):
+                    continue
+                label, mentions = self.parts(fact)
+                groups[block_of(fact, task), label][side].append(mentions)
+        counts = {}
+        for key, (annotated, answered) in groups.items():
+            if self.mode == "set":
+                annotated, answered = list(set(annotated)), list(set(answered))
+            counts[key] = (self.matches(annotated, answered, text), len(answered), len(annotated))
+        return counts
+
+    def parts(self, fact: Fact) -> tuple[Label, Mentions]:
+        """A fact's label and mentions, as far as they matter."""
+        label: Label
+        mentions: Mentions
+        if isinstance(fact, Argument):
+            label, mentions = (fact[:1] if not self.labelled else fact[:2]), (fact[2:] if self.linked else fact[2:3])
+        elif isinstance(fact, TypedRelation):
+            label, mentions = (fact[:3] if self.entity_types else fact[1:2]), fact[3:]
+        elif isinstance(fact, Attribute):
+            label, mentions = fact[0:3:2], fact[1:4:2]
+        else:
+            label, mentions = fact[:1], fact[1:]
+        if not self.labelled and not isinstance(fact, Argument):
+            label = ()
+        if self.mode == "normalized":
+            mentions = tuple(map(self.normalize, mentions))
+        return label, mentions
+
+    def normalize(self, mention: str) -> str:
+        """A mention as `"normalized"` compares it; one that nothing would be left of is kept."""
+        text = unicodedata.normalize("NFKC", mention) if self.nfkc else mention
+        text = " ".join(text.split()) if self.whitespace else text
+        text = text.lower() if self.lowercase else text
+        text = text.strip(PUNCTUATION + string.whitespace) or text if self.punctuation else text
+        return ARTICLES.sub("", text) or text if self.articles else text
+
+    def matches(self, gold: list[Mentions], predicted: list[Mentions], text: str) -> float:
+        """How many of the facts of one label match."""
+        if not gold or not predicted:
+            return 0
+        if self.mode == "type":
+            return self.overlapping(gold, predicted, text)
+        left: dict[Mentions, int] = {}
+        for mentions in gold:
+            left[mentions] = left.get(mentions, 0) + 1
+        rest = []
+        for mentions in predicted:
+            if left.get(mentions):
+                left[mentions] -= 1
+            else:
+                rest.append(mentions)
+        equal = len(predicted) - len(rest)
+        if self.mode != "partial":
+            return equal
+        # Equal mentions first is never worse: two matches by overlap that they prevent count no more than theirs.
+        unmatched = [mentions for mentions, count in left.items() for _ in range(count)]
+        return equal + self.overlapping(unmatched, rest, text) / 2
+
+    def overlapping(self, gold: list[Mentions], predicted: list[Mentions], text: str) -> int:
+        """The most facts that can be matched, one to one, by overlapping mentions."""
+        overlaps = Overlaps(text, self.min_overlap)
+        return max_matching(
+            [
+                [index for index, found in enumerate(predicted) if all(map(overlaps, mentions, found))]
+                for mentions in gold
+            ]
+        )
+
+
+class Overlaps:
+    """Whether a predicted mention overlaps a gold mention enough; remembers what it has found for one text."""
+
+    def __init__(self, text: str, min_overlap: float) -> None:
+        self.text = text
+        self.min_overlap = min_overlap
+        self.starts: dict[str, list[int]] = {}
+        self.known: dict[tuple[str, str], bool] = {}
+
+    def __call__(self, gold: str, predicted: str) -> bool:
+        if gold == predicted:
+            return True
+        pair = (gold, predicted)
+        if pair not in self.known:
+            shared = self.shared(gold, predicted)
+            self.known[pair] = shared > 0 and shared >= self.min_overlap * len(gold)
+        return self.known[pair]
+
+    def shared(self, gold: str, predicted: str) -> int:
+        """The most characters of the text that an occurrence of each have in common."""
+        best = 0
+        starts = self.find(predicted)
+        for start in self.find(gold):
+            # the overlap grows up to this start of the other, stays, and shrinks: the best is on one side of it
+            index = bisect_left(starts, start + min(0, len(gold) - len(predicted)))
+            for other in starts[max(index - 1, 0) : index + 1]:
+                best = max(best, min(start + len(gold), other + len(predicted)) - max(start, other))
+        return best
+
+    def find(self, mention: str) -> list[int]:
+        """Where a mention starts in the text."""
+        if mention not in self.starts:
+            self.starts[mention] = occurrences(mention, self.text)
+        return self.starts[mention]
+
+
+def occurrences(mention: str, text: str) -> list[int]:
+    """Every start of a mention in a text."""
+    starts = []
+    start = text.find(mention) if mention else -1
+    while start >= 0:
+        starts.append(start)
+        start = text.find(mention, start + 1)
+    return starts
+
+
+def max_matching(edges: list[list[int]]) -> int:
+    """
+    The size of a maximum bipartite matching, by shortest augmenting paths.
+
+    Args:
+        edges (`list[list[int]]`):
+            For each node of one side its neighbours on the other.
+    """
+    mate: dict[int, int] = {}  # of this side
+    owner: dict[int, int] = {}  # of the other side
+    for root in range(len(edges)):
+        reached: dict[int, int] = {}
+        queue = [root]
+        free = None
+        for node in queue:
+            for neighbour in edges[node]:
+                if neighbour not in reached:
+                    reached[neighbour] = node
+                    if neighbour not in owner:
+                        free = neighbour
+                        break
+                    queue.append(owner[neighbour])
+            if free is not None:
+                break
+        while free is not None:  # turn the path
+            node = reached[free]
+            owner[free] = node
+            mate[node], free = free, mate.get(node)
+    return len(owner)
+
+
+def in_text(fact: Fact, text: str) -> bool:
+    """Whether all mentions of a fact are in the text."""
+    for index in MENTIONS[type(fact)]:  # noqa: SIM110, a generator takes twice the time
+        if fact[index] not in text:
+            return False
+    return True
+
+
+def block_of(fact: Fact, task: str) -> str:
+    """The block of a task's report that a fact belongs to."""
+    if isinstance(fact, Argument):
+        return "argument"
+    return "trigger" if task == "EE" and isinstance(fact, Trigger) else ""

@@ -1,0 +1,339 @@
+"""
+Facts to precision, recall and F1.
+
+The batches of a record are merged before they are compared with its gold annotation. Unless a [`Matching`] says
+otherwise, facts are compared as multisets of exactly equal strings.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from math import fsum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from iepile_builder.answers.parse import load_json, parse_answer
+from iepile_builder.data.index import collector_off
+from iepile_builder.data.instructions import read_asked
+from iepile_builder.errors import InputError
+from iepile_builder.io import located, read_json, read_lines
+from iepile_builder.schema import Schema
+from iepile_builder.scoring.matching import BLOCKS, Label, Matching, in_text
+from iepile_builder.scoring.significance import interval, paired_test, precision_recall_f1, resampled
+from iepile_builder.scoring.tally import Cell, Counts, RecordKey, ScoredRecord, Tally
+from iepile_builder.tasks import TASKS
+from iepile_builder.tasks.facts import Fact
+
+
+FIELDS = ("id", "task", "source", "instruction", "label", "output")
+STRICT = Matching()
+SHOWN = 500  # characters that are kept of an answer that is none
+
+
+class Scorer:
+    """
+    Score answers, one instance at a time.
+
+        scorer = Scorer()
+        for instance in predictions:
+            scorer.add(instance)
+        report = scorer.report()
+
+    Args:
+        repair (`bool`, *optional*, defaults to `False`):
+            Whether to read answers that are only nearly JSON, too; see [`repair_json`].
+    """
+
+    def __init__(self, repair: bool = False) -> None:
+        self.repair = repair
+        self.records: dict[RecordKey, ScoredRecord] = {}
+
+    def add(self, instance: dict[str, Any]) -> None:
+        """
+        Add an answer to one instruction.
+
+        Args:
+            instance (`dict[str, str]`):
+                `id`, `task`, `source`, `instruction`, `label` (the record's annotation in JSON) and `output` (the
+                model's answer). Instances of the same task, source, id and label are batches of one record.
+
+        Raises:
+            `InputError`: if a field is missing or not as described. A wrong `output` never raises.
+        """
+        for name in FIELDS:
+            if not isinstance(instance.get(name), str):
+                cure = "; only instances with annotation can be scored" if name == "label" else ""
+                raise InputError(f"field {name!r} is missing or not a string{cure}")
+        key = RecordKey(instance["task"], instance["source"], instance["id"], instance["label"])
+        if key.task not in TASKS:
+            raise InputError(f"unknown task {key.task!r}; known: {', '.join(TASKS)}")
+        asked, text = read_asked(instance["instruction"], key.task)
+        record = self.records.get(key)
+        if record is None:
+            gold_facts(key, asked.schema)  # raises while the line is known
+            record = self.records[key] = ScoredRecord(text, asked.language)
+        answer = parse_answer(instance["output"], key.task, asked.schema, self.repair)
+        record.asked.append(asked)
+        record.facts += answer.facts
+        record.repaired += answer.repaired
+        record.outside_schema += answer.outside
+        if not answer.parsed:
+            record.unparsed.append(instance["output"][:SHOWN])
+
+    def compared(self) -> Iterator[tuple[RecordKey, ScoredRecord, list[Fact]]]:
+        """Each record with its gold facts."""
+        for key, record in self.records.items():
+            yield key, record, gold_facts(key, record.schema())
+
+    def tally(self, matching: Matching = STRICT) -> Tally:
+        """Compare all records."""
+        tally = Tally()
+        for number, (key, record, gold) in enumerate(self.compared()):
+            totals = {block: Counts() for block in BLOCKS.get(key.task, ("",))}
+            compared = matching.compare(gold, record.facts, record.text, key.task)
+            for (block, label), (tp, pred, annotated) in compared.items():
+                tally.labels[key.task, block, label].add_facts(tp, pred, annotated)
+                totals[block].add_facts(tp, pred, annotated)
+            for block, counts in totals.items():
+                cell = Cell(key.task, key.source, record.language, block)
+                tally.rows[cell].extend((number, counts.tp, counts.pred, counts.gold))
+                tally.facts[cell].add_facts(counts.tp, counts.pred, counts.gold)
+            answers = tally.answers[key.task, key.source, record.language]
+            answers.records += 1
+            answers.answers += len(record.asked)
+            answers.unparsed += len(record.unparsed)
+            answers.repaired += record.repaired
+            answers.outside_schema += record.outside_schema
+            answers.not_in_text += sum(not in_text(fact, record.text) for fact in record.facts)
+            answers.gold_not_in_text += sum(not in_text(fact, record.text) for fact in gold)
+        return tally
+
+    def report(
+        self, matching: Matching = STRICT, resamples: int = 0, confidence: float = 0.95, seed: int = 0
+    ) -> dict[str, Any]:
+        """
+        Scores of the records that have been added.
+
+        Args:
+            matching ([`Matching`], *optional*):
+                When a predicted fact counts as a gold one; strict by default.
+            resamples (`int`, *optional*, defaults to 0):
+                Of the bootstrap over records; 0 for none.
+            confidence (`float`, *optional*, defaults to 0.95):
+                Of the intervals.
+            seed (`int`, *optional*, defaults to 0):
+                The same seed gives the same intervals.
+
+        Returns:
+            `dict`: `overall`, `tasks` (by task), `sources` (by source and task), `languages` and `labels` (by task and
+            label). Each is a dictionary of `precision`, `recall`, `f1` (percentages), `tp`, `pred`, `gold` (facts),
+            `records`, `answers`, `unparsed` and `repaired` (answers), `outside_schema` (labels), `not_in_text` and
+            `gold_not_in_text` (facts with a string that is not in the text); those of labels have the facts alone.
+            With resamples there is also `intervals`, of precision, recall and f1.
+            Instead, EE has a `trigger` and an `argument` block of these, EEA an `argument` block; `overall` and each
+            language pool all facts, and have these two blocks besides where EE is present.
+
+            `macro` has `overall` and `tasks`, with the means over `sources` (the corpora of each task) and over the
+            `labels` that have gold facts. Where the mode ignores labels there is nothing by label.
+        """
+        tally = self.tally(matching)
+        samples = bootstrap(tally, len(self.records), resamples, seed)
+
+        def block(cells: list[Cell]) -> dict[str, Any]:
+            report = tally.counts(cells).report()
+            if samples and cells:
+                scores = precision_recall_f1(np.sum([samples[cell] for cell in cells], axis=0))
+                report["intervals"] = dict(
+                    zip(("precision", "recall", "f1"), interval(scores, confidence), strict=True)
+                )
+            return report
+
+        def pooled(cells: list[Cell]) -> dict[str, Any]:
+            report = block(cells)
+            if any(cell.task == "EE" for cell in cells):
+                report.update(by_block("EE", cells, block))
+            return report
+
+        cells = list(tally.rows)
+        of_task = {task: group for task in TASKS if (group := [cell for cell in cells if cell.task == task])}
+        return {
+            "overall": pooled(cells),
+            "tasks": {task: by_block(task, group, block) for task, group in of_task.items()},
+            "sources": {
+                source: {
+                    task: by_block(task, of_source, block)
+                    for task, group in sorted(of_task.items())
+                    if (of_source := [cell for cell in group if cell.source == source])
+                }
+                for source in sorted({cell.source for cell in cells})
+            },
+            "languages": {
+                language: pooled([cell for cell in cells if cell.language == language])
+                for language in sorted({cell.language for cell in cells})
+            },
+            "labels": label_report(tally) if matching.labelled else {},
+            "macro": {
+                "overall": macro(tally, cells, matching.labelled),
+                "tasks": {
+                    task: by_block(task, group, lambda part: macro(tally, part, matching.labelled))
+                    for task, group in of_task.items()
+                },
+            },
+        }
+
+    def compare(
+        self,
+        other: "Scorer",
+        matching: Matching = STRICT,
+        resamples: int = 1000,
+        confidence: float = 0.95,
+        seed: int = 0,
+    ) -> dict[str, Any]:
+        """
+        The paired test of two systems' F1.
+
+        Args:
+            other ([`Scorer`]):
+                The other system's answers to the same records.
+            matching ([`Matching`], *optional*):
+                When a predicted fact counts as a gold one; strict by default.
+            resamples (`int`, *optional*, defaults to 1000):
+                Of the bootstrap, and of the randomization.
+            confidence (`float`, *optional*, defaults to 0.95):
+                Of the interval.
+            seed (`int`, *optional*, defaults to 0):
+                The same seed gives the same result.
+
+        Returns:
+            `dict`: `overall` and `tasks`, in each what [`paired_test`] gives.
+
+        Raises:
+            `InputError`: if the records are not the same.
+        """
+        alone = self.records.keys() ^ other.records.keys()
+        if alone:
+            example = min(alone)
+            raise InputError(
+                f"{len(alone)} records are in one of the two only, such as {example.id!r} of {example.source!r} "
+                f"({example.task}): a paired test needs the same records"
+            )
+        numbers = {key: number for number, key in enumerate(self.records)}
+        ours = np.arange(len(numbers))
+        theirs = np.array([numbers[key] for key in other.records])
+        tallies = ((self.tally(matching), ours), (other.tally(matching), theirs))
+
+        def test(cells: list[Cell]) -> dict[str, Any]:
+            parts = {(cell.task, cell.block) for cell in cells}
+            counts = np.zeros((2, len(numbers), 3))
+            concerned = np.zeros(len(numbers), dtype=bool)
+            for system, (tally, places) in enumerate(tallies):
+                for cell in tally.rows:
+                    if (cell.task, cell.block) in parts:
+                        records, values = tally.values(cell)
+                        counts[system, places[records]] += values
+                        concerned[places[records]] = True
+            return paired_test(counts[0, concerned], counts[1, concerned], resamples, confidence, seed)
+
+        cells = list(tallies[0][0].rows)
+        of_task = {task: group for task in TASKS if (group := [cell for cell in cells if cell.task == task])}
+        return {
+            "overall": test(cells),
+            "tasks": {task: by_block(task, group, test) for task, group in of_task.items()},
+        }
+
+
+def read_predictions(path: Path, repair: bool = False) -> Scorer:
+    """
+    A scorer with the answers in a file of JSON lines, read line by line.
+
+    Args:
+        path (`Path`):
+            The file.
+        repair (`bool`, *optional*, defaults to `False`):
+            As in [`Scorer`].
+
+    Raises:
+        `InputError`: that names file and line of what cannot be scored.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file of predictions")
+    scorer = Scorer(repair)
+    with collector_off():
+        for number, _, line in read_lines(path):
+            with located(path, number):
+                scorer.add(read_json(line))
+    if not scorer.records:
+        raise InputError(f"{path}: no predictions in it")
+    return scorer
+
+
+def score(instances: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """The strict report of [`Scorer`] on instances."""
+    scorer = Scorer()
+    for instance in instances:
+        scorer.add(instance)
+    return scorer.report()
+
+
+def gold_facts(key: RecordKey, schema: Schema) -> list[Fact]:
+    """The facts of a record's annotation in JSON, or an `InputError`."""
+    try:
+        return TASKS[key.task].facts(load_json(key.label), schema)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise InputError(f"the label is not an annotation of {key.task} in JSON: {key.label[:80]!r}") from None
+
+
+def bootstrap(tally: Tally, records: int, resamples: int, seed: int) -> dict[Cell, np.ndarray]:
+    """Matches, predicted and gold facts of each cell in each resample of the records; nothing for no resamples."""
+    if not resamples or not records:
+        return {}
+    sums: dict[Cell, list[np.ndarray]] = defaultdict(list)
+    rows = {cell: tally.values(cell) for cell in tally.rows}
+    for weights in resampled(records, resamples, seed):
+        for cell, (numbers, values) in rows.items():
+            sums[cell].append(weights[:, numbers] @ values)
+    return {cell: np.concatenate(parts) for cell, parts in sums.items()}
+
+
+def by_block(task: str, cells: list[Cell], make: Callable[[list[Cell]], dict[str, Any]]) -> dict[str, Any]:
+    """What `make` makes of the cells of a task: by block where the task has blocks."""
+    if task not in BLOCKS:
+        return make(cells)
+    return {name: make([cell for cell in cells if cell.block == name]) for name in BLOCKS[task]}
+
+
+def label_report(tally: Tally) -> dict[str, Any]:
+    """By task (and block) and label the scores and facts, the labels with most gold facts first."""
+    report: dict[str, Any] = {}
+    for (task, block, label), counts in sorted(tally.labels.items(), key=lambda item: (-item[1].gold, item[0])):
+        place = report.setdefault(task, {})
+        place = place.setdefault(block, {}) if block else place
+        facts = {"tp": counts.tp, "pred": counts.pred, "gold": counts.gold}
+        place[label_name(label)] = {**counts.scores(), **facts}
+    return report
+
+
+def label_name(label: Label) -> str:
+    """A label as a report shows it: SPO's as its corpora write it, roles and attributes after their type."""
+    return ("_" if len(label) == 3 else ": ").join(label)
+
+
+def macro(tally: Tally, cells: list[Cell], labelled: bool) -> dict[str, Any]:
+    """The mean scores over the corpora of each task in these cells and, if asked for, over their labels."""
+    of_source: dict[tuple[str, str], list[Cell]] = defaultdict(list)
+    for cell in cells:
+        of_source[cell.task, cell.source].append(cell)
+    means = {"sources": mean([tally.counts(part) for part in of_source.values()])}
+    if labelled:
+        parts = {(cell.task, cell.block) for cell in cells}
+        means["labels"] = mean([counts for key, counts in tally.labels.items() if key[:2] in parts and counts.gold])
+    return means
+
+
+def mean(parts: list[Counts]) -> dict[str, float]:
+    """The means of the scores of those that have a gold or a predicted fact, and how many these are."""
+    scores = [part.scores() for part in parts if part.gold or part.pred]
+    names = ("precision", "recall", "f1")
+    means = {name: fsum(part[name] for part in scores) / max(len(scores), 1) for name in names}
+    return {**means, "count": len(scores)}

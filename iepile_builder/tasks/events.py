@@ -1,0 +1,206 @@
+"""Events: with triggers and arguments (EE), triggers alone (EET), arguments alone (EEA)."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
+
+from iepile_builder.errors import InputError
+from iepile_builder.schema import Schema
+from iepile_builder.tasks.base import (
+    Task,
+    check_known,
+    check_mention,
+    check_strings,
+    distinct_in_text,
+    malformed,
+    one_or_list,
+    parse_list,
+    parse_one_or_list,
+    position,
+    spelling,
+    with_texts,
+)
+from iepile_builder.tasks.facts import NOTHING, Annotation, Argument, Fact, Texts, Trigger
+
+
+class EET(Task):
+    """Event triggers: `{"attack": ["fired", "shot"]}`; an event without a trigger is left out."""
+
+    name = "EET"
+    field = "event"
+    mentions = ("event_trigger",)
+    names = ("event_type",)
+
+    def labels(self, schema: Schema) -> tuple[str, ...]:
+        return schema.types
+
+    def read_items(self, items: Iterable[Any]) -> Schema:
+        return Schema(types=tuple(items))
+
+    def check(self, annotation: object, schema: Schema) -> None:
+        event = check_strings(annotation, ("event_type", "event_trigger"), self.field)
+        if event["event_trigger"]:  # an event may have no trigger
+            check_mention(event["event_trigger"], "event_trigger")
+        check_known(event["event_type"], schema.types, "event_type")
+
+    def distinct(self, annotations: Iterable[Annotation]) -> list[Annotation]:
+        return super().distinct(event for event in annotations if event["event_trigger"])
+
+    def answer_value(self, annotations: list[Annotation], roles: Sequence[str], text: str) -> Any:
+        return distinct_in_text((event["event_trigger"] for event in annotations), text)
+
+    def annotations(self, answer: dict[str, Any], schema: Schema) -> list[Annotation]:
+        return [
+            {"event_trigger": trigger, "event_type": label, "arguments": []}
+            for label, triggers in answer.items()
+            for trigger in triggers
+        ]
+
+    def facts(self, annotations: Iterable[Annotation], schema: Schema) -> list[Fact]:
+        return [Trigger(event["event_type"], event["event_trigger"]) for event in self.distinct(annotations)]
+
+    def parse(self, answer: dict[str, Any], schema: Schema) -> list[Fact]:
+        return [Trigger(label, trigger) for label, value in answer.items() for trigger in parse_list(value)]
+
+
+class EE(EET):
+    """Events: `{"attack": [{"trigger": "t", "arguments": {"attacker": "v", "victim": ["v", "w"]}}]}`."""
+
+    name = "EE"
+    has_events = True
+
+    def roles(self, label: str, schema: Schema) -> tuple[str, ...]:
+        return schema.type_roles.get(label, ())
+
+    def item(self, label: str, roles: Sequence[str], triggers: Sequence[str]) -> Any:
+        return {"event_type": label, "trigger": True, "arguments": list(roles)}
+
+    def described_item(self, label: str, roles: Sequence[str], triggers: Sequence[str], texts: Texts) -> Any:
+        item = self.item(label, roles, triggers)
+        return {label: texts.get(label, ""), "trigger": item["trigger"], "arguments": with_texts(roles, texts)}
+
+    def read_items(self, items: Iterable[Any]) -> Schema:
+        type_roles = {item["event_type"]: tuple(item["arguments"]) for item in items}
+        return Schema(types=tuple(type_roles), type_roles=type_roles)
+
+    def identity(self, annotation: Annotation) -> tuple[Any, ...]:
+        arguments = frozenset((argument["role"], argument["argument"]) for argument in annotation["arguments"])
+        return annotation["event_type"], annotation["event_trigger"], arguments
+
+    def distinct(self, annotations: Iterable[Annotation]) -> list[Annotation]:
+        events = []
+        for event in annotations:
+            arguments: dict[tuple[str, str], Annotation] = {}
+            for argument in event["arguments"]:
+                arguments.setdefault((argument["role"], argument["argument"]), argument)
+            if len(arguments) < len(event["arguments"]):
+                event = {**event, "arguments": list(arguments.values())}
+            events.append(event)
+        return Task.distinct(self, events)  # those without a trigger, too
+
+    def check(self, annotation: object, schema: Schema) -> None:
+        super().check(annotation, schema)
+        event = cast(Annotation, annotation)
+        if not isinstance(event.get("arguments"), list):
+            raise InputError("'arguments' of an event is missing or not a list")
+        roles = self.roles(event["event_type"], schema)
+        for value in event["arguments"]:
+            argument = check_strings(value, ("argument", "role"), "arguments")
+            check_mention(argument["argument"], "argument")
+            check_known(argument["role"], roles, f"role of {event['event_type']!r}")
+
+    def absent(self, annotation: Annotation, text: str) -> int:
+        arguments = [argument["argument"] not in text for argument in annotation["arguments"]]
+        return super().absent(annotation, text) + sum(arguments)
+
+    def fix(self, annotation: Any, text: str, schema: Schema) -> Annotation | None:
+        if not isinstance(annotation, dict) or not isinstance(annotation.get("arguments"), list):
+            return None
+        event = super().fix({**annotation, "arguments": []}, text, schema)
+        if event is None:
+            return None
+        for argument in annotation["arguments"]:
+            try:
+                self.check({**event, "arguments": [argument]}, schema)
+            except InputError:
+                continue
+            mention = spelling(argument["argument"], text)
+            if mention is not None:
+                event["arguments"].append({**argument, "argument": mention})
+        return event
+
+    def answer_value(self, annotations: list[Annotation], roles: Sequence[str], text: str) -> Any:
+        events = []
+        for event in sorted(annotations, key=lambda event: position(event["event_trigger"], text)):
+            arguments: dict[str, Any] = {}
+            if event["arguments"]:
+                by_role = defaultdict(list)
+                for argument in event["arguments"]:
+                    by_role[argument["role"]].append(argument["argument"])
+                arguments = {role: one_or_list(by_role[role], text) if role in by_role else NOTHING for role in roles}
+            events.append({"trigger": event["event_trigger"] or NOTHING, "arguments": arguments})
+        return events
+
+    def annotations(self, answer: dict[str, Any], schema: Schema) -> list[Annotation]:
+        return [
+            {
+                "event_trigger": "" if event["trigger"] == NOTHING else event["trigger"],
+                "event_type": label,
+                "arguments": [
+                    {"argument": text, "role": role}
+                    for role, value in event["arguments"].items()
+                    for text in parse_one_or_list(value)
+                ],
+            }
+            for label, events in answer.items()
+            for event in events
+        ]
+
+    def facts(self, annotations: Iterable[Annotation], schema: Schema) -> list[Fact]:
+        facts: list[Fact] = []
+        for event in annotations:
+            event_type, trigger = event["event_type"], event["event_trigger"]
+            if trigger:
+                facts.append(Trigger(event_type, trigger))
+            for argument in event["arguments"]:
+                facts.append(Argument(event_type, argument["role"], argument["argument"], trigger))
+        return facts
+
+    def parse(self, answer: dict[str, Any], schema: Schema) -> list[Fact]:
+        facts: list[Fact] = []
+        for event_type, events in answer.items():
+            for event in events if isinstance(events, list) else [events]:
+                if not isinstance(event, dict):
+                    facts += [Trigger(event_type, text) for text in malformed(event)]
+                    continue
+                if "trigger" in event or "arguments" in event:
+                    trigger, arguments = event.get("trigger"), event.get("arguments")
+                else:  # the flat form, roles without a trigger
+                    trigger, arguments = None, event
+                triggers = parse_list([trigger])
+                facts += [Trigger(event_type, text) for text in triggers]
+                trigger = triggers[0] if triggers else ""
+                if isinstance(arguments, dict):
+                    for role, value in arguments.items():
+                        facts += [Argument(event_type, role, text, trigger) for text in parse_one_or_list(value)]
+                else:
+                    facts += [Argument(event_type, "", text, trigger) for text in malformed(arguments)]
+        return facts
+
+
+class EEA(EE):
+    """Event arguments: event types and triggers are given, the answer is as in EE and only its arguments are facts."""
+
+    name = "EEA"
+
+    def given_triggers(self, annotations: Iterable[Annotation]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(event["event_trigger"] or NOTHING for event in annotations))
+
+    def item(self, label: str, roles: Sequence[str], triggers: Sequence[str]) -> Any:
+        return {"event_type": label, "trigger": list(triggers), "arguments": list(roles)}
+
+    def facts(self, annotations: Iterable[Annotation], schema: Schema) -> list[Fact]:
+        return [fact for fact in super().facts(annotations, schema) if isinstance(fact, Argument)]
+
+    def parse(self, answer: dict[str, Any], schema: Schema) -> list[Fact]:
+        return [fact for fact in super().parse(answer, schema) if isinstance(fact, Argument)]

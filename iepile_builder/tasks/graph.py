@@ -1,0 +1,94 @@
+"""Entities with their attributes (KG)."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from iepile_builder.schema import Schema
+from iepile_builder.tasks.base import (
+    Task,
+    check_known,
+    check_mention,
+    check_strings,
+    malformed,
+    one_or_list,
+    parse_one_or_list,
+    position,
+    with_texts,
+)
+from iepile_builder.tasks.facts import Annotation, Attribute, Fact, Texts
+
+
+class KG(Task):
+    """Entities with their attributes: `{"person": {"A": {"spouse": "B", "award": ["v", "w"]}}, "city": {}}`."""
+
+    name = "KG"
+    field = "relation"
+    mentions = ("head", "tail")
+    names = ("relation",)
+    split_num = 1
+    nothing: Any = {}
+    keyed = False
+
+    def labels(self, schema: Schema) -> tuple[str, ...]:
+        return tuple(schema.type_roles)
+
+    def label(self, annotation: Annotation, schema: Schema) -> str:
+        return schema.owners.get(annotation["relation"], "")
+
+    def roles(self, label: str, schema: Schema) -> tuple[str, ...]:
+        return schema.type_roles[label]
+
+    def item(self, label: str, roles: Sequence[str], triggers: Sequence[str]) -> Any:
+        return {"entity_type": label, "attributes": list(roles)}
+
+    def described_item(self, label: str, roles: Sequence[str], triggers: Sequence[str], texts: Texts) -> Any:
+        of_type = {"description": texts[label]} if texts.get(label) else {}  # the published format has none
+        return {"entity_type": label, **of_type, "attributes": with_texts(roles, texts)}
+
+    def read_items(self, items: Iterable[Any]) -> Schema:
+        return Schema(type_roles={item["entity_type"]: tuple(item["attributes"]) for item in items})
+
+    def check(self, annotation: object, schema: Schema) -> None:
+        triple = check_strings(annotation, ("head", "relation", "tail"), self.field)
+        for key in self.mentions:
+            check_mention(triple[key], key)
+        check_known(triple["relation"], schema.owners, "attribute")
+
+    def answer_value(self, annotations: list[Annotation], roles: Sequence[str], text: str) -> Any:
+        values: dict[str, dict[str, list[str]]] = {}
+        for triple in sorted(annotations, key=lambda triple: position(triple["head"], text)):
+            values.setdefault(triple["head"], defaultdict(list))[triple["relation"]].append(triple["tail"])
+        return {
+            entity: {role: one_or_list(found[role], text) for role in roles if role in found}
+            for entity, found in values.items()
+        }
+
+    def annotations(self, answer: dict[str, Any], schema: Schema) -> list[Annotation]:
+        return [
+            {"head": entity, "relation": attribute, "tail": text}
+            for entities in answer.values()
+            for entity, attributes in entities.items()
+            for attribute, value in attributes.items()
+            for text in parse_one_or_list(value)
+        ]
+
+    def facts(self, annotations: Iterable[Annotation], schema: Schema) -> list[Fact]:
+        return [
+            Attribute(self.label(triple, schema), triple["head"], triple["relation"], triple["tail"])
+            for triple in annotations
+        ]
+
+    def parse(self, answer: dict[str, Any], schema: Schema) -> list[Fact]:
+        facts: list[Fact] = []
+        for entity_type, entities in answer.items():
+            if not isinstance(entities, dict):
+                facts += [Attribute(entity_type, "", "", text) for text in malformed(entities)]
+                continue
+            for entity, attributes in entities.items():
+                if not isinstance(attributes, dict):
+                    facts += [Attribute(entity_type, entity, "", text) for text in malformed(attributes)]
+                    continue
+                for attribute, value in attributes.items():
+                    facts += [Attribute(entity_type, entity, attribute, text) for text in parse_one_or_list(value)]
+        return facts

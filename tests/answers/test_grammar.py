@@ -1,0 +1,227 @@
+"""Every reference answer satisfies the grammar of its schema batch, and nothing written otherwise does."""
+
+import json
+from pathlib import Path
+
+import pytest
+from helpers.corpora import ALL_TASKS, SHARED, needs_shared
+from helpers.strategies import annotated
+from helpers.tiny import save_tiny_model
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from iepile_builder import IEPile, InputError, Schema, SchemaBatching
+from iepile_builder.answers.grammar import Grammars, answer_schema
+from iepile_builder.chat import load_tokenizer
+from iepile_builder.io import to_json
+from iepile_builder.tasks import TASKS
+
+
+class Judge:
+    """Says whether an answer satisfies a schema, token by token as a decoder does."""
+
+    def __init__(self, model: Path) -> None:
+        self.tokenizer = load_tokenizer(str(model))
+        self.grammars = Grammars(self.tokenizer, len(self.tokenizer), [self.tokenizer.eos_token_id])
+
+    def accepts(self, schema: dict, answer: str) -> bool:
+        matcher = self.grammars.matcher(schema)
+        tokens = self.tokenizer(answer, add_special_tokens=False)["input_ids"]
+        return matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_stopped()
+
+
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory: pytest.TempPathFactory) -> Judge:
+    return Judge(save_tiny_model(tmp_path_factory.mktemp("tiny")))
+
+
+def batches(task: str, schema: Schema, text: str, annotations: list[dict]) -> list[tuple[list, str]]:
+    """The schema items of each instance of a record, and its reference answer."""
+    instances = SchemaBatching(task, "en", "generated", schema, negatives="all").instances("id", text, annotations)
+    return [(json.loads(row["instruction"])["schema"], row["output"]) for row in instances]
+
+
+@pytest.mark.parametrize("task", ALL_TASKS)
+@settings(max_examples=40)
+@given(data=st.data())
+def test_reference_answers_satisfy_it(task: str, judge: Judge, data: st.DataObject) -> None:
+    schema, text, annotations = data.draw(annotated(task))
+    for items, output in batches(task, schema, text, annotations):
+        wanted = answer_schema(task, items)
+        assert judge.accepts(wanted, output)
+        answer = json.loads(output)
+        # Other separators, escapes, one key more, less, or in another place
+        assert not judge.accepts(wanted, json.dumps(answer, ensure_ascii=False, separators=(",", ":")))
+        assert not judge.accepts(wanted, output + " ")
+        assert not judge.accepts(wanted, to_json({**answer, "no label": TASKS[task].nothing}))
+        assert not judge.accepts(wanted, to_json(dict(list(answer.items())[1:])))
+        if not output.isascii():
+            assert not judge.accepts(wanted, json.dumps(answer))
+        if len(answer) > 1:
+            assert not judge.accepts(wanted, to_json(dict(reversed(answer.items()))))
+
+
+@pytest.mark.parametrize("task", ALL_TASKS)
+@settings(max_examples=25)
+@given(data=st.data())
+def test_strings_of_the_text(task: str, judge: Judge, data: st.DataObject) -> None:
+    schema, text, annotations = data.draw(annotated(task))
+    assume(annotations)
+    absent = sum(TASKS[task].absent(annotation, text) for annotation in TASKS[task].distinct(annotations))
+    given_away = task == "EEA"  # its triggers are the instruction's, in the text or not
+    for items, output in batches(task, schema, text, annotations):
+        accepted = judge.accepts(answer_schema(task, items, text), output)
+        if not absent:
+            assert accepted
+        elif accepted and not given_away:
+            strings = set(_strings(json.loads(output))) - {"NAN"}
+            assert all(string in text for string in strings)
+
+
+def _strings(value: object) -> list[str]:
+    """The strings of an answer, but for the keys of its first level."""
+    if isinstance(value, str):
+        return [value]
+    values = list(value.values()) if isinstance(value, dict) else value
+    return [string for one in values for string in _strings(one)]
+
+
+@pytest.mark.parametrize(
+    "task, items, answer",
+    [
+        ("NER", ["a"], {"a": "x"}),
+        ("NER", ["a"], {"a": [""]}),
+        ("NER", ["a"], {"a": [1]}),
+        ("NER", ["a"], {"a": None}),
+        ("RE", ["a"], {"a": [{"subject": "x"}]}),
+        ("RE", ["a"], {"a": [{"object": "x", "subject": "y"}]}),
+        ("RE", ["a"], {"a": [{"head": "x", "tail": "y"}]}),
+        ("EE", [{"event_type": "a", "trigger": True, "arguments": ["r", "s"]}], {"a": ["x"]}),
+        (
+            "EE",
+            [{"event_type": "a", "trigger": True, "arguments": ["r", "s"]}],
+            {"a": [{"trigger": "x", "arguments": {"r": "y"}}]},
+        ),
+        (
+            "EE",
+            [{"event_type": "a", "trigger": True, "arguments": ["r"]}],
+            {"a": [{"trigger": "x", "arguments": {"r": ["y"]}}]},
+        ),
+        (
+            "EEA",
+            [{"event_type": "a", "trigger": ["t"], "arguments": ["r"]}],
+            {"a": [{"trigger": "x", "arguments": {"r": "y"}}]},
+        ),
+        ("KG", [{"entity_type": "a", "attributes": ["r", "s"]}], {"a": {"x": {"s": "1", "r": "2"}}}),
+        ("KG", [{"entity_type": "a", "attributes": ["r", "s"]}], {"a": {"x": {}}}),
+        ("KG", [{"entity_type": "a", "attributes": ["r", "s"]}], {"a": []}),
+    ],
+)
+def test_other_forms_are_refused(judge: Judge, task: str, items: list, answer: dict) -> None:
+    assert not judge.accepts(answer_schema(task, items), to_json(answer))
+
+
+@pytest.mark.parametrize("string", ['"', "\\", "/", "\n", "\x01", "\x0f", "\x1f", "\x7f", "\u2028", "é", "人", "🎉"])
+def test_characters_are_written_as_python_writes_them(judge: Judge, string: str) -> None:
+    for text in (None, f"a{string}b"):
+        schema = answer_schema("NER", [f"label {string}"], text)
+        assert judge.accepts(schema, to_json({f"label {string}": [string]}))
+        escaped = f'{{{to_json(f"label {string}")}: ["\\u{ord(string[0]):04x}"]}}'
+        assert judge.accepts(schema, escaped) == (to_json(string) == f'"\\u{ord(string):04x}"')
+
+
+def test_it_is_a_json_schema(judge: Judge) -> None:
+    """What is served to other engines says the same in the words of JSON schema."""
+    assert answer_schema("NER", ["a", "b"]) == {
+        "type": "object",
+        "properties": {
+            "a": {"type": "array", "items": {"$ref": "#/$defs/mention"}, "minItems": 0},
+            "b": {"type": "array", "items": {"$ref": "#/$defs/mention"}, "minItems": 0},
+        },
+        "required": ["a", "b"],
+        "additionalProperties": False,
+        "$defs": {"mention": {"type": "string", "minLength": 1}},
+    }
+
+
+@pytest.mark.parametrize("task", ALL_TASKS)
+@settings(max_examples=15)
+@given(data=st.data())
+def test_a_cut_answer_is_closed(task: str, judge: Judge, data: st.DataObject) -> None:
+    schema, text, annotations = data.draw(annotated(task))
+    for items, output in batches(task, schema, text, annotations):
+        wanted = answer_schema(task, items)
+        closed = judge.grammars.close(wanted, output[: data.draw(st.integers(0, len(output)))])
+        assert judge.accepts(wanted, closed)
+
+
+def test_what_a_cut_answer_keeps(judge: Judge) -> None:
+    schema = answer_schema("RE", ["a", "b"])
+    fact = '{"subject": "x", "object": "y"}'
+    for cut, closed in [
+        (f'{{"a": [{fact}, {fact}, {{"subj', f'{{"a": [{fact}], "b": []}}'),
+        (f'{{"a": [{fact}, {{"subject": "z", "object": "unfin', f'{{"a": [{fact}], "b": []}}'),
+        (f'{{"a": [{fact}], "b": [', f'{{"a": [{fact}], "b": []}}'),
+        ("", '{"a": [], "b": []}'),
+    ]:
+        assert judge.grammars.close(schema, cut) == closed
+
+
+def test_long_texts(judge: Judge) -> None:
+    text = "".join(f"word{index} " for index in range(3000))
+    schema = answer_schema("NER", ["a"], text)
+    assert judge.accepts(schema, to_json({"a": [text[7000:7040]]}))
+    assert not judge.accepts(schema, to_json({"a": [text[7000:7040] + "x"]}))
+
+
+def test_compiled_grammars_are_kept(judge: Judge) -> None:
+    grammars = Grammars(judge.tokenizer, len(judge.tokenizer), [judge.tokenizer.eos_token_id], size=2)
+    first = grammars.matcher(answer_schema("NER", ["a"]))
+    tokens = judge.tokenizer('{"a": []}', add_special_tokens=False)["input_ids"]
+    assert first.consume_tokens(tokens) and first.is_stopped()
+    assert not grammars.matcher(answer_schema("NER", ["a"])).is_stopped()
+    for label in "bcd":
+        grammars.matcher(answer_schema("NER", [label]))
+    assert grammars._compiled.cache_info()[:] == (1, 4, 2, 2)
+
+
+def test_sentencepiece() -> None:
+    """The token that starts a word is the one that an answer starts with; Chinese may be spelled in bytes."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    pieces = ["<unk>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *'{}[]": a,', "\u2581", "\u2581{", "人"]
+    backend = Tokenizer(
+        models.BPE(
+            {piece: i for i, piece in enumerate(pieces)}, [("\u2581", "{")], unk_token="<unk>", byte_fallback=True
+        )
+    )
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>")
+    grammars = Grammars(tokenizer, len(pieces), [1])
+    answer = '{"人名": ["a人b", "a"]}'
+    tokens = tokenizer(answer, add_special_tokens=False)["input_ids"]
+    assert pieces[tokens[0]] == "\u2581{" and tokenizer.decode(tokens) == answer
+    for said in (tokens, [pieces.index("{"), *tokens[1:]]):
+        matcher = grammars.matcher(answer_schema("NER", ["人名"]))
+        assert matcher.try_consume_tokens(said) == len(said) and matcher.is_stopped()
+
+
+def test_bad_items() -> None:
+    for task, items in [("EE", ["a"]), ("KG", [{"entity_type": "a"}]), ("none", ["a"])]:
+        with pytest.raises(InputError, match=f"not schema items of {task}"):
+            answer_schema(task, items)
+
+
+@needs_shared
+def test_real_corpora(judge: Judge) -> None:
+    rows = IEPile(data_dir=str(SHARED / "corpora"), tasks=["NER", "RE", "SPO", "EE", "EET", "EEA"], max_records=40)
+    checked = 0
+    for row in rows.as_dataset()["train"]:
+        schema = answer_schema(row["task"], json.loads(row["instruction"])["schema"])
+        assert judge.accepts(schema, row["output"]), row
+        checked += 1
+    assert checked > 1000

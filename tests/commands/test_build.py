@@ -1,0 +1,249 @@
+"""`scripts/build_dataset.py` as a user runs it."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from datasets import load_dataset
+from helpers.corpora import ALL_TASKS, ROOT, SAMPLE_CORPUS, assert_one_clear_line
+from helpers.hub_server import LocalHub
+from huggingface_hub import DatasetCard
+
+from iepile_builder import IEPile
+
+
+def read(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_jsonl_holds_the_builders_rows_without_what_is_absent(run_script, people: Path, tmp_path: Path) -> None:
+    (people / "IE-en" / "NER" / "people" / "test.json").write_text('{"text": "Eve."}\n{"text": "Al.", "entity": []}\n')
+    done = run_script("build_dataset.py", "--corpus_dir", people, "--output_dir", tmp_path / "out")
+    assert "train: 2 instances (NER 2)" in done.stdout
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "test.jsonl",
+        "train.jsonl",
+        "validation.jsonl",
+    ]
+    built = IEPile(data_dir=str(people)).as_dataset()
+    for split, rows in built.items():
+        assert read(tmp_path / "out" / f"{split}.jsonl") == [
+            {name: value for name, value in row.items() if value is not None} for row in rows
+        ]
+    unknown, empty = read(tmp_path / "out" / "test.jsonl")
+    assert {"output", "label"}.isdisjoint(unknown)
+    assert empty["label"] == "[]"
+
+
+def test_parquet_opens_with_a_config_for_each_task(run_script, tmp_path: Path) -> None:
+    output_dir = tmp_path / "out"
+    output_dir.mkdir()  # an empty folder is no obstacle
+    options = {"tasks": ALL_TASKS, "seed": 7, "max_records": 15}
+    run_script(
+        "build_dataset.py", "--corpus_dir", SAMPLE_CORPUS, "--tasks", *ALL_TASKS, "--seed", 7, "--max_records", 15,
+        "--num_proc", 2, "--format", "parquet", "--output_dir", output_dir,
+    )  # fmt: skip
+    built = IEPile(data_dir=str(SAMPLE_CORPUS), **options).as_dataset()
+    loaded = load_dataset(str(output_dir))
+    for split, rows in built.items():
+        assert sorted(map(str, loaded[split])) == sorted(map(str, rows))
+    for task in ALL_TASKS:
+        of_task = load_dataset(str(output_dir), task)
+        for split, rows in built.items():
+            assert of_task[split].to_list() == [row for row in rows if row["task"] == task]
+
+
+def test_the_card_says_what_is_in_it(run_script, tmp_path: Path) -> None:
+    output_dir = tmp_path / "out"
+    run_script(
+        "build_dataset.py", "--corpus_dir", SAMPLE_CORPUS, "--tasks", "NER", "EE", "--format", "parquet",
+        "--statistics", "--licenses", '{"daily_news": "CC0-1.0"}', "--output_dir", output_dir,
+    )  # fmt: skip
+    card = DatasetCard.load(output_dir / "README.md")
+    assert [config["config_name"] for config in card.data.configs] == [
+        "default", "EE", "NER", "EE-en", "EE-zh", "NER-en", "NER-zh",
+    ]  # fmt: skip
+    assert card.data.language == ["en", "zh"]
+    built = IEPile(data_dir=str(SAMPLE_CORPUS), tasks=["NER", "EE"]).as_dataset()
+    for task, language in (("NER", "zh"), ("EE", "en")):
+        of_both = load_dataset(str(output_dir), f"{task}-{language}")
+        streamed = load_dataset(str(output_dir), f"{task}-{language}", streaming=True)
+        for split, rows in built.items():
+            wanted = [row for row in rows if (row["task"], row["language"]) == (task, language)]
+            assert of_both[split].to_list() == list(streamed[split]) == wanted
+    count = sum(row["source"] == "daily_news" for row in built["train"])
+    assert f"| NER | en | daily_news | CC0-1.0 | 14 | {count:,} |" in card.text
+    assert "| EE | zh | working_life_zh | not stated |" in card.text
+    assert "build_dataset.py --corpus_dir" in card.text
+    assert "`sports team`" in card.text
+    plots = sorted(path.name for path in (output_dir / "statistics").iterdir())
+    assert {"lengths.png", "labels.png", "positives.png", "together_NER_daily_news.png"} <= set(plots)
+    assert all(f"(statistics/{name})" in card.text for name in plots)
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, {scripts!r})
+import build_dataset
+when, sys.argv[1:] = sys.argv[1], sys.argv[2:]
+prepare = build_dataset.IEPile.download_and_prepare
+
+def kill(*args, **kwargs):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def prepare_or_kill(self, **kwargs):
+    prepare(self, **kwargs) if self.config.splits != ["test"] else kill()
+
+if when == "test":
+    build_dataset.IEPile.download_and_prepare = prepare_or_kill
+else:
+    build_dataset.write_jsonl = kill
+build_dataset.main()
+"""
+
+
+def test_a_killed_build_leaves_nothing_that_looks_whole_and_goes_on(run_script, people: Path, tmp_path: Path) -> None:
+    output_dir, work = tmp_path / "out", tmp_path / ".out.incomplete"
+    arguments = ["--corpus_dir", str(people), "--output_dir", str(output_dir)]
+    program = KILLED.format(scripts=str(ROOT / "scripts"))
+    built = []
+    for when in ("test", "writing"):
+        done = subprocess.run([sys.executable, "-c", program, when, *arguments], cwd=tmp_path, capture_output=True)
+        assert done.returncode < 0, done.stderr
+        assert not output_dir.exists()
+        (file,) = work.rglob("*train*.arrow")
+        built.append((file, file.stat().st_mtime_ns))
+    assert built[0] == built[1]  # a finished split is not built again
+    run_script("build_dataset.py", *arguments)
+    assert not work.exists()
+    run_script("build_dataset.py", *arguments[:-1], tmp_path / "whole")
+    for split in ("train", "validation", "test"):
+        assert (output_dir / f"{split}.jsonl").read_bytes() == (tmp_path / "whole" / f"{split}.jsonl").read_bytes()
+
+
+LOADED = """
+import json, sys
+from datasets import load_dataset
+
+whole = load_dataset("user/mine")
+print(json.dumps({split: rows.to_list() for split, rows in whole.items()}))
+streamed = load_dataset("user/mine", "NER-en", split="train", streaming=True)
+print(json.dumps(list(streamed)))
+"""
+
+
+def test_a_build_can_be_pushed_and_loaded(people: Path, tmp_path: Path, hub: LocalHub) -> None:
+    output_dir = tmp_path / "out"
+    command = [sys.executable, ROOT / "scripts" / "build_dataset.py", "--corpus_dir", people, "--format", "parquet"]
+    command += ["--statistics", "--output_dir", output_dir, "--push_to_hub", "mine"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=hub.environment, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert f"{hub.url}/datasets/user/mine" in done.stdout
+    written = {
+        path.relative_to(output_dir).as_posix(): path.read_bytes()
+        for path in output_dir.rglob("*.*")
+        if path.is_file()
+    }
+    assert "statistics/lengths.png" in written
+    written["README.md"] = written["README.md"].replace(b'load_dataset("mine"', b'load_dataset("user/mine"')
+    repository = hub.repository("user/mine", "dataset")
+    assert repository.files() == written
+    assert repository.private
+
+    code = re.findall(r"```python\n(.*?)\n```", written["README.md"].decode(), re.DOTALL)
+    whole, streamed, count = map(json.loads, hub.run(LOADED + code[0] + "\nprint(len(dataset))").splitlines()[-3:])
+    built = IEPile(data_dir=str(people)).as_dataset()
+    assert whole == {split: rows.to_list() for split, rows in built.items()}
+    assert streamed == whole["train"]
+    assert count == len(built)
+
+    # A rebuild in one shard less, or of another name, leaves nothing of the one before
+    for path in (output_dir / "data").rglob("test-*.parquet"):
+        path.rename(path.with_name("test-00000-of-00002.parquet"))
+    Path(tmp_path / "config.yaml").write_text(f"repo_id: user/mine\nfolder: {output_dir}\n")
+    command = [sys.executable, ROOT / "scripts" / "push_to_hub.py", "dataset", "--config", tmp_path / "config.yaml"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=hub.environment, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert [path for path in repository.files() if "test-" in path] == ["data/NER-en/test-00000-of-00002.parquet"]
+
+
+def test_options_can_stand_in_a_file(run_script, people: Path, tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(f"corpus_dir: [{people}]\ntasks: [NER]\nsplits: [test]\nsplit_num: 1\nseed: 3\n")
+    run_script("build_dataset.py", "--config", config, "--split_num", 2, "--output_dir", tmp_path / "out")
+    rows = read(tmp_path / "out" / "test.jsonl")
+    assert [len(json.loads(row["instruction"])["schema"]) for row in rows] == [2, 1, 2, 1]
+    assert not (tmp_path / "out" / "train.jsonl").exists()
+
+
+def test_an_output_folder_is_replaced_only_when_told(run_script, people: Path, tmp_path: Path) -> None:
+    output_dir = tmp_path / "out"
+    output_dir.mkdir()
+    (output_dir / "precious.txt").write_text("mine")
+    arguments = ("build_dataset.py", "--corpus_dir", people, "--output_dir", output_dir)
+    assert_one_clear_line(run_script(*arguments, check=False), str(output_dir), "not empty")
+    assert (output_dir / "precious.txt").exists()
+    run_script(*arguments, "--overwrite")
+    assert not (output_dir / "precious.txt").exists()
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".out")] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--tasks", "NERR"], ["unknown task 'NERR'", "NER, RE"]),
+        (["--languages", "fr"], ["unknown language 'fr'", "en, zh"]),
+        (["--corpora", "animals"], ["unknown corpus 'animals'", "people"]),
+        (["--tasks", "RE"], ["no corpus for RE"]),
+        (["--split_num", "0"], ["split_num is 0"]),
+        (["--negatives", "many"], ["unknown negatives 'many'"]),
+        (["--push_to_hub", "me/mine"], ["--push_to_hub needs --format parquet"]),
+        (["--corpus_weights", '{"animals": 2}'], ["unknown corpus 'animals'"]),
+        (["--descriptions", "nowhere.json"], ["nowhere.json", "No such file"]),
+        (["--hard_negatives", "nowhere.json"], ["nowhere.json", "No such file"]),
+    ],
+)
+def test_wrong_options_end_with_one_clear_line(
+    run_script, people: Path, arguments: list[str], parts: list[str]
+) -> None:
+    done = run_script("build_dataset.py", "--corpus_dir", people, "--output_dir", "out", *arguments, check=False)
+    assert_one_clear_line(done, *parts)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "parts"),
+    [
+        ("train.json", '{"text": "Ada."\n', ["train.json, line 1", "not one JSON object a line"]),
+        ("train.json", '{"text": "Ada."}\n', ["train.json, line 1", "field 'entity' is missing"]),
+        ("dev.json", '{"text": "", "entity": []}\n', ["dev.json, line 1", "'text' is empty"]),
+        (
+            "test.json",
+            '{"text": "Ada.", "entity": [{"entity": "Ada", "entity_type": "Person"}]}\n',
+            ["test.json, line 1", "'Person' is not in schema.json", "'person'"],
+        ),
+        ("schema.json", None, ["schema.json", "missing"]),
+    ],
+)
+def test_wrong_corpora_end_with_one_clear_line(
+    run_script, people: Path, tmp_path: Path, file: str, content: str | None, parts: list[str]
+) -> None:
+    path = people / "IE-en" / "NER" / "people" / file
+    path.unlink()
+    if content is not None:
+        path.write_text(content)
+    arguments = ("build_dataset.py", "--corpus_dir", people, "--output_dir", tmp_path / "out", "--num_proc", 2)
+    assert_one_clear_line(run_script(*arguments, check=False), *parts)
+    assert not (tmp_path / "out").exists()
+
+
+def test_unusable_records_can_be_skipped_and_are_counted(run_script, people: Path, tmp_path: Path) -> None:
+    path = people / "IE-en" / "NER" / "people" / "train.json"
+    path.write_text(path.read_text() + '{"text": "Ada.", "entity": [{"entity": "Ada", "entity_type": "Person"}]}\n{\n')
+    arguments = ("build_dataset.py", "--corpus_dir", people, "--output_dir", tmp_path / "out")
+    done = run_script(*arguments, "--on_error", "skip")
+    assert "left out 2 records; the first: " in done.stderr
+    assert "train.json, line 3" in done.stderr
+    assert len(read(tmp_path / "out" / "train.jsonl")) == 2

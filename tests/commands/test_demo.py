@@ -1,0 +1,258 @@
+"""`scripts/demo.py` in a browser: what it shows, that nothing typed is run, logged or kept, and its limits."""
+
+import base64
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from helpers.rules import AnswerEngine
+from helpers.tiny import load_script
+
+from iepile_builder import Extractor, InputError
+from iepile_builder.engines.base import Request
+from iepile_builder.extraction.user_schema import read_schema
+
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+needs_chromium = pytest.mark.skipif(
+    CHROMIUM is None, reason="no chromium on this machine: apt-get install chromium, for the demo's tests in a browser"
+)
+ANSWER: dict[str, Any] = {
+    "person": ["Ingrid Halvorsen", "Kari Nobody"],
+    "company": ["Nordlys Marine"],
+    "city": ["Bergen"],
+    "resign": [{"trigger": "resigned", "arguments": {"employee": "Clara Osei", "employer": "Tallis Foods"}}],
+    "acquire": [{"trigger": "bought", "arguments": {"target": "Crumb", "price": "40 million euros"}}],
+    "<img src=x onerror=hacked()>": ["${hacked()}", "{{hacked}}", "<b>bold</b>", "`${hacked()}`"],
+    "secret": ["MARKER-7351"],
+}
+
+
+@pytest.fixture(scope="module")
+def demo() -> ModuleType:
+    return load_script("demo")
+
+
+@pytest.fixture(scope="module")
+def server(demo: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of the page; its engine answers from rules."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("gradio")))
+        app = demo.build_demo(Extractor(AnswerEngine(ANSWER)), max_characters=2000)
+        _, address, _ = app.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", **demo.LOOK)
+        yield address
+        app.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser: Any, server: str) -> Iterator[Callable[..., Any]]:
+    """Open the page in a window; it asks no other server for anything and has no errors."""
+    foreign: list[str] = []
+    errors: list[str] = []
+    pages = []
+
+    def watch(request: Any) -> None:
+        if not request.url.startswith((server, "data:")):
+            foreign.append(request.url)
+
+    def open_page(width: int = 1200, scheme: str = "light") -> Any:
+        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        page.on("request", watch)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.add_init_script("window.hacked = () => { window.wasHacked = true }")
+        page.goto(server)
+        page.wait_for_selector("#extract")
+        pages.append(page)
+        return page
+
+    yield open_page
+    for page in pages:
+        page.close()
+    assert not foreign
+    assert not errors
+
+
+def extract(page: Any, text: str | None = None, schema: str | None = None) -> None:
+    for field, value in (("text", text), ("schema", schema)):
+        if value is not None:
+            page.fill(f"#{field} textarea", value)
+    page.click("#extract")
+    page.wait_for_selector("#found mark")
+
+
+@needs_chromium
+def test_entities_of_the_first_preset(open_page: Callable[..., Any], tmp_path: Path) -> None:
+    page = open_page()
+    extract(page)
+    marks = page.eval_on_selector_all("#found mark", "marks => marks.map(mark => mark.innerText)")
+    assert marks == ["Ingrid Halvorsenperson", "Nordlys Marinecompany", "Bergencity"]
+    assert "Kari Nobody not in the text" in page.inner_text("#found table")
+    with page.expect_download() as download:
+        page.click("text=extraction.json")
+    result = json.loads(Path(download.value.path()).read_text(encoding="utf-8"))
+    assert [fact["entity"]["text"] for fact in result["facts"]][:2] == ["Ingrid Halvorsen", "Nordlys Marine"]
+    with page.expect_download() as download:
+        page.click("text=extraction.html")
+    assert download.value.suggested_filename == "extraction.html"
+    assert Path(download.value.path()).read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    page.click("text=JSON >> nth=-1")
+    page.wait_for_selector("#json .cm-content")
+    assert '"task": "NER"' in page.inner_text("#json .cm-content")
+    page.click("text=Options")
+    page.check("text=Leave out what is not in the text")
+    extract(page)
+    page.wait_for_selector("text=Kari Nobody", state="detached")
+
+
+@needs_chromium
+def test_events_in_a_narrow_dark_window(open_page: Callable[..., Any]) -> None:
+    page = open_page(width=390, scheme="dark")
+    page.get_by_label("Preset").click()
+    page.get_by_role("option", name="Companies: hire, resign, acquire").click()
+    page.wait_for_function("document.querySelector('#text textarea').value.startsWith('Clara Osei')")
+    extract(page)
+    texts = page.eval_on_selector_all("#found svg text", "texts => texts.map(text => text.textContent)")
+    assert {"resign: resigned", "Clara Osei", "employee", "acquire: bought", "Crumb", "target"} <= set(texts)
+    rows = page.eval_on_selector_all("#found tbody tr", "rows => rows.map(row => row.innerText)")
+    assert len(rows) == 2 and "Tallis Foods" in rows[0]
+    assert page.evaluate("document.documentElement.scrollWidth") == 390  # what is wider scrolls by itself
+    light, dark = (
+        re.findall(r"\d+", page.eval_on_selector("#found mark", f"mark => getComputedStyle(mark).{name}"))[:3]
+        for name in ("color", "backgroundColor")
+    )
+    assert sum(map(int, light)) - sum(map(int, dark)) > 250  # light writing on a dark mark
+
+
+@needs_chromium
+def test_nothing_that_is_typed_is_run(open_page: Callable[..., Any]) -> None:
+    page = open_page()
+    text = (
+        "A <b>bold</b> ${hacked()} {{hacked}} `${hacked()}` <script>hacked()</script><img src=x onerror=hacked()> end"
+    )
+    extract(page, text, "<img src=x onerror=hacked()>")
+    page.wait_for_timeout(300)
+    assert page.evaluate("window.wasHacked === undefined")
+    shown = page.eval_on_selector(
+        "#found .text", "text => { text.querySelectorAll('small').forEach(e => e.remove()); return text.textContent }"
+    )
+    assert shown == text
+    assert page.query_selector("#found :is(img, script, b)") is None
+
+
+@needs_chromium
+def test_errors_are_shown(open_page: Callable[..., Any]) -> None:
+    page = open_page()
+    page.fill("#schema textarea", "person\nperson")
+    page.click("#extract")
+    page.wait_for_selector("text=label 'person' stands 2 times; give each once")
+    page.fill("#text textarea", " ")
+    page.fill("#schema textarea", "person")
+    page.click("#extract")
+    page.wait_for_selector("text=text 1 is empty; give some text")
+
+
+def ask(server: str, text: str, schema: str = "secret", task: str = "NER") -> Any:
+    """Call the page's program as another program can."""
+    from gradio_client import Client
+
+    client = Client(server, verbose=False)
+    return client.predict(text, task, schema, "", "", False, api_name="/extract")
+
+
+def test_limits_hold_without_the_page(server: str) -> None:
+    with pytest.raises(Exception, match="the text has 2,001 characters: give at most 2,000"):
+        ask(server, "x" * 2001)
+    with pytest.raises(Exception, match="the schema is too long: give at most 2,000 characters"):
+        ask(server, "x", "y" * 2001)
+
+
+def test_nothing_that_is_typed_is_logged_or_kept(server: str, capfd: pytest.CaptureFixture, caplog: Any) -> None:
+    import os
+
+    caplog.set_level("DEBUG")
+    found, data = ask(server, "This is MARKER-7351.")
+    assert "MARKER-7351" in found and json.loads(data)["facts"]
+    with pytest.raises(Exception, match="MARKER-7351"):
+        ask(server, "This is MARKER-7351.", "MARKER-7351\nMARKER-7351")
+    out, err = capfd.readouterr()
+    ours = [record for record in caplog.records if not record.name.startswith(("httpcore", "httpx"))]  # the client's
+    assert "MARKER-7351" not in out + err + " ".join(record.getMessage() for record in ours)
+    kept = [path for path in Path(os.environ["GRADIO_TEMP_DIR"]).rglob("*") if path.is_file()]
+    assert not [path for path in kept if b"MARKER-7351" in path.read_bytes()]
+
+
+def test_a_typed_schema_is_no_path(demo: ModuleType, people: Path) -> None:
+    path = str(people / "IE-en" / "NER" / "people" / "schema.json")
+    for typed in (path, json.dumps(path), f"[{json.dumps(path)}]"):
+        assert read_schema(demo.typed_schema(typed, "NER"), "NER")[0].types in ((path,), (json.dumps(path),))
+
+
+@pytest.mark.parametrize(
+    ("task", "typed", "expected"),
+    [
+        ("NER", "person\n\n city \n", ["person", "city"]),
+        ("NER", "人物：人的名字\n城市", {"人物": "人的名字", "城市": ""}),
+        ("NER", '["person"]', ["person"]),
+        ("SPO", "person_founder_company", ["person_founder_company"]),
+        ("EE", "resign: employee, employer\nstrike", [("resign", ["employee", "employer"]), ("strike", [])]),
+        ("KG", "城市：市长，人口、省份", [("城市", ["市长", "人口", "省份"])]),
+    ],
+)
+def test_schemas_are_typed_line_by_line(demo: ModuleType, task: str, typed: str, expected: Any) -> None:
+    schema = demo.typed_schema(typed, task)
+    if task in ("EE", "KG"):
+        assert [tuple(item.values()) for item in schema] == expected
+    else:
+        assert schema == expected
+    read_schema(schema, task)
+
+
+def test_all_presets_can_be_asked(demo: ModuleType) -> None:
+    for task, schema, text in demo.PRESETS.values():
+        result = Extractor(AnswerEngine({}))(text, task, demo.typed_schema(schema, task))
+        assert result.language == ("zh" if "，" in text else "en")
+
+
+def test_an_engine_stops_in_time(demo: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(0, 10_000, 10))
+    monkeypatch.setattr(demo.time, "monotonic", lambda: next(clock))
+    engine = demo.InTime(AnswerEngine(ANSWER), seconds=25)
+    request = Request([{"role": "user", "content": '{"schema": ["person"]}'}])
+    assert len(engine.generate([request] * 20, 10)) == 20
+    with pytest.raises(InputError, match="takes more than 25 seconds: give a shorter text or fewer labels"):
+        engine.generate([request] * 20, 10)
+
+
+@needs_chromium
+@pytest.mark.slow
+def test_a_real_small_model(demo: ModuleType, browser: Any, run_script: Callable[..., Any]) -> None:
+    folder = run_script("get_smollm2.py").stdout.split()[-1]
+    app = demo.build_demo(Extractor.from_pretrained(folder, max_new_tokens=24))
+    _, address, _ = app.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", **demo.LOOK)
+    page = browser.new_page()
+    page.goto(address)
+    page.wait_for_selector("#extract")
+    page.fill("#text textarea", "Ada Lovelace met Charles Babbage in London.")
+    page.fill("#schema textarea", "person\ncity")
+    page.click("#extract")
+    page.wait_for_selector("text=/\\d answers? about 1 passage/", timeout=120_000)
+    link = page.get_attribute("text=extraction.json", "href")
+    result = json.loads(base64.b64decode(link.partition("base64,")[2]))
+    assert result["text"] == "Ada Lovelace met Charles Babbage in London." and result["answers"]["all"] >= 1
+    page.close()
+    app.close()

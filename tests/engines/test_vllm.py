@@ -1,0 +1,186 @@
+"""
+The vLLM engine: run for real where vLLM is installed, and everywhere held against the arguments that vLLM takes.
+
+`vllm_contract.json` holds the names of the parameters of the calls that the engine makes, read from the sources in
+the wheel of the release that it names.
+"""
+
+import json
+import os
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+import torch
+from helpers.tiny import save_tiny_model
+
+from iepile_builder import InputError
+from iepile_builder.answers.grammar import lark_grammar
+from iepile_builder.engines.base import Completion, Request
+from iepile_builder.engines.loading import load_model
+from iepile_builder.engines.transformers import TransformersEngine
+from iepile_builder.engines.vllm import VLLMEngine
+
+
+CONTRACT = json.loads(Path(__file__).with_name("vllm_contract.json").read_text())
+CITY = {"type": "object", "properties": {"city": {"enum": ["Rome", "罗马"]}}, "required": ["city"]}
+needs_vllm = pytest.mark.skipif(
+    find_spec("vllm") is None, reason="vllm is not installed: it needs an environment of its own"
+)
+
+
+def ask(text: str, schema: dict | None = None) -> Request:
+    return Request([{"role": "user", "content": text}], schema)
+
+
+ENDS = ["stop", "length"]
+REQUESTS = [ask(f"town {number} by train by train by train") for number in range(6)]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    # The smallest heads that all of vLLM's kernels take.
+    return save_tiny_model(tmp_path_factory.mktemp("tiny"), head_dim=64)
+
+
+@pytest.fixture(scope="module")
+def adapter(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from peft import LoraConfig, get_peft_model
+
+    folder = tmp_path_factory.mktemp("adapter")
+    lora = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear", init_lora_weights=False)
+    get_peft_model(load_model(str(model)), lora).save_pretrained(folder)
+    return folder
+
+
+# With vLLM
+
+
+def plain_answers(model: Path, adapter: Path | None, max_new_tokens: int) -> list[str]:
+    """
+    What `generate` of transformers says to each request by itself.
+
+    Not what our own engine says: vLLM pins an older release of transformers than that is made for.
+    """
+    engine = TransformersEngine.from_pretrained(str(model), adapter and str(adapter), dtype="float32")
+    answers = []
+    for request in REQUESTS:
+        ids = torch.tensor(engine.encode([engine.prompt(request)]))
+        generated = engine.model.generate(ids, max_new_tokens=max_new_tokens, do_sample=False)[0, ids.shape[1] :]
+        answers.append(engine.tokenizer.decode(generated, skip_special_tokens=True))
+    return answers
+
+
+@pytest.fixture(scope="module")
+def real(model: Path) -> VLLMEngine:
+    os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    return VLLMEngine(str(model), dtype="float32", enforce_eager=True)
+
+
+@needs_vllm
+@pytest.mark.slow
+def test_it_answers_as_transformers_does(real: VLLMEngine, model: Path) -> None:
+    answers = real.generate(REQUESTS, 16)
+    assert [answer.text for answer in answers] == plain_answers(model, None, 16)
+    local = TransformersEngine.from_pretrained(str(model), dtype="float32")
+    assert real.context_left(REQUESTS[0], 16) == local.context_left(REQUESTS[0], 16)
+    with pytest.raises(InputError, match="leaves no room"):
+        real.generate([ask("word " * 600)], 16)
+
+
+@needs_vllm
+@pytest.mark.slow
+def test_an_answer_follows_its_schema(real: VLLMEngine) -> None:
+    free, constrained = real.generate([ask("Rome"), ask("Rome", CITY)], 64)
+    with pytest.raises(ValueError):
+        json.loads(free.text)
+    answer = json.loads(constrained.text)
+    assert list(answer) == ["city"] and not constrained.cut
+    assert constrained.text == json.dumps(answer, ensure_ascii=False)  # white space as in training
+
+
+@needs_vllm
+@pytest.mark.slow
+def test_an_adapter_and_copied_tokens(model: Path, adapter: Path) -> None:
+    engine = VLLMEngine(str(model), str(adapter), speculative_tokens=4, dtype="float32", enforce_eager=True)
+    assert [answer.text for answer in engine.generate(REQUESTS, 16)] == plain_answers(model, adapter, 16)
+    assert json.loads(engine.generate([ask("Rome", CITY)], 64)[0].text)
+
+
+@needs_vllm
+@pytest.mark.slow
+def test_what_vllm_cannot_load_is_one_line(tmp_path: Path, model: Path) -> None:
+    with pytest.raises(InputError, match="vLLM cannot load it") as error:
+        VLLMEngine(str(model), max_model_len=10**6)
+    assert "\n" not in str(error.value)
+
+
+# Without
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict]:
+    """Stands in for vLLM: takes only what vLLM takes, and keeps it."""
+    kept: dict[str, dict] = {}
+
+    def taker(name: str, *positional: str) -> type:
+        def take(self: object, *args: object, **kwargs: object) -> None:
+            given = dict(zip(positional, args, strict=False)) | kwargs
+            assert set(given) <= set(CONTRACT[name]), f"{name} of vLLM {CONTRACT['vllm']} does not take all of these"
+            kept[name] = given
+            vars(self).update(given)
+
+        return type(name, (), {"__init__": take})
+
+    class LLM(taker("LLM", "model")):  # type: ignore[misc]
+        model_config = SimpleNamespace(max_model_len=100)
+
+        def generate(self, prompts: list, sampling_params: list, **kwargs: object) -> list:
+            assert set(kwargs) <= set(CONTRACT["LLM.generate"])
+            kept["LLM.generate"] = {"prompts": prompts, "sampling_params": sampling_params, **kwargs}
+            ends = [SimpleNamespace(token_ids=[300 + index], finish_reason=r) for index, r in enumerate(ENDS)]
+            return [SimpleNamespace(outputs=[end]) for end in ends]
+
+    for name, content in {
+        "vllm": {"LLM": LLM, "SamplingParams": taker("SamplingParams")},
+        "vllm.lora": {},
+        "vllm.lora.request": {"LoRARequest": taker("LoRARequest", "lora_name", "lora_int_id", "lora_path")},
+        "vllm.sampling_params": {"StructuredOutputsParams": taker("StructuredOutputsParams")},
+    }.items():
+        module = ModuleType(name)
+        vars(module).update(content)
+        monkeypatch.setitem(sys.modules, name, module)
+    return kept
+
+
+def test_the_arguments_are_those_of_vllm(calls: dict[str, dict], model: Path, adapter: Path) -> None:
+    engine = VLLMEngine(str(model), str(adapter), speculative_tokens=8, tensor_parallel_size=2)
+    assert calls["LLM"]["max_lora_rank"] in CONTRACT["max_lora_rank"]
+    assert calls["LLM"]["max_lora_rank"] >= 4
+    assert calls["LLM"]["tensor_parallel_size"] == 2
+    assert set(calls["LLM"]["speculative_config"]) <= set(CONTRACT["speculative_config"])
+    assert calls["LoRARequest"]["lora_path"] == str(adapter)
+
+    answers = engine.generate([ask("a"), ask("b", CITY)], 16)
+    assert answers == [Completion(engine.tokenizer.decode([300 + index]), cut=bool(index)) for index in range(2)]
+    free, constrained = calls["LLM.generate"]["sampling_params"]
+    assert free.structured_outputs is None and free.temperature == 0 and free.max_tokens == 16
+    assert constrained.structured_outputs.grammar == lark_grammar(CITY)
+    local = TransformersEngine.from_pretrained(str(model))
+    [ids] = local.encode([local.prompt(ask("a"))])
+    assert calls["LLM.generate"]["prompts"][0] == {"prompt_token_ids": ids}
+    assert engine.context_left(ask("a"), 16) == 100 - 16 - len(ids)
+
+
+def test_a_rank_that_vllm_has_no_room_for(calls: dict[str, dict], model: Path, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text('{"r": 8, "rank_pattern": {"q_proj": 1024}}')
+    with pytest.raises(InputError, match="rank 1024.*merge_adapter"):
+        VLLMEngine(str(model), str(tmp_path))
+
+
+@pytest.mark.skipif(find_spec("vllm") is not None, reason="vllm is installed")
+def test_a_missing_vllm_is_named(model: Path) -> None:
+    with pytest.raises(InputError, match="an environment of its own, pip install vllm"):
+        VLLMEngine(str(model))

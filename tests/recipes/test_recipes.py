@@ -1,0 +1,197 @@
+"""
+`recipes/`: every recipe trains a random model of its own architecture, a few thousand weights large, with `sft.py`.
+
+What a CPU forces is overridden: the model, `use_cpu`, flash attention and the number of steps; and the learning rate,
+so that a few steps show in the loss of a random model. A new recipe is found and checked by itself; a new base model
+needs a line in `MODELS`.
+"""
+
+import runpy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from helpers.corpora import ROOT, write_lines
+from helpers.models import INSTANCES, MODELS, make_config, make_tokenizer
+from helpers.tiny import load_script
+from peft import LoraConfig, get_peft_model
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+)
+from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser
+
+from iepile_builder.chat import load_tokenizer, to_prompt
+from iepile_builder.engines.loading import load_model
+
+
+RECIPES = sorted((ROOT / "recipes").glob("*/sft/config_*.yaml"))
+CONFIGS = {recipe: yaml.safe_load(recipe.read_text(encoding="utf-8")) for recipe in RECIPES}
+REMOTE = [recipe for recipe in RECIPES if CONFIGS[recipe].get("trust_remote_code")]
+LOCAL = [recipe for recipe in RECIPES if recipe not in REMOTE]
+
+
+# Base, chat template and adapter of each published system.
+PUBLISHED = {
+    "llama2-13b-chat": ("meta-llama/Llama-2-13b-chat-hf", "llama2", "zjunlp/llama2-13b-iepile-lora"),
+    "baichuan2-13b-chat": ("baichuan-inc/Baichuan2-13B-Chat", "baichuan2", "zjunlp/baichuan2-13b-iepile-lora"),
+    "llama3-8b-instruct": ("meta-llama/Meta-Llama-3-8B-Instruct", "alpaca", "zjunlp/llama3-8b-iepile-lora"),
+    "qwen1.5-14b-chat": ("Qwen/Qwen1.5-14B-Chat", "qwen", "zjunlp/qwen1.5-14b-iepile-lora"),
+    "oneke": ("zjunlp/OneKE", "llama2_zh", None),
+}
+
+
+def short(recipe: Path) -> str:
+    return f"{recipe.parent.parent.name}-{recipe.stem.removeprefix('config_')}"
+
+
+@pytest.fixture(scope="module")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A folder with a random model of the same class, made once."""
+    torch.set_num_threads(1)
+    made: dict[str, Path] = {}
+
+    def make(name: str) -> Path:
+        if name not in made:
+            made[name] = tmp_path_factory.mktemp("model")
+            tokenizer = make_tokenizer(MODELS[name])
+            tokenizer.save_pretrained(made[name])
+            torch.manual_seed(0)
+            AutoModelForCausalLM.from_config(make_config(MODELS[name], tokenizer)).save_pretrained(made[name])
+        return made[name]
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recipes name their chat templates from there."""
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=short)
+def test_the_recipe_parses(recipe: Path, tmp_path: Path) -> None:
+    parser = TrlParser((load_script("sft").DataArguments, SFTConfig, ModelConfig))
+    arguments = ["--config", str(recipe), "--dataset_name", "data", "--output_dir", str(tmp_path), "--use_cpu", "true"]
+    data_args, training_args, model_args = parser.parse_args_and_config(arguments)  # refuses unknown keys
+
+    assert training_args.trust_remote_code == recipe.parent.parent.name.startswith("baichuan")
+    assert model_args.use_peft != recipe.stem.endswith("full")
+    assert model_args.load_in_4bit == recipe.stem.endswith("4bit")
+    assert model_args.load_in_8bit == recipe.stem.endswith("8bit")
+    assert (data_args.adapter_name_or_path is not None) == recipe.stem.endswith("continue")
+    if training_args.chat_template_path is not None:
+        assert Path(training_args.chat_template_path).is_file()
+    if not model_args.use_peft:
+        assert model_args.dtype == "float32"
+
+
+def test_every_recipe_is_in_the_tables() -> None:
+    index = (ROOT / "recipes" / "README.md").read_text(encoding="utf-8")
+    for recipe in RECIPES:
+        folder = recipe.parent.parent
+        assert f"({folder.name}/sft/{recipe.name})" in index
+        assert f"sft/{recipe.name}" in (folder / "README.md").read_text(encoding="utf-8")
+        head = recipe.read_text(encoding="utf-8").partition("\n\n")[0]
+        assert f"--config {recipe.relative_to(ROOT)} " in head, "the launch command on top"
+
+
+@pytest.mark.parametrize("recipe", [r for r in RECIPES if r.parent.parent.name in PUBLISHED], ids=short)
+def test_the_published_hyperparameters(recipe: Path) -> None:
+    config = CONFIGS[recipe]
+    folder, method = recipe.parent.parent.name, recipe.stem.removeprefix("config_")
+    base, template, adapter = PUBLISHED[folder]
+    assert config["model_name_or_path"] == base
+    assert config["chat_template_path"] == f"recipes/chat_templates/{template}.jinja"
+    assert config.get("adapter_name_or_path") == (adapter if method == "continue" else None)
+    assert config["per_device_train_batch_size"] * config["gradient_accumulation_steps"] * 4 == 32
+    assert (config["learning_rate"], config["num_train_epochs"], config["max_grad_norm"]) == (5e-5, 10, 0.5)
+    assert (config["max_length"], config["bf16"]) == (700, True)
+    if method != "full":
+        continued = method == "continue" or folder == "oneke"
+        assert (config["lora_r"], config["lora_alpha"]) == ((64, 64) if continued else (16, 32))
+        assert config["lora_dropout"] == 0.05
+        baichuan = ["W_pack", "o_proj", "gate_proj", "up_proj", "down_proj"]
+        assert config["lora_target_modules"] == (baichuan if folder.startswith("baichuan") else "all-linear")
+
+
+@pytest.mark.parametrize("recipe", LOCAL, ids=short)
+def test_the_recipe_trains(
+    recipe: Path, tiny_model: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = CONFIGS[recipe]
+    base = tiny_model(config["model_name_or_path"])
+    data = write_lines(tmp_path / "data" / "train.jsonl", INSTANCES).parent
+    out = tmp_path / "out"
+    options = {
+        "--config": recipe,
+        "--model_name_or_path": base,
+        "--dataset_name": data,
+        "--output_dir": out,
+        "--use_cpu": "true",
+        "--learning_rate": 1e-2,
+        "--max_steps": 6,
+        "--logging_steps": 1,
+        "--save_strategy": "no",
+    }
+    if "attn_implementation" in config:
+        options["--attn_implementation"] = "sdpa"
+    if "adapter_name_or_path" in config:
+        options["--adapter_name_or_path"] = make_adapter(base, config, tmp_path / "adapter")
+    seen: list[SFTTrainer] = []
+    train = SFTTrainer.train
+    monkeypatch.setattr(SFTTrainer, "train", lambda self, **kwargs: seen.append(self) or train(self, **kwargs))
+    monkeypatch.setattr(sys, "argv", ["sft.py", *(str(part) for option in options.items() for part in option)])
+    runpy.run_path(str(ROOT / "scripts" / "sft.py"), run_name="__main__")
+
+    # What is learned is each answer and the token that ends it.
+    [trainer] = seen
+    tokenizer = load_tokenizer(str(out))
+    end = config.get("eos_token", tokenizer.eos_token)
+    labels = [label for row in trainer.train_dataset["labels"] for label in row if label != -100]
+    assert sorted(part.strip() for part in tokenizer.decode(labels).split(end) if part.strip()) == sorted(
+        instance["output"] for instance in INSTANCES
+    )
+    if tokenizer.bos_token in ("<s>", "<|begin_of_text|>", "<bos>"):
+        ids = [token for row in trainer.train_dataset["input_ids"] for token in row]
+        assert ids.count(tokenizer.bos_token_id) == len(INSTANCES)
+    assert type(trainer.model.get_base_model() if config.get("use_peft") else trainer.model) is type(
+        AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base))
+    )
+
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert len(losses) == 6
+    assert losses[-1] < 0.95 * losses[0]
+
+    if config.get("use_peft"):
+        adapter = LoraConfig.from_pretrained(str(out))
+        assert (adapter.r, adapter.lora_alpha) == (config["lora_r"], config["lora_alpha"])
+        adapted = [name for name, _ in trainer.model.named_modules() if name.endswith(".lora_A")]
+        # Query, key, value, output; gate, up, down: of both layers, and of nothing else.
+        assert len(adapted) == 2 * 7
+        reloaded = load_model(str(base), str(out), dtype=config["dtype"])
+    else:
+        reloaded = load_model(str(out), dtype=config["dtype"])
+    trained = {name: weight for name, weight in trainer.model.named_parameters() if weight.requires_grad}
+    loaded = dict(reloaded.named_parameters())
+    assert trained
+    for name, weight in trained.items():
+        assert torch.equal(loaded[name].float(), weight.float()), name
+
+    prompt = tokenizer.apply_chat_template(to_prompt(INSTANCES[0]), add_generation_prompt=True, return_tensors="pt")
+    length = prompt["input_ids"].shape[1]
+    assert length < reloaded.generate(**prompt, max_new_tokens=4, do_sample=False).shape[1] <= length + 4
+
+
+def make_adapter(base: Path, config: dict[str, Any], folder: Path) -> Path:
+    """One of the rank and on the modules that the recipe says the published adapter has."""
+    lora = LoraConfig(
+        r=config["lora_r"], lora_alpha=config["lora_alpha"], target_modules=config["lora_target_modules"]
+    )
+    model = get_peft_model(load_model(str(base)), lora)
+    model.save_pretrained(folder)
+    return folder
