@@ -15,9 +15,9 @@ from iepile_builder.extraction.extractor import Extractor, take_options
 
 class InformationExtractionPipeline(Pipeline):
     """
-    Extracts what a schema asks for from texts.
+    Extract what a schema asks for from texts.
 
-        import iepile_builder
+        import iepile_builder.pipeline
         from transformers import pipeline
 
         extract = pipeline("information-extraction", model="path/or/hub-id")
@@ -77,7 +77,7 @@ class InformationExtractionPipeline(Pipeline):
 
 
 def register() -> None:
-    """Makes the task known to `transformers`."""
+    """Make the task known to `transformers`."""
     PIPELINE_REGISTRY.register_pipeline(
         "information-extraction",
         pipeline_class=InformationExtractionPipeline,

@@ -1,4 +1,4 @@
-"""`pipeline("information-extraction", ...)` after `import iepile_builder`, whichever is imported first."""
+"""`pipeline("information-extraction", ...)` after `import iepile_builder.pipeline`."""
 
 import subprocess
 import sys
@@ -7,43 +7,31 @@ from pathlib import Path
 import pytest
 from helpers.tiny import save_tiny_model
 
-import iepile_builder
+import iepile_builder.pipeline
 from iepile_builder import Extraction, Extractor, InputError
 from iepile_builder.chat import load_tokenizer
 from iepile_builder.engines.loading import load_model
 
 
-ORDER = """
-import sys
-{first}
-assert ("torch" in sys.modules) == {loaded}
-{second}
-from transformers import pipeline
-from transformers.pipelines import PIPELINE_REGISTRY
-task = PIPELINE_REGISTRY.check_task("information-extraction")[1]
-print(task["impl"].__module__, not any(type(finder).__name__ == "_AfterPipelines" for finder in sys.meta_path))
-"""
 TEXTS = ["Ada met Bob in Rome.", "Nothing happened.", "Ada went home. " * 20]
 ASKED = {"task": "NER", "schema": ["person", "city"]}
 
 
-@pytest.mark.parametrize(
-    ("first", "second", "loaded"),
-    [
-        ("import iepile_builder", "import transformers", False),
-        ("from transformers import pipeline", "import iepile_builder", True),
-    ],
-)
-def test_it_is_registered_and_costs_nothing_before(first: str, second: str, loaded: bool) -> None:
-    code = ORDER.format(first=first, second=second, loaded=loaded)
+def test_the_library_alone_does_not_touch_transformers() -> None:
+    code = "import iepile_builder, sys; print('transformers' in sys.modules, len(sys.meta_path))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout == "iepile_builder.extraction.pipeline True\n", done.stderr
+    untouched = subprocess.run(
+        [sys.executable, "-c", "import datasets, sys; print('transformers' in sys.modules, len(sys.meta_path))"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == untouched.stdout, done.stderr
 
 
 def test_it_extracts_as_the_extractor_does(tmp_path: Path) -> None:
     from transformers import pipeline
 
-    assert iepile_builder.__version__
+    assert iepile_builder.pipeline.register
     model = str(save_tiny_model(tmp_path))
     expected = list(Extractor.from_pretrained(model, max_new_tokens=16)(TEXTS, **ASKED))
     extract = pipeline("information-extraction", model=model, max_new_tokens=16, batch_size=2)
