@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from iepile_builder.data.batching import SchemaBatching
 from iepile_builder.errors import InputError
 from iepile_builder.iepile import IEPile, IEPileConfig, register
+from iepile_builder.io import metric_path
 from iepile_builder.schema import Schema
 
 
@@ -14,7 +15,16 @@ if TYPE_CHECKING:
     from iepile_builder.extraction.result import Extraction
 
 __version__ = "0.1.0"
-__all__ = ["Extraction", "Extractor", "IEPile", "IEPileConfig", "InputError", "Schema", "SchemaBatching"]
+__all__ = [
+    "Extraction",
+    "Extractor",
+    "IEPile",
+    "IEPileConfig",
+    "InputError",
+    "Schema",
+    "SchemaBatching",
+    "metric_path",
+]
 
 # imported when they are used: building needs neither
 _LAZY = {

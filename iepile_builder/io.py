@@ -21,6 +21,45 @@ SAMPLE_CORPUS = RESOURCES / "sample_corpus"
 _encode = c_make_encoder(None, None, encode_basestring, None, ": ", ", ", False, False, True)
 
 
+def find_resource(folder: str, name: str) -> Path:
+    """
+    Find a file of `recipes/` or `evaluate_metrics/` in a checkout or in the installed package.
+
+    Args:
+        folder (`str`):
+            The folder: `"recipes"` or `"evaluate_metrics"`.
+        name (`str`):
+            A file that exists, or its name in the folder, such as `"qwen3-4b/sft/config_lora.yaml"`; the folder may
+            stand before it.
+
+    Returns:
+        `Path`: The file.
+
+    Raises:
+        `InputError`: If there is none of this name; the message lists the names there are.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    installed = RESOURCES / folder
+    root = (installed if installed.is_dir() else RESOURCES.parent.parent / folder).resolve()
+    path = (root / name.removeprefix(f"{folder}/")).resolve()
+    if path.is_file():
+        return path
+    nearest = next((parent for parent in path.parents if parent.is_dir() and parent.is_relative_to(root)), root)
+    known = sorted(str(entry.relative_to(root)) for entry in nearest.iterdir())
+    raise InputError(f"{name}: no such file, and no name in {folder}, which has {', '.join(known)}")
+
+
+def metric_path() -> str:
+    """
+    Find the metric: `evaluate.load(iepile_builder.metric_path())`.
+
+    Returns:
+        `str`: The path of `evaluate_metrics/ie_f1/ie_f1.py`, in a checkout or in the installed package.
+    """
+    return str(find_resource("evaluate_metrics", "ie_f1/ie_f1.py"))
+
+
 def first_line(error: BaseException) -> str:
     """
     The first line of an error's message, for a message that has only one.

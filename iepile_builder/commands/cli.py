@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from docstring_parser import parse as parse_docstring
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser
 
 from iepile_builder.errors import InputError
+from iepile_builder.io import find_resource
 
 
 COMMANDS = (
@@ -71,7 +72,7 @@ def parse_options(name: str, doc: str, options: Sequence[type], argv: Sequence[s
         prog=f"iepile {name}", usage=f"iepile {name} [options]", description=doc.strip(), exit_on_error=False
     )
     parser.formatter_class = _formatter(parser.formatter_class)
-    parser.add_argument("--config", action="config", help="a YAML file with these options")
+    parser.add_argument("--config", action=_ConfigFile, help="a YAML file with these options, or a recipe's name")
     for each in options:
         _add_options(parser, each)
     try:
@@ -81,6 +82,11 @@ def parse_options(name: str, doc: str, options: Sequence[type], argv: Sequence[s
         reason = re.sub(r"<class '(\w+)'>", r"\1", reason)
         raise InputError(f"{reason}; see iepile {name} --help") from None
     return [each(**{field: values[field] for field in _documented(each)}) for each in options]
+
+
+class _ConfigFile(ActionConfigFile):
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
+        super().__call__(parser, cfg, str(find_resource("recipes", values)), option_string)
 
 
 def _formatter(base: Any) -> type:

@@ -1,0 +1,38 @@
+"""Files that are found by name."""
+
+from pathlib import Path
+
+import pytest
+from helpers.corpora import ROOT
+
+from iepile_builder import metric_path
+from iepile_builder.errors import InputError
+from iepile_builder.io import find_resource
+
+
+def test_a_resource_is_found_by_name_or_by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = "qwen3-4b/sft/config_lora.yaml"
+    recipe = (ROOT / "recipes" / name).resolve()
+    assert find_resource("recipes", name) == recipe
+    assert find_resource("recipes", f"recipes/{name}") == recipe
+    own = tmp_path / name
+    own.parent.mkdir(parents=True)
+    own.touch()
+    assert find_resource("recipes", name) == Path(name), "a file that exists comes first"
+    assert metric_path() == str(ROOT.resolve() / "evaluate_metrics" / "ie_f1" / "ie_f1.py")
+
+
+@pytest.mark.parametrize(
+    ("name", "names"),
+    [
+        ("qwen3-4b/sft/config.yaml", "qwen3-4b/sft/config_full.yaml, qwen3-4b/sft/config_lora.yaml"),
+        ("qwen/sft/config.yaml", "qwen3-4b, qwen3-8b"),
+        ("../config.yaml", "qwen3-4b, qwen3-8b"),
+        ("/nowhere/config.yaml", "qwen3-4b, qwen3-8b"),
+    ],
+)
+def test_an_unknown_name_lists_what_there_is(name: str, names: str) -> None:
+    with pytest.raises(InputError, match=f"^{name}: no such file.*{names}") as caught:
+        find_resource("recipes", name)
+    assert "\n" not in str(caught.value)
