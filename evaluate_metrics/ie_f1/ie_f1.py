@@ -40,7 +40,7 @@ Args:
     seed (`int`, *optional*, defaults to 0): of the resamples.
     matching: the options of `iepile_builder.scoring.matching.Matching`, when a predicted fact counts as a gold one:
         `mode` (`"strict"`, `"set"`, `"normalized"`, `"boundary"`, `"type"`, `"partial"` or `"grounded"`),
-        `min_overlap`, `entity_types`, `linked`, `lowercase`, `nfkc`, `whitespace`, `punctuation`, `articles`.
+        `min_overlap`, `entity_types` and `linked`.
 Returns:
     `dict`: `overall`, `tasks`, `sources`, `languages`, `labels` and `macro`; in each `precision`, `recall`, `f1`
     (percentages), `tp`, `pred`, `gold`, `records`, `answers`, `unparsed`, `repaired`, `outside_schema`, `not_in_text`

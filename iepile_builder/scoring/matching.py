@@ -3,7 +3,6 @@
 import re
 import string
 import unicodedata
-from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -33,7 +32,8 @@ class Matching:
         mode (`str`, *optional*, defaults to `"strict"`):
             - `"strict"`: label and mentions are equal.
             - `"set"`: the same, and a fact that is repeated in a record counts once, on both sides.
-            - `"normalized"`: label and normalized mentions are equal.
+            - `"normalized"`: label and normalized mentions are equal. Normalizing ignores case, Unicode compatibility
+              forms (NFKC), white space, surrounding punctuation and an English article at the start.
             - `"boundary"`: mentions are equal, whatever the label.
             - `"type"`: the label is equal and all mentions overlap.
             - `"partial"`: whatever the label, facts with equal mentions count 1, with overlapping mentions 0.5.
@@ -48,27 +48,12 @@ class Matching:
             Whether the types of both ends belong to a relation of SPO. (RE has none.)
         linked (`bool`, *optional*, defaults to `False`):
             Whether an argument's event must have the right trigger, too.
-        lowercase (`bool`, *optional*, defaults to `True`):
-            For `"normalized"`, as are the next: upper and lower case are the same.
-        nfkc (`bool`, *optional*, defaults to `True`):
-            Unicode NFKC: full and half width, ligatures and the like are the same.
-        whitespace (`bool`, *optional*, defaults to `True`):
-            White space is one space, and none at the ends.
-        punctuation (`bool`, *optional*, defaults to `True`):
-            Punctuation around a mention is left out.
-        articles (`bool`, *optional*, defaults to `True`):
-            An English article at the start is left out.
     """
 
     mode: Mode = "strict"
     min_overlap: float = 0.0
     entity_types: bool = True
     linked: bool = False
-    lowercase: bool = True
-    nfkc: bool = True
-    whitespace: bool = True
-    punctuation: bool = True
-    articles: bool = True
 
     def __post_init__(self) -> None:
         if self.mode not in get_args(Mode):
@@ -130,16 +115,8 @@ class Matching:
         if not self.labelled and not isinstance(fact, Argument):
             label = ()
         if self.mode == "normalized":
-            mentions = tuple(map(self.normalize, mentions))
+            mentions = tuple(map(_normalize, mentions))
         return label, mentions
-
-    def normalize(self, mention: str) -> str:
-        """A mention as `"normalized"` compares it; one that nothing would be left of is kept."""
-        text = unicodedata.normalize("NFKC", mention) if self.nfkc else mention
-        text = " ".join(text.split()) if self.whitespace else text
-        text = text.lower() if self.lowercase else text
-        text = text.strip(PUNCTUATION + string.whitespace) or text if self.punctuation else text
-        return ARTICLES.sub("", text) or text if self.articles else text
 
     def matches(self, gold: list[Mentions], predicted: list[Mentions], text: str) -> float:
         """How many of the facts of one label match."""
@@ -175,49 +152,51 @@ class Matching:
 
 
 class Overlaps:
-    """Whether a predicted mention overlaps a gold mention enough; remembers what it has found for one text."""
+    """
+    Tell whether a predicted mention overlaps a gold mention enough.
+
+    Args:
+        text (`str`):
+            The record's text.
+        min_overlap (`float`):
+            The share of a gold mention's characters that the predicted mention must cover.
+    """
 
     def __init__(self, text: str, min_overlap: float) -> None:
         self.text = text
         self.min_overlap = min_overlap
-        self.starts: dict[str, list[int]] = {}
-        self.known: dict[tuple[str, str], bool] = {}
+        self._known: dict[tuple[str, str], bool] = {}
 
     def __call__(self, gold: str, predicted: str) -> bool:
         if gold == predicted:
             return True
         pair = (gold, predicted)
-        if pair not in self.known:
+        if pair not in self._known:
             shared = self.shared(gold, predicted)
-            self.known[pair] = shared > 0 and shared >= self.min_overlap * len(gold)
-        return self.known[pair]
+            self._known[pair] = shared > 0 and shared >= self.min_overlap * len(gold)
+        return self._known[pair]
 
     def shared(self, gold: str, predicted: str) -> int:
-        """The most characters of the text that an occurrence of each have in common."""
-        best = 0
-        starts = self.find(predicted)
-        for start in self.find(gold):
-            # the overlap grows up to this start of the other, stays, and shrinks: the best is on one side of it
-            index = bisect_left(starts, start + min(0, len(gold) - len(predicted)))
-            for other in starts[max(index - 1, 0) : index + 1]:
-                best = max(best, min(start + len(gold), other + len(predicted)) - max(start, other))
-        return best
+        """
+        Count the characters that an occurrence of each mention share, at most.
 
-    def find(self, mention: str) -> list[int]:
-        """Where a mention starts in the text."""
-        if mention not in self.starts:
-            self.starts[mention] = occurrences(mention, self.text)
-        return self.starts[mention]
+        The two strings alone tell how they can overlap, so the work does not grow with the number of occurrences.
+        """
+        shorter, longer = sorted((gold, predicted), key=len)
+        if shorter in longer:
+            return len(shorter) if longer in self.text else 0
+        for size in range(len(shorter) - 1, 0, -1):
+            for first, second in ((shorter, longer), (longer, shorter)):
+                if first.endswith(second[:size]) and first + second[size:] in self.text:
+                    return size
+        return 0
 
 
-def occurrences(mention: str, text: str) -> list[int]:
-    """Every start of a mention in a text."""
-    starts = []
-    start = text.find(mention) if mention else -1
-    while start >= 0:
-        starts.append(start)
-        start = text.find(mention, start + 1)
-    return starts
+def _normalize(mention: str) -> str:
+    """Normalize a mention for `"normalized"`; it never becomes empty."""
+    text = " ".join(unicodedata.normalize("NFKC", mention).split()).lower()
+    text = text.strip(PUNCTUATION + string.whitespace) or text
+    return ARTICLES.sub("", text) or text
 
 
 def max_matching(edges: list[list[int]]) -> int:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, get_args
 from iepile_builder.answers.parse import answer_keys
 from iepile_builder.html import STYLE, table
 from iepile_builder.io import write_whole
-from iepile_builder.scoring.matching import BLOCKS, Label, Matching, Mentions, Mode, Overlaps, block_of, occurrences
+from iepile_builder.scoring.matching import BLOCKS, Label, Matching, Mentions, Mode, Overlaps, block_of
 from iepile_builder.scoring.scorer import Scorer, label_name
 from iepile_builder.scoring.tally import RecordKey, ScoredRecord
 from iepile_builder.tasks import TASKS
@@ -326,20 +326,36 @@ def worst_records(diagnoses: list[Diagnosis]) -> Iterator[str]:
 
 
 def marked(text: str, findings: list[Finding]) -> str:
-    """A text with the gold and the predicted mentions marked."""
+    """Mark the gold and the predicted mentions in a text."""
     text = text[:TEXT_SHOWN]
-    marks: list[set[str]] = [set() for _ in text]
-    for kind, gold, predicted in findings:
-        for name, part in (("gold", gold), ("right" if kind in ("right", "repeated") else "wrong", predicted)):
-            for mention in part.mentions if part is not None else ():
-                for start in occurrences(mention, text):
-                    for place in marks[start : start + len(mention)]:
-                        place.add(name)
+    mentions = {
+        (name, mention)
+        for kind, gold, predicted in findings
+        for name, part in (("gold", gold), ("right" if kind in ("right", "repeated") else "wrong", predicted))
+        if part is not None
+        for mention in part.mentions
+    }
+    marks = {name: bytearray(len(text)) for name in ("gold", "right", "wrong")}
+    for name, mention in mentions:
+        for start, end in _spans(mention, text):
+            marks[name][start:end] = b"\1" * (end - start)
+    by_character = list(zip(*marks.values(), strict=True))
     pieces = []
     start = 0
     for end in range(1, len(text) + 1):
-        if end == len(text) or marks[end] != marks[start]:
-            piece, names = escape(text[start:end]), " ".join(sorted(marks[start]))
+        if end == len(text) or by_character[end] != by_character[start]:
+            piece = escape(text[start:end])
+            names = " ".join(name for name, marked in zip(marks, by_character[start], strict=True) if marked)
             pieces.append(f'<mark class="{names}">{piece}</mark>' if names else piece)
             start = end
     return "".join(pieces)
+
+
+def _spans(mention: str, text: str) -> Iterator[tuple[int, int]]:
+    """Yield spans that together cover every occurrence; of those that overlap one, only the last is needed."""
+    start = text.find(mention) if mention else -1
+    while start >= 0:
+        end = start + len(mention)
+        yield start, end
+        overlapping = text.rfind(mention, start + 1, end + len(mention) - 1)
+        start = overlapping if overlapping >= 0 else text.find(mention, end)

@@ -15,7 +15,7 @@ from helpers.corpora import SHARED, needs_shared
 
 from iepile_builder.data.corpus import Corpus, find_corpora
 from iepile_builder.data.index import read_split
-from iepile_builder.scoring.matching import Matching, occurrences
+from iepile_builder.scoring.matching import Matching
 from iepile_builder.scoring.scorer import Scorer
 
 
@@ -60,6 +60,10 @@ def corrupted(spans: list[Span], text: str, labels: tuple[str, ...], rng: random
         if 0 <= start < end <= len(text):
             predicted.append(Span(start, end, label))
     return predicted
+
+
+def occurrences(mention: str, text: str) -> list[int]:
+    return [start for start in range(len(text)) if text.startswith(mention, start)]
 
 
 def samples(source: Corpus, seed: int) -> Iterator[Sample]:
