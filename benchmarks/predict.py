@@ -29,24 +29,25 @@ from iepile_builder.scoring.scorer import Scorer
 def one_at_a_time(engine: TransformersEngine, requests: list[Request], max_new_tokens: int) -> list[Completion]:
     completions = []
     for request in requests:
-        inputs = engine.tokenizer(engine.prompt(request), add_special_tokens=False, return_tensors="pt")
+        input_ids = torch.tensor([engine.prompt_ids(request)])
         with torch.inference_mode():
             generated = engine.model.generate(
-                **inputs,
+                input_ids,
+                attention_mask=torch.ones_like(input_ids),
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
                 repetition_penalty=1.0,
                 eos_token_id=sorted(engine.end_tokens),
                 pad_token_id=engine.tokenizer.eos_token_id,
             )
-        ids = generated[0, inputs["input_ids"].shape[1] :].tolist()
+        ids = generated[0, input_ids.shape[1] :].tolist()
         text = engine.tokenizer.decode(ids, skip_special_tokens=True)
         completions.append(Completion(text, engine.end_tokens.isdisjoint(ids)))
     return completions
 
 
 def padded(engine: TransformersEngine, requests: list[Request], max_new_tokens: int) -> list[Completion]:
-    token_ids = engine.encode([engine.prompt(request) for request in requests])
+    token_ids = [engine.prompt_ids(request) for request in requests]
     order = sorted(range(len(requests)), key=lambda index: len(token_ids[index]))
     completions = {}
     for start in range(0, len(order), engine.batch_size):

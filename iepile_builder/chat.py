@@ -1,5 +1,5 @@
 """
-The two ends that training and prediction share: instances and their chat messages, the model and its tokenizer.
+Turn instances into chat messages, and messages into tokens, alike in training and in use.
 
 The chat template is the tokenizer's own, or a file given at training time; it is saved with the tokenizer beside the
 adapter, so prediction prompts the model exactly as training did.
@@ -7,7 +7,9 @@ adapter, so prediction prompts the model exactly as training did.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +22,12 @@ if TYPE_CHECKING:
 
 Message = dict[str, str]
 
+_CUT = "\ufdd0\ufdd1\ufdd0"  # Unicode keeps these two out of all texts; in one that has them, they are lost
+
 
 def to_prompt(instance: Mapping[str, Any]) -> list[Message]:
     """
-    Turns an instance into the messages that ask for its answer.
+    Turn an instance into the messages that ask for its answer.
 
     Args:
         instance (`Mapping[str, Any]`):
@@ -37,7 +41,7 @@ def to_prompt(instance: Mapping[str, Any]) -> list[Message]:
 
 def to_prompt_completion(instance: Mapping[str, Any]) -> dict[str, list[Message]]:
     """
-    Turns an instance into TRL's conversational prompt-completion row, of which only the completion is learned.
+    Turn an instance into TRL's conversational prompt-completion row, of which only the completion is learned.
 
     Args:
         instance (`Mapping[str, Any]`):
@@ -49,13 +53,70 @@ def to_prompt_completion(instance: Mapping[str, Any]) -> dict[str, list[Message]
     return {"prompt": to_prompt(instance), "completion": [{"role": "assistant", "content": instance["output"]}]}
 
 
+def render(messages: list[Message], tokenizer: PreTrainedTokenizerBase, add_generation_prompt: bool = True) -> str:
+    """
+    Render messages with the tokenizer's chat template.
+
+    A message is data. Where its text holds a control token of the model, such as `<|im_end|>`, a mark is set within,
+    at which [`encode`] cuts: the token is read as plain characters and cannot open or close a turn.
+
+    Args:
+        messages (`list[dict[str, str]]`):
+            The messages.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            A tokenizer with a chat template.
+        add_generation_prompt (`bool`, *optional*, defaults to `True`):
+            Whether an answer is to follow.
+
+    Returns:
+        `str`: The text, for [`encode`].
+    """
+    plain = [{**message, "content": break_control_tokens(message["content"], tokenizer)} for message in messages]
+    return str(tokenizer.apply_chat_template(plain, add_generation_prompt=add_generation_prompt, tokenize=False))
+
+
+def encode(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    """
+    Encode rendered texts; the template has written the special tokens.
+
+    Args:
+        texts (`Sequence[str]`):
+            Texts of [`render`].
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            The tokenizer that rendered them.
+
+    Returns:
+        `list[list[int]]`: The tokens of each.
+    """
+    pieces = [text.split(_CUT) for text in texts]
+    flat = [piece for each in pieces for piece in each]
+    tokens = iter(tokenizer(flat, add_special_tokens=False)["input_ids"] if flat else [])
+    return [[token for _ in each for token in next(tokens)] for each in pieces]
+
+
+def break_control_tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Set a mark behind the first character of every control token in a text; see [`render`]."""
+    return _control_tokens(tokenizer).sub(lambda found: found[0][0] + _CUT + found[0][1:], text)
+
+
+@lru_cache(maxsize=8)
+def _control_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
+    """The special tokens, and those that the chat template writes: Qwen's `<think>` is not special."""
+    added = [token for token in tokenizer.added_tokens_decoder.values() if len(token.content) > 1]
+    template = str(tokenizer.chat_template)
+    control = [
+        token.content for token in added if token.special or (token.content.strip() and token.content in template)
+    ]
+    return re.compile("|".join(map(re.escape, sorted(control, key=len, reverse=True))) or "(?!)")
+
+
 def tokenize(instance: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[int]]:
     """
-    Turns an instance into the tokens to train on, of which only the answer and its end token are learned.
+    Turn an instance into the tokens to train on, of which only the answer and its end token are learned.
 
-    The prompt's tokens are the ones that it has in use, when no answer follows. A tokenizer that is given both at once
-    may put the end of the one and the start of the other into one token: Llama-2's has `]{`, which the published
-    models never saw between `[/INST]` and an answer, and no prompt in use ends with it.
+    Prompt and answer are encoded apart, so that the prompt's tokens are those of a prompt in use. Encoded as one text,
+    the end of the prompt and the start of the answer may become one token: Llama-2 has `]{`, which the published
+    models never saw between `[/INST]` and an answer.
 
     Args:
         instance (`Mapping[str, Any]`):
@@ -64,28 +125,26 @@ def tokenize(instance: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) ->
             A tokenizer with a chat template.
 
     Returns:
-        `dict[str, list[int]]`: `input_ids` and `labels`, where what is not learned has -100.
+        `dict[str, list[int]]`: `input_ids` and `labels`; `labels` is -100 where nothing is learned.
 
     Raises:
         `InputError`: If the chat template renders the prompt in another way when an answer follows.
     """
     row = to_prompt_completion(instance)
-    prompt = str(tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, tokenize=False))
-    whole = str(tokenizer.apply_chat_template(row["prompt"] + row["completion"], tokenize=False))
+    prompt = render(row["prompt"], tokenizer)
+    whole = render(row["prompt"] + row["completion"], tokenizer, add_generation_prompt=False)
     if not whole.startswith(prompt):
         raise InputError(
             "the chat template renders a prompt differently once its answer follows, so that what is trained is not "
             "what is used: give another with --chat_template_path"
         )
-    # The template has written the special tokens.
-    asked = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    learned = tokenizer(whole.removeprefix(prompt), add_special_tokens=False)["input_ids"]
+    asked, learned = encode([prompt, whole.removeprefix(prompt)], tokenizer)
     return {"input_ids": asked + learned, "labels": [-100] * len(asked) + learned}
 
 
 def load_tokenizer(name: str, chat_template_path: str | None = None, **kwargs: Any) -> PreTrainedTokenizerBase:
     """
-    Loads a tokenizer that has a chat template.
+    Load a tokenizer that has a chat template.
 
     Args:
         name (`str`):

@@ -76,7 +76,7 @@ def main(args: Namespace) -> None:
             "made from"
         )
     requests = sample_requests(args.dataset, args.num_samples, engine, args.max_new_tokens)
-    prompts = engine.encode([engine.prompt(request) for request in requests])
+    prompts = [engine.prompt_ids(request) for request in requests]
     print(f"answering {len(requests)} prompts with transformers", file=sys.stderr)
     expected = engine.generate(requests, args.max_new_tokens)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from iepile_builder.chat import break_control_tokens, encode
 from iepile_builder.errors import InputError
 from iepile_builder.io import to_json
 
@@ -54,7 +55,7 @@ class FitLength:
         """The tokens of each instance."""
         tokenizer, more = load_tokenizer(self.tokenizer_name_or_path)
         texts = [text for row in rows for text in (row["instruction"], row["output"] or "")]
-        counts = [len(tokens) for tokens in tokenizer(texts, add_special_tokens=False)["input_ids"]] if texts else []
+        counts = [len(ids) for ids in encode([break_control_tokens(text, tokenizer) for text in texts], tokenizer)]
         return [more + instruction + output for instruction, output in zip(counts[::2], counts[1::2], strict=True)]
 
 

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from iepile_builder.answers.grammar import Grammars
-from iepile_builder.chat import load_tokenizer
+from iepile_builder.chat import encode, load_tokenizer, render
 from iepile_builder.engines.base import Completion, Request
 from iepile_builder.engines.loading import load_model
 from iepile_builder.errors import InputError
@@ -143,24 +143,18 @@ class TransformersEngine:
             network = network.merge_and_unload()
         return cls(network.eval(), tokenizer, **kwargs)
 
-    def prompt(self, request: Request) -> str:
-        """The text that the model is to continue."""
-        prompt: str = self.tokenizer.apply_chat_template(request.messages, add_generation_prompt=True, tokenize=False)
-        return prompt
-
-    def encode(self, prompts: list[str]) -> list[list[int]]:
-        """The tokens of prompts."""
-        ids: list[list[int]] = self.tokenizer(prompts, add_special_tokens=False)["input_ids"]
-        return ids
+    def prompt_ids(self, request: Request) -> list[int]:
+        """Encode the prompt of a request."""
+        return encode([render(request.messages, self.tokenizer)], self.tokenizer)[0]
 
     def context_left(self, request: Request, max_new_tokens: int) -> int:
-        return self.context - max_new_tokens - len(self.encode([self.prompt(request)])[0])
+        return self.context - max_new_tokens - len(self.prompt_ids(request))
 
     def generate(self, requests: Sequence[Request], max_new_tokens: int) -> list[Completion]:
         from iepile_builder.engines.decoding import GreedyDecoder, Row, generate_padded
 
-        prompts = [self.prompt(request) for request in requests]
-        token_ids = self.encode(prompts) if prompts else []
+        prompts = [render(request.messages, self.tokenizer) for request in requests]
+        token_ids = encode(prompts, self.tokenizer)
         longest = max(map(len, token_ids), default=0)
         if longest + max_new_tokens > self.context:
             raise InputError(

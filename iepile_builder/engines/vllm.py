@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from iepile_builder.answers.grammar import lark_grammar
-from iepile_builder.chat import load_tokenizer
+from iepile_builder.chat import encode, load_tokenizer, render
 from iepile_builder.engines.base import Completion, Request
 from iepile_builder.errors import InputError
 from iepile_builder.io import first_line
@@ -90,8 +90,7 @@ class VLLMEngine:
 
     def prompt_ids(self, request: Request) -> list[int]:
         """The tokens of a request."""
-        prompt = self.tokenizer.apply_chat_template(request.messages, add_generation_prompt=True, tokenize=False)
-        return self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        return encode([render(request.messages, self.tokenizer)], self.tokenizer)[0]
 
     def context_left(self, request: Request, max_new_tokens: int) -> int:
         return self.context - max_new_tokens - len(self.prompt_ids(request))

@@ -12,7 +12,7 @@ from helpers.tiny import save_tiny_model
 
 from iepile_builder import InputError
 from iepile_builder.answers.grammar import answer_schema
-from iepile_builder.chat import load_tokenizer
+from iepile_builder.chat import encode, load_tokenizer, render
 from iepile_builder.data.instructions import TEXT
 from iepile_builder.engines.base import Completion, Request
 from iepile_builder.engines.decoding import GreedyDecoder, Row, generate_padded
@@ -49,7 +49,7 @@ def one_by_one(engine: TransformersEngine, requests: list[Request], longest: int
     """What the model's own `generate` says, without a batch, a draft, or a token that is not asked for."""
     completions = []
     for request in requests:
-        row = Row(engine.encode([engine.prompt(request)])[0], (), engine.matcher(request))
+        row = Row(engine.prompt_ids(request), (), engine.matcher(request))
         generate_padded(engine.model, [row], engine.end_tokens, longest)
         completions.append(engine.completion(row, request))
     return completions
@@ -86,7 +86,7 @@ def test_drafts_are_right_and_wrong(model: str, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(GreedyDecoder, "forward", count)
     spoken = {}
     for request, answer in zip(requests, one_by_one(engine, requests), strict=True):
-        prompt = engine.encode([engine.prompt(request)])[0]
+        prompt = engine.prompt_ids(request)
         row = Row(prompt)
         generate_padded(engine.model, [row], engine.end_tokens, LONGEST)
         spoken[tuple(prompt)] = row.answer
@@ -153,8 +153,8 @@ def test_shared_prefixes(engine: TransformersEngine) -> None:
         Request([{"role": "user", "content": f'{{"instruction": "Find.", "schema": [{schema}], "input": "{text}"}}'}])
         for schema, text in [('"city"', "Rome"), ('"city"', "Rome now"), ('"river"', "Po"), ('"city"', "a")]
     ]
-    prompts = [engine.prompt(request) for request in requests] + ["something else"]
-    token_ids = engine.encode(prompts)
+    prompts = [render(request.messages, engine.tokenizer) for request in requests] + ["something else"]
+    token_ids = encode(prompts, engine.tokenizer)
     shared = [engine.tokenizer.decode(prefix) for prefix in shared_prefixes(prompts, token_ids)]
     assert shared[0] == shared[1] == shared[3]
     assert shared[0].endswith('"schema": ["city"], "input": "')
@@ -218,7 +218,7 @@ def test_in_training(model: str) -> None:
 
 def test_context(engine: TransformersEngine) -> None:
     [request] = make_requests(1, constrained=False)
-    length = len(engine.encode([engine.prompt(request)])[0])
+    length = len(engine.prompt_ids(request))
     assert engine.context_left(request, 100) == 512 - 100 - length
     assert engine.generate([request], 512 - length)
     assert engine.generate([], 10) == []

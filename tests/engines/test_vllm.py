@@ -67,7 +67,7 @@ def plain_answers(model: Path, adapter: Path | None, max_new_tokens: int) -> lis
     engine = TransformersEngine.from_pretrained(str(model), adapter and str(adapter), dtype="float32")
     answers = []
     for request in REQUESTS:
-        ids = torch.tensor(engine.encode([engine.prompt(request)]))
+        ids = torch.tensor([engine.prompt_ids(request)])
         generated = engine.model.generate(ids, max_new_tokens=max_new_tokens, do_sample=False)[0, ids.shape[1] :]
         answers.append(engine.tokenizer.decode(generated, skip_special_tokens=True))
     return answers
@@ -169,7 +169,7 @@ def test_the_arguments_are_those_of_vllm(calls: dict[str, dict], model: Path, ad
     assert free.structured_outputs is None and free.temperature == 0 and free.max_tokens == 16
     assert constrained.structured_outputs.grammar == lark_grammar(CITY)
     local = TransformersEngine.from_pretrained(str(model))
-    [ids] = local.encode([local.prompt(ask("a"))])
+    ids = local.prompt_ids(ask("a"))
     assert calls["LLM.generate"]["prompts"][0] == {"prompt_token_ids": ids}
     assert engine.context_left(ask("a"), 16) == 100 - 16 - len(ids)
 
