@@ -1,47 +1,41 @@
 """
-A page to try extraction in the browser: a text, a task and a schema; the marked text, a graph, tables and the JSON.
+Try extraction in the browser: a text and a schema in; marked text, graph, tables and JSON out.
 
-```bash
-python scripts/demo.py --model_name_or_path HuggingFaceTB/SmolLM2-135M-Instruct \
-    --adapter_name_or_path outputs/adapter
-```
+    iepile demo --model_name_or_path HuggingFaceTB/SmolLM2-135M-Instruct --adapter_name_or_path outputs/adapter
+    iepile demo --base_url http://127.0.0.1:8000/v1
 
-The page is at http://127.0.0.1:7860, for this machine alone unless `--server_name 0.0.0.0` is given. With `--base_url`
-the model behind an OpenAI-compatible server is asked. Nothing that is typed into the page is written to disk or to a
-log. Arguments can also stand in a YAML file, given with `--config`.
+The page is at http://127.0.0.1:7860, for this machine alone unless `--server_name 0.0.0.0` is given. What is typed
+into it is neither stored nor logged. In a Space, or in any other program:
 
-In a Space, or any other program:
+    from iepile_builder import Extractor
+    from iepile_builder.commands.demo import build_demo, look
 
-```python
-from demo import LOOK, build_demo
-from iepile_builder import Extractor
-
-demo = build_demo(Extractor.from_pretrained("path/or/hub-id"))
-demo.launch(**LOOK)
-```
+    build_demo(Extractor.from_pretrained("path/or/hub-id")).launch(**look())
 """
+
+from __future__ import annotations
 
 import base64
 import json
 import os
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jsonargparse import ArgumentParser
-
-
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-
-import gradio as gr  # noqa: E402
-
-from iepile_builder import Extraction, Extractor, InputError  # noqa: E402
+from iepile_builder.engines import EngineOptions, load_engine
 from iepile_builder.engines.base import Completion, Engine, Request
+from iepile_builder.errors import InputError
+from iepile_builder.extraction.extractor import Extractor
 from iepile_builder.extraction.page import DARK, MARKS, event_table, fact_table, graph, marked_text, page, remarks
+from iepile_builder.extraction.result import Extraction
 from iepile_builder.tasks import TASKS
 
+
+if TYPE_CHECKING:
+    import gradio as gr
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 
 AT_ONCE = 16  # requests between two looks at the clock
 NAMES = {
@@ -107,19 +101,37 @@ STYLE = f"""<style>
 .ie h3 {{ font-size: 1rem; font-weight: 600; margin: 1.2rem 0 .4rem; }} .ie a {{ color: var(--link-text-color); }}
 .ie p {{ margin: .3rem 0 .8rem; }}
 </style>"""
-LOOK: dict[str, Any] = {  # for `launch`: no fonts from elsewhere, no history of what was asked
-    "theme": gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]).set(
-        block_info_text_color="*neutral_500"
-    ),
-    "footer_links": [],
-    "run_history": False,
-}
 EMPTY = '<div class="ie"><p class="note">What is found in the text comes here.</p></div>'
 
 
 @dataclass
+class DemoOptions:
+    """
+    Page.
+
+    Args:
+        max_characters (`int`, *optional*, defaults to 20000):
+            Longest text.
+        max_seconds (`float`, *optional*, defaults to 120):
+            Longest time that one extraction may take.
+        server_name (`str`, *optional*, defaults to `"127.0.0.1"`):
+            Address to listen at.
+        server_port (`int`, *optional*):
+            Port to listen at; by default the first free one from 7860 on.
+    """
+
+    max_characters: int = 20_000
+    max_seconds: float = 120
+    server_name: str = "127.0.0.1"
+    server_port: int | None = None
+
+
+OPTIONS = (EngineOptions, DemoOptions)
+
+
+@dataclass
 class InTime:
-    """An engine that answers until its time is over."""
+    """An engine with a deadline."""
 
     engine: Engine
     seconds: float
@@ -140,8 +152,8 @@ class InTime:
         return completions
 
 
-def typed_schema(typed: str, task: str) -> Any:
-    """A schema as it is typed: JSON, or a label a line, with a description or roles behind a colon. Never a path."""
+def parse_schema(typed: str, task: str) -> Any:
+    """Parse a typed schema: JSON, or one label a line, with a description or roles after a colon; never a path."""
     typed = typed.strip()
     if typed.startswith(("[", "{")):
         try:
@@ -154,33 +166,33 @@ def typed_schema(typed: str, task: str) -> Any:
         if line.strip():
             labels.append((label.strip(), rest.strip()))
     if task in ("EE", "EEA"):
-        return [{"event_type": label, "arguments": split(rest)} for label, rest in labels]
+        return [{"event_type": label, "arguments": _split_names(rest)} for label, rest in labels]
     if task == "KG":
-        return [{"entity_type": label, "attributes": split(rest)} for label, rest in labels]
+        return [{"entity_type": label, "attributes": _split_names(rest)} for label, rest in labels]
     if any(rest for _, rest in labels) and len(dict(labels)) == len(labels):
         return dict(labels)
     return [label for label, _ in labels]
 
 
-def split(typed: str) -> list[str]:
-    """Names between commas."""
+def _split_names(typed: str) -> list[str]:
+    """Split at commas, Western and Chinese."""
     return [name.strip() for name in typed.replace("，", ",").replace("、", ",").split(",") if name.strip()]
 
 
-def typed_triggers(typed: str) -> dict[str, list[str]]:
-    """Triggers as they are typed: an event type a line, its triggers behind a colon."""
+def _parse_triggers(typed: str) -> dict[str, list[str]]:
+    """Parse typed triggers: one event type a line, its triggers after a colon."""
     lines = [line.partition(":") for line in typed.replace("：", ":").splitlines() if line.strip()]
-    return {label.strip(): split(rest) for label, _, rest in lines}
+    return {label.strip(): _split_names(rest) for label, _, rest in lines}
 
 
-def embedded(*parts: str) -> str:
-    """HTML for `gr.HTML`, in which nothing is a template."""
+def _embed(*parts: str) -> str:
+    """Escape what `gr.HTML` would take for a template."""
     html = "".join(parts).replace("{", "&#123;").replace("$", "&#36;").replace("`", "&#96;")
     return f'<div class="ie">{html}</div>'
 
 
-def download(result: Extraction) -> str:
-    """Links that hold what they download, so that the server keeps no file."""
+def _download_links(result: Extraction) -> str:
+    """Make links that hold what they download, so that the server stores no file."""
     files = (("extraction.json", "application/json", result.to_json()), ("extraction.html", "text/html", page(result)))
     links = []
     for name, kind, content in files:
@@ -189,18 +201,30 @@ def download(result: Extraction) -> str:
     return f'<p class="note">Download: {" · ".join(links)}</p>'
 
 
+def look() -> dict[str, Any]:
+    """Give the arguments of `launch`: no fonts from elsewhere, no history of the requests."""
+    import gradio as gr
+
+    theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    return {"theme": theme.set(block_info_text_color="*neutral_500"), "footer_links": [], "run_history": False}
+
+
 def build_demo(extractor: Extractor, max_characters: int = 20_000, max_seconds: float = 120) -> gr.Blocks:
     """
-    The page.
+    Build the page.
 
     Args:
         extractor ([`Extractor`]):
-            What extracts.
+            Answers the page's requests.
         max_characters (`int`, *optional*, defaults to 20,000):
-            The longest text.
+            Longest text.
         max_seconds (`float`, *optional*, defaults to 120):
-            How long one extraction may take, but for the last answers.
+            Time after which an extraction asks the model nothing more.
+
+    Returns:
+        `gradio.Blocks`: The page; `launch` it with [`look`].
     """
+    import gradio as gr
 
     def extract(text: str, task: str, schema: str, triggers: str, language: str | None, drop: bool) -> tuple[str, str]:
         try:
@@ -212,18 +236,18 @@ def build_demo(extractor: Extractor, max_characters: int = 20_000, max_seconds: 
             result = ours(
                 text,
                 task,
-                typed_schema(schema, task),
+                parse_schema(schema, task),
                 language=language or None,
-                triggers=typed_triggers(triggers) if task == "EEA" else None,
+                triggers=_parse_triggers(triggers) if task == "EEA" else None,
             )
         except InputError as error:
             raise gr.Error(str(error), print_exception=False) from None
         drawn, table = graph(result), event_table(result) + fact_table(result)
-        found = embedded(
+        found = _embed(
             f'<h3>Text</h3>{marked_text(result)}<p class="note">{"; ".join(remarks(result))}.</p>',
             f"<h3>Graph</h3>{drawn}" if drawn else "",
             f"<h3>{'Events' if result.events else 'Facts'}</h3>{table}" if table else "",
-            download(result),
+            _download_links(result),
         )
         return found, result.to_json()
 
@@ -284,47 +308,12 @@ def build_demo(extractor: Extractor, max_characters: int = 20_000, max_seconds: 
     return demo
 
 
-def main() -> None:
-    parser = ArgumentParser(description=__doc__.strip().splitlines()[0])
-    parser.add_argument("--config", action="config", help="a YAML file with these options")
-    parser.add_argument(
-        "--model_name_or_path", type=str, help="folder or Hub id of the model, or its name on a server"
+def main(options: EngineOptions, page_options: DemoOptions) -> None:
+    extractor = Extractor(
+        load_engine(options),
+        max_new_tokens=options.max_new_tokens,
+        constrained=options.constrain != "off",
+        copied=options.copied,
     )
-    parser.add_argument("--adapter_name_or_path", type=str, help="folder or Hub id of a LoRA adapter")
-    parser.add_argument(
-        "--base_url", type=str, help="of an OpenAI-compatible server, such as http://127.0.0.1:8000/v1"
-    )
-    parser.add_argument("--chat_template_path", type=str, help="a Jinja file in place of the tokenizer's template")
-    parser.add_argument("--dtype", type=str, default="auto", help="auto, float32, bfloat16 or float16")
-    parser.add_argument("--load_in_4bit", type=bool, default=False, help="quantize the model to 4 bits")
-    parser.add_argument("--max_new_tokens", type=int, default=512, help="longest answer, in tokens")
-    parser.add_argument("--max_characters", type=int, default=20_000, help="longest text")
-    parser.add_argument("--max_seconds", type=float, default=120, help="how long one extraction may take")
-    parser.add_argument("--server_name", type=str, default="127.0.0.1", help="address to listen at")
-    parser.add_argument("--server_port", type=int, help="port to listen at; default: the first free one from 7860 on")
-    args = parser.parse_args()
-
-    if args.base_url is not None:
-        extractor = Extractor.from_endpoint(
-            args.base_url, model=args.model_name_or_path, max_new_tokens=args.max_new_tokens
-        )
-    elif args.model_name_or_path is None:
-        raise InputError("no model: give --model_name_or_path, or --base_url of a server")
-    else:
-        extractor = Extractor.from_pretrained(
-            args.model_name_or_path,
-            args.adapter_name_or_path,
-            chat_template_path=args.chat_template_path,
-            dtype=args.dtype,
-            load_in_4bit=args.load_in_4bit,
-            max_new_tokens=args.max_new_tokens,
-        )
-    demo = build_demo(extractor, args.max_characters, args.max_seconds)
-    demo.launch(server_name=args.server_name, server_port=args.server_port, share=False, **LOOK)
-
-
-if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    demo = build_demo(extractor, page_options.max_characters, page_options.max_seconds)
+    demo.launch(server_name=page_options.server_name, server_port=page_options.server_port, share=False, **look())

@@ -33,7 +33,6 @@ from iepile_builder.hub.push import (
 
 
 METRIC = Path(__file__).parent.parent.parent / "evaluate_metrics" / "ie_f1"
-DEMO = Path(__file__).parent / "demo.py"
 MODELS = {"adapter": "a LoRA adapter", "merged": "a whole model", "gguf": "GGUF files"}
 
 
@@ -89,7 +88,7 @@ def main() -> None:
     elif kind == "metric":
         files, repo_type, managed = metric_files(args.folder, name), "space", SPACE_FILES
     else:
-        files = demo_files(DEMO, name, args.model_name_or_path, args.adapter_name_or_path)
+        files = demo_files(name, args.model_name_or_path, args.adapter_name_or_path)
         repo_type, managed = "space", SPACE_FILES
     target = Target(name, repo_type, args.public, args.revision, args.tag, args.create_pr, args.overwrite)
     show_and_push(files, target, f"Upload {kind}", managed, args.dry_run)

@@ -1,0 +1,128 @@
+"""Models that answer requests; [`load_engine`] is the one place that chooses how a model is run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from iepile_builder.errors import InputError
+
+
+if TYPE_CHECKING:
+    from iepile_builder.engines.base import Engine
+
+
+@dataclass
+class ModelOptions:
+    """
+    Model.
+
+    Args:
+        model_name_or_path (`str`, *optional*):
+            Folder or Hub id of the model, or its name on the server of `base_url`.
+        adapter_name_or_path (`str`, *optional*):
+            Folder or Hub id of a LoRA adapter. Its tokenizer is used where it has one.
+        chat_template_path (`str`, *optional*):
+            A Jinja file in place of the tokenizer's own chat template.
+        dtype (`str`, *optional*, defaults to `"auto"`):
+            Precision of the weights; `auto`: as they are stored.
+    """
+
+    model_name_or_path: str | None = None
+    adapter_name_or_path: str | None = None
+    chat_template_path: str | None = None
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+
+
+@dataclass
+class EngineOptions(ModelOptions):
+    """
+    Inference.
+
+    Args:
+        base_url (`str`, *optional*):
+            Ask the model behind an OpenAI-compatible server, such as http://127.0.0.1:8000/v1.
+        engine (`str`, *optional*, defaults to `"transformers"`):
+            What runs the model where there is no `base_url`: `transformers` or `vllm`.
+        load_in_4bit (`bool`, *optional*, defaults to `False`):
+            Quantize the model to 4 bits.
+        load_in_8bit (`bool`, *optional*, defaults to `False`):
+            Quantize the model to 8 bits.
+        attn_implementation (`str`, *optional*):
+            The model's attention, such as `sdpa` or `flash_attention_2`.
+        batch_size (`int`, *optional*, defaults to 16):
+            Requests answered at once.
+        max_new_tokens (`int`, *optional*, defaults to 512):
+            Longest answer, in tokens.
+        constrain (`str`, *optional*, defaults to `"auto"`):
+            Hold answers to the JSON schema of their request: `on`, `off`, or `auto`, wherever that is possible.
+        copied (`bool`, *optional*, defaults to `False`):
+            Let answers contain only strings that are copied from the text.
+        speculative_tokens (`int`, *optional*, defaults to 0):
+            Tokens that vLLM drafts from the prompt; 8 is a good start.
+    """
+
+    base_url: str | None = None
+    engine: Literal["transformers", "vllm"] = "transformers"
+    load_in_4bit: bool = False
+    load_in_8bit: bool = False
+    attn_implementation: str | None = None
+    batch_size: int = 16
+    max_new_tokens: int = 512
+    constrain: Literal["auto", "on", "off"] = "auto"
+    copied: bool = False
+    speculative_tokens: int = 0
+
+
+def load_engine(options: EngineOptions) -> Engine:
+    """
+    Load the engine that some options ask for: a server, vLLM, or a model of `transformers` in this process.
+
+    Args:
+        options ([`EngineOptions`]):
+            The options.
+
+    Returns:
+        [`~iepile_builder.engines.base.Engine`]: The engine.
+
+    Raises:
+        `InputError`: If options exclude each other, or the model cannot be loaded or reached.
+    """
+    if options.copied and options.constrain == "off":
+        raise InputError("--copied needs constrained answers: leave out --constrain off")
+    if options.base_url is not None:
+        if options.engine == "vllm" or options.adapter_name_or_path or options.chat_template_path:
+            raise InputError(
+                "--base_url: start the server with the adapter and the chat template, and without --engine"
+            )
+        from iepile_builder.engines.endpoint import EndpointEngine
+
+        return EndpointEngine(options.base_url, options.model_name_or_path, concurrency=options.batch_size)
+    if options.model_name_or_path is None:
+        raise InputError("no model: give --model_name_or_path, or --base_url of a server")
+    if options.engine == "vllm":
+        if options.load_in_8bit or options.attn_implementation:
+            raise InputError("--load_in_8bit and --attn_implementation are for --engine transformers")
+        from iepile_builder.engines.vllm import VLLMEngine
+
+        return VLLMEngine(
+            options.model_name_or_path,
+            options.adapter_name_or_path,
+            options.chat_template_path,
+            options.speculative_tokens,
+            dtype=options.dtype,
+            quantization="bitsandbytes" if options.load_in_4bit else None,
+        )
+    from iepile_builder.engines.transformers import TransformersEngine
+
+    return TransformersEngine.from_pretrained(
+        options.model_name_or_path,
+        options.adapter_name_or_path,
+        chat_template_path=options.chat_template_path,
+        dtype=options.dtype,
+        load_in_4bit=options.load_in_4bit,
+        load_in_8bit=options.load_in_8bit,
+        attn_implementation=options.attn_implementation,
+        batch_size=options.batch_size,
+        constrain=options.constrain,
+    )

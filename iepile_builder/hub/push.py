@@ -362,13 +362,11 @@ def metric_files(folder: Path, name: str) -> dict[str, Path | bytes]:
     }
 
 
-def demo_files(page: Path, name: str, model: str, adapter: str | None = None) -> dict[str, Path | bytes]:
+def demo_files(name: str, model: str, adapter: str | None = None) -> dict[str, Path | bytes]:
     """
-    What goes to the Hub of the demo, as a Space: the page, the library, and which model it loads.
+    What goes to the Hub of the demo, as a Space: the library, and an app that loads a model.
 
     Args:
-        page (`Path`):
-            `scripts/demo.py`.
         name (`str`):
             The repository.
         model (`str`):
@@ -386,7 +384,6 @@ def demo_files(page: Path, name: str, model: str, adapter: str | None = None) ->
     return library_files(["gradio>=6", f"{TAG}[extract]"]) | {
         "README.md": str(demo_card(name, model, adapter)).encode(),
         "app.py": app.render(model=json.dumps(model), adapter=json.dumps(adapter) if adapter else "None").encode(),
-        "demo.py": page,
     }
 
 

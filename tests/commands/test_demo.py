@@ -1,4 +1,4 @@
-"""`scripts/demo.py` in a browser: what it shows, that nothing typed is run, logged or kept, and its limits."""
+"""`iepile demo` in a browser: what it shows, that typed text is never run, logged or stored, and its limits."""
 
 import base64
 import json
@@ -6,14 +6,13 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 from helpers.rules import AnswerEngine
-from helpers.tiny import load_script
 
 from iepile_builder import Extractor, InputError
+from iepile_builder.commands import demo
 from iepile_builder.engines.base import Request
 from iepile_builder.extraction.user_schema import read_schema
 
@@ -34,17 +33,12 @@ ANSWER: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def demo() -> ModuleType:
-    return load_script("demo")
-
-
-@pytest.fixture(scope="module")
-def server(demo: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of the page; its engine answers from rules."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("gradio")))
         app = demo.build_demo(Extractor(AnswerEngine(ANSWER)), max_characters=2000)
-        _, address, _ = app.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", **demo.LOOK)
+        _, address, _ = app.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", **demo.look())
         yield address
         app.close()
 
@@ -196,10 +190,10 @@ def test_nothing_that_is_typed_is_logged_or_kept(server: str, capfd: pytest.Capt
     assert not [path for path in kept if b"MARKER-7351" in path.read_bytes()]
 
 
-def test_a_typed_schema_is_no_path(demo: ModuleType, people: Path) -> None:
+def test_a_typed_schema_is_no_path(people: Path) -> None:
     path = str(people / "IE-en" / "NER" / "people" / "schema.json")
     for typed in (path, json.dumps(path), f"[{json.dumps(path)}]"):
-        assert read_schema(demo.typed_schema(typed, "NER"), "NER")[0].types in ((path,), (json.dumps(path),))
+        assert read_schema(demo.parse_schema(typed, "NER"), "NER")[0].types in ((path,), (json.dumps(path),))
 
 
 @pytest.mark.parametrize(
@@ -213,8 +207,8 @@ def test_a_typed_schema_is_no_path(demo: ModuleType, people: Path) -> None:
         ("KG", "城市：市长，人口、省份", [("城市", ["市长", "人口", "省份"])]),
     ],
 )
-def test_schemas_are_typed_line_by_line(demo: ModuleType, task: str, typed: str, expected: Any) -> None:
-    schema = demo.typed_schema(typed, task)
+def test_schemas_are_typed_line_by_line(task: str, typed: str, expected: Any) -> None:
+    schema = demo.parse_schema(typed, task)
     if task in ("EE", "KG"):
         assert [tuple(item.values()) for item in schema] == expected
     else:
@@ -222,13 +216,13 @@ def test_schemas_are_typed_line_by_line(demo: ModuleType, task: str, typed: str,
     read_schema(schema, task)
 
 
-def test_all_presets_can_be_asked(demo: ModuleType) -> None:
+def test_all_presets_can_be_asked() -> None:
     for task, schema, text in demo.PRESETS.values():
-        result = Extractor(AnswerEngine({}))(text, task, demo.typed_schema(schema, task))
+        result = Extractor(AnswerEngine({}))(text, task, demo.parse_schema(schema, task))
         assert result.language == ("zh" if "，" in text else "en")
 
 
-def test_an_engine_stops_in_time(demo: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_stops_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(0, 10_000, 10))
     monkeypatch.setattr(demo.time, "monotonic", lambda: next(clock))
     engine = demo.InTime(AnswerEngine(ANSWER), seconds=25)
@@ -240,10 +234,10 @@ def test_an_engine_stops_in_time(demo: ModuleType, monkeypatch: pytest.MonkeyPat
 
 @needs_chromium
 @pytest.mark.slow
-def test_a_real_small_model(demo: ModuleType, browser: Any, run_script: Callable[..., Any]) -> None:
+def test_a_real_small_model(browser: Any, run_script: Callable[..., Any]) -> None:
     folder = run_script("get_smollm2.py").stdout.split()[-1]
     app = demo.build_demo(Extractor.from_pretrained(folder, max_new_tokens=24))
-    _, address, _ = app.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", **demo.LOOK)
+    _, address, _ = app.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", **demo.look())
     page = browser.new_page()
     page.goto(address)
     page.wait_for_selector("#extract")

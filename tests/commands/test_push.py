@@ -338,7 +338,7 @@ def test_the_demo_and_back(
     models = ["--model_name_or_path", "user/tiny", "--adapter_name_or_path", "user/tiny-ie"]
     run("demo", "--repo_id", "user/demo", *models)
     files = hub.repository("user/demo", "space").files()
-    assert {"README.md", "app.py", "demo.py", "requirements.txt", "iepile_builder/page.py"} <= set(files)
+    assert {"README.md", "app.py", "requirements.txt", "iepile_builder/page.py"} <= set(files)
     requirements = {re.split("[>\\[]", line)[0] for line in files["requirements.txt"].decode().splitlines()}
     assert {"gradio", "torch", "transformers", "peft", "datasets"} <= requirements
     with pytest.raises(InputError, match="a Space loads its model from the Hub"):

@@ -1,0 +1,58 @@
+"""`load_engine` chooses what runs a model, and says in one line which options exclude each other."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers.tiny import save_tiny_model
+
+from iepile_builder import InputError
+from iepile_builder.engines import EngineOptions, load_engine
+from iepile_builder.engines.transformers import TransformersEngine
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (EngineOptions(), "no model: give --model_name_or_path, or --base_url of a server"),
+        (EngineOptions("m", copied=True, constrain="off"), "--copied needs constrained answers"),
+        (EngineOptions("m", "a", base_url="http://127.0.0.1:9/v1"), "--base_url: start the server with the adapter"),
+        (EngineOptions("m", base_url="http://127.0.0.1:9/v1", engine="vllm"), "--base_url: start the server"),
+        (EngineOptions("m", engine="vllm", load_in_8bit=True), "--load_in_8bit .* for --engine transformers"),
+        (EngineOptions("m", load_in_4bit=True, load_in_8bit=True), "exclude each other"),
+    ],
+)
+def test_options_that_exclude_each_other(options: EngineOptions, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load_engine(options)
+
+
+def test_a_model_with_its_options(tmp_path: Path) -> None:
+    options = EngineOptions(str(save_tiny_model(tmp_path)), dtype="bfloat16", batch_size=3, constrain="off")
+    engine = load_engine(options)
+    assert isinstance(engine, TransformersEngine)
+    assert str(engine.model.dtype) == "torch.bfloat16"
+    assert (engine.batch_size, engine.constrained) == (3, False)
+
+
+def test_loading_an_adapter_says_nothing_of_other_libraries(tmp_path: Path) -> None:
+    code = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent.parent)!r})
+from helpers.tiny import save_tiny_model
+from iepile_builder.engines import EngineOptions, load_engine
+from iepile_builder.engines.loading import load_model, quiet_libraries
+from pathlib import Path
+
+base = str(save_tiny_model(Path({str(tmp_path / "base")!r})))
+with quiet_libraries():
+    from peft import LoraConfig, get_peft_model
+
+    lora = LoraConfig(task_type="CAUSAL_LM", target_modules="all-linear")
+    get_peft_model(load_model(base), lora).save_pretrained({str(tmp_path / "adapter")!r})
+load_engine(EngineOptions(base, {str(tmp_path / "adapter")!r}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "is_gradient_checkpointing" not in done.stderr
+    assert "gemm_4bit_forward" not in done.stderr
