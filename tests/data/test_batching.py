@@ -11,7 +11,7 @@ from dataclasses import replace
 import datasets
 import numpy as np
 import pytest
-from helpers.corpora import ALL_TASKS, SAMPLE_CORPUS
+from helpers.corpora import ALL_TASKS, ROOT, SAMPLE_CORPUS
 from helpers.strategies import annotated
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -236,7 +236,8 @@ def test_map_is_cached_and_does_not_depend_on_the_hash_seed() -> None:
     )
     printed = set()
     for seed in ("0", "1", "2"):
-        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.path.dirname(__file__)}
+        folders = [os.path.dirname(__file__), str(ROOT / "tests"), str(ROOT)]
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(folders)}
         done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         printed.add(done.stdout)
