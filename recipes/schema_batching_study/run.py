@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from huggingface_hub.constants import HF_HOME
 from jsonargparse import ArgumentParser
 
 from iepile_builder import InputError, SchemaBatching
@@ -33,6 +32,7 @@ from iepile_builder.data.corpus import Corpus, find_corpora
 from iepile_builder.data.hard_negatives import PUBLISHED, corpus_hard_negatives, load_hard_negatives
 from iepile_builder.data.index import read_split
 from iepile_builder.data.instructions import asked_schema
+from iepile_builder.engines.loading import embedded_model
 from iepile_builder.io import to_json, write_whole
 from iepile_builder.scoring.scorer import Scorer
 from iepile_builder.scoring.significance import interval, paired_test, precision_recall_f1, resampled
@@ -75,10 +75,8 @@ def main() -> None:
 
     model = args.model_name_or_path
     if model is None:
+        model = embedded_model()
         os.environ["HF_HUB_OFFLINE"] = "1"  # all that is needed is here
-        model = str(Path(HF_HOME, "iepile", "SmolLM2-135M-Instruct"))
-        if not Path(model).exists():
-            run("model", sys.executable, SCRIPTS / "get_smollm2.py", "--output_dir", model)
     table = load_hard_negatives(args.hard_negatives or PUBLISHED)
 
     settings = to_json({**{name: args[name] for name in SETTINGS}, "recipe": args.recipe.read_text()})

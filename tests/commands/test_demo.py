@@ -234,9 +234,8 @@ def test_an_engine_stops_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @needs_chromium
 @pytest.mark.slow
-def test_a_real_small_model(browser: Any, run_script: Callable[..., Any]) -> None:
-    folder = run_script("get_smollm2.py").stdout.split()[-1]
-    app = demo.build_demo(Extractor.from_pretrained(folder, max_new_tokens=24))
+def test_a_real_small_model(browser: Any, smollm2: str) -> None:
+    app = demo.build_demo(Extractor.from_pretrained(smollm2, max_new_tokens=24))
     _, address, _ = app.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", **demo.look())
     page = browser.new_page()
     page.goto(address)

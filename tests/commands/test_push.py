@@ -15,12 +15,11 @@ from helpers.corpora import ROOT, write_lines
 from helpers.hub_server import LocalHub
 from helpers.tiny import load_script, make_instances, save_tiny_model
 from huggingface_hub import snapshot_download
-from huggingface_hub.constants import HF_HOME
 
 from iepile_builder import InputError
 from iepile_builder.chat import load_tokenizer, to_prompt
 from iepile_builder.engines.base import Request
-from iepile_builder.engines.loading import load_model
+from iepile_builder.engines.loading import embedded_gguf, load_model
 from iepile_builder.engines.transformers import TransformersEngine
 from iepile_builder.hub.push import take_push
 from iepile_builder.scoring.scorer import Scorer
@@ -217,20 +216,6 @@ def test_what_is_wrong_is_said(
     assert hub.repositories == {}
 
 
-@pytest.fixture(scope="module")
-def smollm2() -> str:
-    """The real small model, out of the package that ships it."""
-    script = load_script("get_smollm2")
-    try:
-        script.find_gguf()
-    except InputError as error:
-        pytest.skip(str(error))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["get_smollm2.py"])
-        script.main()
-    return str(Path(HF_HOME, "iepile", "SmolLM2-135M-Instruct").absolute())
-
-
 @pytest.mark.slow
 def test_an_adapter_of_the_real_small_model_and_back(
     hub: LocalHub, smollm2: str, tmp_path: Path, run: Callable[..., str]
@@ -254,7 +239,7 @@ def test_an_adapter_of_the_real_small_model_and_back(
 def test_gguf_and_back(hub: LocalHub, smollm2: str, tmp_path: Path, run: Callable[..., str]) -> None:
     folder = tmp_path / "gguf"
     folder.mkdir()
-    gguf = load_script("get_smollm2").find_gguf()
+    gguf = embedded_gguf()
     (folder / "small-q4.gguf").symlink_to(gguf)
     (folder / "Modelfile").write_text("FROM ./small-q4.gguf\n")
     base = ["--base_model", "HuggingFaceTB/SmolLM2-135M-Instruct", "--license", "apache-2.0"]

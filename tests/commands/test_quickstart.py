@@ -1,4 +1,4 @@
-"""`scripts/quickstart.py`, whole, with a model of a few thousand weights."""
+"""`iepile quickstart`, whole, with a model of a few thousand weights."""
 
 import json
 import subprocess
@@ -6,9 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers.corpora import ROOT, SAMPLE_CORPUS, assert_one_clear_line, write_lines
+from helpers.corpora import SAMPLE_CORPUS, assert_one_clear_line, write_lines
 from helpers.hub_server import LocalHub
-from helpers.tiny import load_script, save_tiny_model
+from helpers.tiny import save_tiny_model
+
+from iepile_builder.commands.quickstart import take_test_records
 
 
 @pytest.fixture
@@ -19,7 +21,7 @@ def quickstart(hub: LocalHub, tmp_path: Path):
     hub.api().upload_file(repo_id="user/tiny", path_or_fileobj=card, path_in_repo="README.md")
 
     def run(*arguments: object) -> subprocess.CompletedProcess:
-        command = [sys.executable, ROOT / "scripts" / "quickstart.py", "--model_name_or_path", "user/tiny"]
+        command = [sys.executable, "-m", "iepile_builder", "quickstart", "--model_name_or_path", "user/tiny"]
         command += ["--max_train_tokens", "4000", "--max_generated_tokens", "300", "--max_new_tokens", "10"]
         command = [*map(str, command), *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=hub.environment)
@@ -66,7 +68,7 @@ def test_whole_records_in_turn_from_every_corpus(tmp_path: Path) -> None:
     ]
     unlabelled = [{name: value for name, value in row.items() if name != "label"} for row in rows[:4]]
     write_lines(tmp_path / "validation.jsonl", [*unlabelled, *rows])
-    load_script("quickstart").take_test_records(tmp_path, tmp_path / "test.jsonl", 13)
+    take_test_records(tmp_path, tmp_path / "test.jsonl", 13)
     taken = [json.loads(line) for line in (tmp_path / "test.jsonl").read_text().splitlines()]
     assert sorted(row["source"] for row in taken) == ["a"] * 6 + ["b"] * 6
     for row in taken:

