@@ -39,7 +39,7 @@ from iepile_builder.data.instructions import LANGUAGES, corpus_descriptions, loa
 from iepile_builder.data.lengths import FitLength, load_tokenizer
 from iepile_builder.data.sampling import draws
 from iepile_builder.errors import InputError
-from iepile_builder.io import to_json
+from iepile_builder.io import hash_file, to_json
 from iepile_builder.tasks import TASKS
 
 
@@ -207,7 +207,7 @@ class IEPileConfig(datasets.BuilderConfig):
             paths += [corpus.path / "schema.json", *(corpus.file(split) for split in SPLIT_FILES)]
         for path in paths:
             if path.exists():
-                key.update(f"{path.name} {file_hash(path)}\n".encode())
+                key.update(f"{path.name} {hash_file(path)}\n".encode())
         return f"{self.name}-{key.hexdigest()[:16]}"
 
     def batching(self, corpus: Corpus, split: str, hard_negatives: dict[str, Any]) -> SchemaBatching:
@@ -407,15 +407,6 @@ def draw_examples(corpus: Corpus, index: Index, config: IEPileConfig) -> tuple[t
     field = TASKS[corpus.task].field
     records = [record for shard in to_shards(corpus, "train", few) for record in read_shard(shard)]
     return tuple((record["text"], to_json(record[field])) for record in records if record[field])
-
-
-def file_hash(path: Path) -> str:
-    """The sha256 of a file's content."""
-    digest = sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def register() -> None:

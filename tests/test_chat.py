@@ -6,15 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from datasets import Dataset
-from helpers.corpora import ROOT, write_lines
-from helpers.tiny import make_instances, save_tiny_model
+from helpers.corpora import ROOT
+from helpers.tiny import save_tiny_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from iepile_builder import InputError
 from iepile_builder.chat import encode, load_tokenizer, render, to_prompt, to_prompt_completion, tokenize
-from iepile_builder.data.instances import load_instances
 from iepile_builder.engines.loading import load_model
 
 
@@ -31,63 +29,6 @@ def test_an_instance_becomes_a_question_and_an_answer() -> None:
 def test_it_needs_no_torch() -> None:
     code = "import sys, iepile_builder.chat; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
-
-
-def test_a_folder_of_splits_with_different_columns(tmp_path: Path) -> None:
-    rows = make_instances(5)
-    unlabelled = [{key: value for key, value in row.items() if key != "output"} for row in rows]
-    write_lines(tmp_path / "train.jsonl", rows)
-    write_lines(tmp_path / "test.jsonl", unlabelled)
-    splits = load_instances(str(tmp_path), columns=("instruction",))
-    assert splits["train"].to_list() == rows
-    assert splits["test"].to_list() == unlabelled
-    with pytest.raises(InputError, match=r"test\.jsonl: no text column `output`"):
-        load_instances(str(tmp_path), columns=("instruction", "output"))
-
-
-@pytest.mark.parametrize("name", ["rows.json", "rows.jsonl", "rows.parquet"])
-def test_a_file(name: str, tmp_path: Path) -> None:
-    rows = make_instances(5)
-    if name.endswith(".parquet"):
-        Dataset.from_list(rows).to_parquet(tmp_path / name)
-    else:
-        write_lines(tmp_path / name, rows)
-    assert load_instances(str(tmp_path / name), columns=("instruction",))["train"].to_list() == rows
-
-
-def test_a_folder_of_parquet(tmp_path: Path) -> None:
-    rows = make_instances(5)
-    for split in ("train", "validation"):
-        Dataset.from_list(rows).to_parquet(tmp_path / "NER" / f"{split}.parquet")
-    (tmp_path / "README.md").write_text(
-        "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: '*/train.parquet'\n"
-        "  - split: validation\n    path: '*/validation.parquet'\n---\n"
-    )
-    splits = load_instances(str(tmp_path), columns=("instruction", "output"))
-    assert {split: dataset.to_list() for split, dataset in splits.items()} == {"train": rows, "validation": rows}
-
-
-def test_a_malformed_line_is_named(tmp_path: Path) -> None:
-    file = write_lines(tmp_path / "train.jsonl", make_instances(3))
-    file.write_text(file.read_text() + '{"instruction": "torn')
-    with pytest.raises(InputError, match=r"train\.jsonl, line 4: "):
-        load_instances(str(tmp_path), columns=("instruction",))
-
-
-@pytest.mark.parametrize("name", ["missing", "empty", "notes.txt", "broken.parquet"])
-def test_what_is_no_dataset_is_named(name: str, tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "notes.txt").write_text("nothing")
-    (tmp_path / "broken.parquet").write_text("nothing")
-    with pytest.raises(InputError, match=name) as error:
-        load_instances(str(tmp_path / name), columns=("instruction",))
-    assert "\n" not in str(error.value)
-
-
-def test_answers_that_are_not_text(tmp_path: Path) -> None:
-    file = write_lines(tmp_path / "rows.jsonl", [{"instruction": "Find.", "output": {"city": []}}])
-    with pytest.raises(InputError, match="no text column `output`"):
-        load_instances(str(file), columns=("instruction", "output"))
 
 
 def test_a_folder_that_is_no_model(tmp_path: Path) -> None:

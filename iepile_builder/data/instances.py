@@ -5,25 +5,27 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from iepile_builder.data.corpus import SPLIT_FILES
 from iepile_builder.errors import InputError
-from iepile_builder.io import first_line, located, read_json, read_lines
+from iepile_builder.io import first_line, hash_file, located, read_json, read_lines
 
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-_SPLITS = ("train", "validation", "test")
 _FORMATS = {".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 
 
 def load_instances(name: str, columns: tuple[str, ...]) -> dict[str, Dataset]:
     """
-    Loads the splits of a dataset of instances.
+    Load the splits of a dataset of instances.
 
     Args:
         name (`str`):
-            A folder of `{train,validation,test}.jsonl`, one JSON, JSON lines or Parquet file (its rows are the split
-            `train`), or anything else that [`~datasets.load_dataset`] opens by name: a folder of Parquet, a Hub id.
+            A folder of `{train,validation,test}.jsonl` or of `{train,dev,test}.json`; a JSON, JSON lines or Parquet
+            file, whose rows are the split `train`; or what [`~datasets.load_dataset`] opens by name, a folder of
+            Parquet or a Hub id. Of a Hub repository with a `train.json`, such as `zjunlp/iepile`, the files
+            `{train,dev,test}.json` are read.
         columns (`tuple[str, ...]`):
             The text columns that every split must have.
 
@@ -40,17 +42,18 @@ def load_instances(name: str, columns: tuple[str, ...]) -> dict[str, Dataset]:
     if path.is_file():
         files = {"train": path}
     else:
-        files = {split: file for split in _SPLITS if (file := path / f"{split}.jsonl").is_file()}
+        names = {split: (path / f"{split}.jsonl", path / file) for split, file in SPLIT_FILES.items()}
+        files = {split: file for split, both in names.items() for file in both[::-1] if file.is_file()}
 
     try:
         if files:
-            # One by one: the splits need not have the same columns.
+            # One by one: the splits need not have the same columns. The cache of `datasets` goes by a file's time.
             splits = {
-                split: load_dataset(_format(file), data_files=str(file), split="train")
+                split: load_dataset(_format(file), hash_file(file), data_files=str(file), split="train")
                 for split, file in files.items()
             }
         else:
-            splits = dict(load_dataset(name))
+            splits = dict(load_dataset(name, data_files=_published_files(name)))
     except DatasetGenerationError as error:
         raise _unreadable(name, list(files.values()), error) from None
     except (OSError, ValueError) as error:
@@ -64,6 +67,23 @@ def load_instances(name: str, columns: tuple[str, ...]) -> dict[str, Dataset]:
                     + ", ".join(f"`{name}`" for name in dataset.column_names)
                 )
     return splits
+
+
+def _published_files(name: str) -> dict[str, str] | None:
+    """
+    Find the files of instances in a Hub repository that also holds corpora, as `zjunlp/iepile` does: its `train.json`
+    and `dev.json` lie beside the annotated records of `IE-en/**` and `IE-zh/**`, which have other columns.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+
+    if Path(name).exists():
+        return None
+    try:
+        names = set(HfApi().list_repo_files(name, repo_type="dataset"))
+    except (HfHubHTTPError, HFValidationError, OfflineModeIsEnabled, OSError):
+        return None  # `load_dataset` says what is wrong, or has it in its cache
+    return {split: file for split, file in SPLIT_FILES.items() if file in names} or None
 
 
 def _format(file: Path) -> str:

@@ -1,0 +1,99 @@
+"""`data.instances`: folders, files and Hub repositories of instances; what cannot be read is named in one line."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from datasets import Dataset
+from helpers.corpora import write_lines
+from helpers.hub_server import LocalHub
+from helpers.tiny import make_instances
+
+from iepile_builder import InputError
+from iepile_builder.data.instances import load_instances
+
+
+def test_a_folder_of_splits_with_different_columns(tmp_path: Path) -> None:
+    rows = make_instances(5)
+    unlabelled = [{key: value for key, value in row.items() if key != "output"} for row in rows]
+    write_lines(tmp_path / "train.jsonl", rows)
+    write_lines(tmp_path / "test.jsonl", unlabelled)
+    splits = load_instances(str(tmp_path), columns=("instruction",))
+    assert splits["train"].to_list() == rows
+    assert splits["test"].to_list() == unlabelled
+    with pytest.raises(InputError, match=r"test\.jsonl: no text column `output`"):
+        load_instances(str(tmp_path), columns=("instruction", "output"))
+
+
+@pytest.mark.parametrize("name", ["rows.json", "rows.jsonl", "rows.parquet"])
+def test_a_file(name: str, tmp_path: Path) -> None:
+    rows = make_instances(5)
+    if name.endswith(".parquet"):
+        Dataset.from_list(rows).to_parquet(tmp_path / name)
+    else:
+        write_lines(tmp_path / name, rows)
+    assert load_instances(str(tmp_path / name), columns=("instruction",))["train"].to_list() == rows
+
+
+def test_a_folder_of_parquet(tmp_path: Path) -> None:
+    rows = make_instances(5)
+    for split in ("train", "validation"):
+        Dataset.from_list(rows).to_parquet(tmp_path / "NER" / f"{split}.parquet")
+    (tmp_path / "README.md").write_text(
+        "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: '*/train.parquet'\n"
+        "  - split: validation\n    path: '*/validation.parquet'\n---\n"
+    )
+    splits = load_instances(str(tmp_path), columns=("instruction", "output"))
+    assert {split: dataset.to_list() for split, dataset in splits.items()} == {"train": rows, "validation": rows}
+
+
+def test_a_malformed_line_is_named(tmp_path: Path) -> None:
+    file = write_lines(tmp_path / "train.jsonl", make_instances(3))
+    file.write_text(file.read_text() + '{"instruction": "torn')
+    with pytest.raises(InputError, match=r"train\.jsonl, line 4: "):
+        load_instances(str(tmp_path), columns=("instruction",))
+
+
+@pytest.mark.parametrize("name", ["missing", "empty", "notes.txt", "broken.parquet"])
+def test_what_is_no_dataset_is_named(name: str, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.txt").write_text("nothing")
+    (tmp_path / "broken.parquet").write_text("nothing")
+    with pytest.raises(InputError, match=name) as error:
+        load_instances(str(tmp_path / name), columns=("instruction",))
+    assert "\n" not in str(error.value)
+
+
+def test_answers_that_are_not_text(tmp_path: Path) -> None:
+    file = write_lines(tmp_path / "rows.jsonl", [{"instruction": "Find.", "output": {"city": []}}])
+    with pytest.raises(InputError, match="no text column `output`"):
+        load_instances(str(file), columns=("instruction", "output"))
+
+
+def test_an_edited_file_is_read_anew_though_its_time_is_kept(tmp_path: Path) -> None:
+    file = write_lines(tmp_path / "test.jsonl", [{"instruction": "one"}])
+    time = file.stat()
+    assert load_instances(str(tmp_path), columns=("instruction",))["test"]["instruction"][:] == ["one"]
+    write_lines(file, [{"instruction": "two"}])
+    os.utime(file, ns=(time.st_atime_ns, time.st_mtime_ns))
+    assert load_instances(str(tmp_path), columns=("instruction",))["test"]["instruction"][:] == ["two"]
+
+
+def test_the_published_repository_is_instances_beside_corpora(tmp_path: Path, hub: LocalHub) -> None:
+    rows = [{"task": "NER", "source": "x", "instruction": f"{number}", "output": "{}"} for number in range(3)]
+    write_lines(tmp_path / "iepile" / "train.json", rows)
+    write_lines(tmp_path / "iepile" / "dev.json", rows[:1])
+    record = {"text": "Ada.", "entity": [{"entity": "Ada", "entity_type": "person"}]}
+    write_lines(tmp_path / "iepile" / "IE-en" / "NER" / "people" / "train.json", [record])
+    write_lines(tmp_path / "iepile" / "IE-en" / "NER" / "people" / "schema.json", [["person"], [], {}])
+    hub.api().create_repo("user/iepile", repo_type="dataset")
+    hub.api().upload_folder(repo_id="user/iepile", repo_type="dataset", folder_path=str(tmp_path / "iepile"))
+    code = (
+        "import json\nfrom iepile_builder.data.instances import load_instances\n"
+        "splits = load_instances('user/iepile', columns=('instruction', 'output'))\n"
+        "print(json.dumps({name: rows.to_list() for name, rows in splits.items()}))"
+    )
+    assert json.loads(hub.run(code)) == {"train": rows, "validation": rows[:1]}
+    local = load_instances(str(tmp_path / "iepile"), columns=("instruction", "output"))
+    assert {name: split.to_list() for name, split in local.items()} == {"train": rows, "validation": rows[:1]}
