@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from html import escape
 from typing import TYPE_CHECKING, NamedTuple
 
 from iepile_builder.answers.grounding import Mention, as_mention
 from iepile_builder.extraction.graph import draw, hue
-from iepile_builder.html import STYLE, table
+from iepile_builder.io import RESOURCES
 from iepile_builder.tasks import TASKS
 from iepile_builder.tasks.facts import Argument, Attribute, Entity, Fact, Relation, Trigger, TypedRelation
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from iepile_builder.extraction.result import Extraction
 
 
+STYLE = (RESOURCES / "templates" / "page.css").read_text(encoding="utf-8")
 MAX_MARKS = 20_000
 MAX_DEPTH = 6  # marks within marks
 MAX_LABELS = 3  # of one mention that are shown in the text
@@ -60,6 +61,13 @@ class Mark(NamedTuple):
     start: int
     end: int
     labels: tuple[str, ...]
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A table of cells that are HTML."""
+    lines = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
+    names = "".join(f"<th>{name}</th>" for name in head)
+    return f'<div class="scroll"><table><thead><tr>{names}</tr></thead><tbody>{lines}</tbody></table></div>'
 
 
 def page(result: Extraction) -> str:

@@ -2,12 +2,16 @@
 
 import json
 import re
+from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pytest
 from helpers.answers import entities, instance, scorer_of
+from hypothesis import given
+from hypothesis import strategies as st
 
-from iepile_builder.scoring.report import KINDS, diagnose, write_report
+from iepile_builder.scoring.report import KINDS, Finding, Part, cover_spans, diagnose, mark_mentions, write_report
 from iepile_builder.tasks.facts import Entity, Fact, TypedRelation
 
 
@@ -15,8 +19,10 @@ TEXT = "Ada, wife of Bob Lee, met Eve in New York."
 KEYS = frozenset(["person", "city"])
 
 
-def kinds(gold: list[Fact], predicted: list[Fact], task: str = "NER", keys: frozenset[str] = KEYS) -> list[str]:
-    return sorted(finding.kind for finding in diagnose(gold, predicted, TEXT, task, keys))
+def kinds(
+    gold: list[Fact], predicted: list[Fact], task: str = "NER", keys: frozenset[str] = KEYS, text: str = TEXT
+) -> list[str]:
+    return sorted(finding.kind for finding in diagnose(gold, predicted, text, task, keys))
 
 
 def test_kinds_of_error_by_hand() -> None:
@@ -59,7 +65,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list) -> None:
         self.tags.add(tag)
         self.attributes |= {name for name, _ in attrs}
-        if tag != "meta":
+        if tag not in ("meta", "br"):
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
@@ -69,31 +75,87 @@ class Page(HTMLParser):
         self.text += data
 
 
-def test_the_page_is_whole_and_harmless(tmp_path: Path) -> None:
-    evil = "<script>alert('&')</script>"
-    gold = [{"event_trigger": "met", "event_type": "meet", "arguments": [{"argument": "Ada", "role": "who"}]}]
+PAYLOADS = (
+    "<script>alert('&')</script>",
+    "\"'><img src=x onerror=alert(2)>&lt;",
+    "</style></title><svg onload=alert(3)>",
+    "javascript:alert(4)",
+    "{{ 7*7 }}{% include 'page.css' %}",
+)
+
+
+@pytest.mark.parametrize("evil", PAYLOADS)
+def test_no_input_becomes_markup(tmp_path: Path, evil: str) -> None:
+    changed = {"source": evil, "id": evil}
+    label = instance("NER", [evil], entities(**{evil: [evil]}), {evil: [evil, "Ada"]}, **changed)
+    instruction = {**json.loads(label["instruction"]), "input": f"{evil} met Ada"}
+    roles = [{"event_type": evil, "trigger": True, "arguments": [evil]}]
+    event = {"event_trigger": evil, "event_type": evil, "arguments": [{"argument": evil, "role": evil}]}
+    rows = [
+        {**label, "instruction": json.dumps(instruction)},
+        instance("NER", [evil], entities(**{evil: ["Ada"]}), evil, **{**changed, "id": "2"}),
+        instance("EE", roles, [event], {evil: [{"trigger": "met", "arguments": {evil: evil}}]}, **changed),
+    ]
+    scorer = scorer_of(rows)
+    options = {"system": evil, "other": evil, "comparison": scorer.compare(scorer, resamples=20)}
+    html = write_report(tmp_path, scorer, resamples=20, **options).read_text(encoding="utf-8")
+    page = Page(html)
+    assert page.text.count(evil) >= 10  # shown as it is
+    assert page.tags == Page(harmless_page(tmp_path / "harmless")).tags
+    assert not page.attributes & {"src", "href", "onerror", "onload"}
+
+
+def harmless_page(folder: Path) -> str:
+    """A report with something in each of its sections."""
+    event = {"event_trigger": "met", "event_type": "meet", "arguments": [{"argument": "Ada", "role": "who"}]}
     items = [{"event_type": "meet", "trigger": True, "arguments": ["who", "where"]}]
     rows = [
-        instance(
-            "NER", ["person", "city"], entities(person=["Ada", "Bob"]), {"person": ["Ada", evil], "city": ["Bob"]}
-        ),
-        instance("NER", ["person"], entities(person=["Ada"]), evil, id=evil),
+        instance("NER", ["person", "city"], entities(person=["Ada", "Bob"]), {"person": ["Ada"], "city": ["Bob"]}),
+        instance("NER", ["person"], entities(person=["Ada"]), "no JSON", id="2"),
         instance("NER", ["person"], entities(person=["Ada"]), '{"\\ud800": ["\\udfff", "Ada"]}', id="3"),
-        instance("EE", items, gold, {"meet": [{"trigger": "met", "arguments": {"where": "Ada"}}]}),
+        instance("EE", items, [event], {"meet": [{"trigger": "met", "arguments": {"where": "Ada"}}]}),
     ]
-    path = write_report(tmp_path / "report", scorer_of(rows), resamples=20)
-    assert [file.name for file in path.parent.iterdir()] == ["index.html"]
-    html = path.read_text(encoding="utf-8")
+    return write_report(folder, scorer_of(rows), resamples=20).read_text(encoding="utf-8")
+
+
+def test_the_page_is_whole_and_needs_no_network(tmp_path: Path) -> None:
+    html = harmless_page(tmp_path / "report")
+    assert [file.name for file in (tmp_path / "report").iterdir()] == ["index.html"]
     page = Page(html)
     assert not page.tags & {"script", "link", "img", "iframe"}
     assert not page.attributes & {"src", "href"}
     assert not re.search(r"url\(|@import|https?:", html)
-    assert evil in page.text  # as text
     for part in (*KINDS, "unparsed", "Macro F1 over corpora", "NER", "EE argument", "meet: where", "grounded"):
         assert part in page.text
+    assert "Comparison" not in page.text
     assert "prefers-color-scheme: dark" in html
     assert '<mark class="gold right">Ada</mark>' in html
-    assert html == write_report(tmp_path / "again", scorer_of(rows), resamples=20).read_text(encoding="utf-8")
+    assert html == harmless_page(tmp_path / "again")
+
+
+@given(st.text("ab", max_size=20), st.lists(st.text("ab", max_size=6), max_size=4))
+def test_a_mention_is_marked_wherever_it_occurs(text: str, mentions: list[str]) -> None:
+    findings = [Finding("missed", Part("", ("x",), (mention,)), None) for mention in mentions]
+    expected = {
+        place
+        for mention in mentions
+        for start in range(len(text))
+        if text.startswith(mention, start)
+        for place in range(start, start + len(mention))
+    }
+    marked = [name for piece, name in mark_mentions(text, findings) for _ in piece]
+    assert "".join(piece for piece, _ in mark_mentions(text, findings)) == text
+    assert {place for place, name in enumerate(marked) if name} == expected
+
+
+def test_repetitive_mentions_are_marked_in_few_steps() -> None:
+    assert len(list(cover_spans("a" * 1500, "a" * 3000))) == 3
+    assert len(list(cover_spans("a", "a" * 3000))) == 3000
+    many = instance("NER", ["x"], entities(x=["a" * 1500]), {"x": ["a"] * 1000})
+    many["instruction"] = json.dumps({**json.loads(many["instruction"]), "input": "a" * 3000})
+    (_, record, gold), *_ = scorer_of([many]).compared()
+    found = Counter(kinds(gold, record.facts, keys=frozenset(["x"]), text=record.text))
+    assert found == {"wrong boundary": 1, "repeated": 999}
 
 
 def test_the_command(run_script, tmp_path: Path) -> None:
