@@ -6,7 +6,8 @@ are the union of what each takes.
 """
 
 import json
-from collections import Counter
+import re
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ from iepile_builder.tasks.facts import Argument, Fact, TypedRelation
 
 def lexical_scores(labels: Sequence[str]) -> np.ndarray:
     """
-    How alike labels are written: the mean of the cosines of their words and of their character n-grams, in TF-IDF.
+    Score how alike labels are written: the mean cosine of their words and of their character 1- to 4-grams, in TF-IDF.
 
     Args:
         labels (`Sequence[str]`):
@@ -31,12 +32,25 @@ def lexical_scores(labels: Sequence[str]) -> np.ndarray:
     Returns:
         `np.ndarray` of shape `(labels, labels)`.
     """
-    from sklearn.feature_extraction.text import TfidfVectorizer
+    lower = [re.sub(r"\s\s+", " ", label.lower()) for label in labels]
+    words = [re.findall(r"[^\W_]+", label) for label in lower]
+    grams = [[label[i : i + n] for n in range(1, 5) for i in range(len(label) - n + 1)] for label in lower]
+    return (_cosines(words) + _cosines(grams)) / 2
 
-    words = TfidfVectorizer(token_pattern=r"[^\W_]+")
-    characters = TfidfVectorizer(analyzer="char", ngram_range=(1, 4), token_pattern=None)
-    matrices = [vectorizer.fit_transform(labels) for vectorizer in (words, characters)]
-    return np.asarray(sum((matrix @ matrix.T).toarray() for matrix in matrices)) / 2
+
+def _cosines(documents: Sequence[Sequence[str]]) -> np.ndarray:
+    """Compare documents by their TF-IDF vectors, as scikit-learn's `TfidfVectorizer` weighs terms."""
+    columns: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    for row, document in enumerate(documents):
+        for term, count in Counter(document).items():
+            columns[term].append((row, count))
+    products = np.zeros((len(documents), len(documents)))
+    for column in columns.values():
+        rows, counts = np.array(column).T
+        weights = counts * (np.log((1 + len(documents)) / (1 + len(rows))) + 1)
+        products[np.ix_(rows, rows)] += np.outer(weights, weights)
+    norms = np.sqrt(np.maximum(products.diagonal(), np.finfo(float).tiny))
+    return products / np.outer(norms, norms)
 
 
 def embedding_scores(labels: Sequence[str], texts: Sequence[str], model_name_or_path: str) -> np.ndarray:

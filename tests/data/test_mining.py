@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from iepile_builder import IEPile, Schema, SchemaBatching
-from iepile_builder.data.hard_negatives import load_hard_negatives
+from iepile_builder.data.hard_negatives import PUBLISHED, load_hard_negatives
 from iepile_builder.data.mining import (
     confusion_scores,
     embedding_scores,
@@ -46,6 +46,19 @@ def test_never_the_label_itself_nor_one_of_another_schema(data: st.DataObject) -
     for label in labels:
         assert set(table[label]) <= set(both_ways[label])
         assert all(label in both_ways[other] for other in both_ways[label])
+
+
+@pytest.mark.parametrize("task", ["NER", "RE"])
+def test_lexical_scores_are_those_of_scikit_learn(task: str) -> None:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    table = json.loads(PUBLISHED.read_text(encoding="utf-8"))[task]
+    for labels in (list(of_corpus) for of_corpus in table.values() if of_corpus):
+        words = TfidfVectorizer(token_pattern=r"[^\W_]+")
+        characters = TfidfVectorizer(analyzer="char", ngram_range=(1, 4), token_pattern=None)
+        matrices = [vectorizer.fit_transform(labels) for vectorizer in (words, characters)]
+        expected = sum((matrix @ matrix.T).toarray() for matrix in matrices) / 2
+        np.testing.assert_allclose(lexical_scores(labels), expected, atol=1e-12)
 
 
 def test_lexical_finds_labels_that_are_written_alike() -> None:
