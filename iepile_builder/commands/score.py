@@ -1,54 +1,64 @@
 """
-Score a file of predictions: precision, recall and F1 per task, per corpus and overall.
+Score a file of predictions: precision, recall and F1 by task, by corpus and overall.
 
-    iepile score --predictions_file preds.jsonl --output_file report.json
-    iepile score --predictions_file preds.jsonl --mode partial --bootstrap 1000
-    iepile score --predictions_file preds.jsonl --compare other_preds.jsonl
-    iepile score --predictions_file preds.jsonl --report report/
+    iepile score --predictions_file preds.jsonl
+    iepile score --predictions_file preds.jsonl --mode partial --bootstrap 1000 --output_file report.json
+    iepile score --predictions_file preds.jsonl --compare other_preds.jsonl --report report/
+    iepile score --predictions_file preds.jsonl --json | jq .overall.f1
 
 The file has JSON lines with `id`, `task`, `source`, `instruction`, `label` and `output`, as `iepile predict` and the
-code that was published with IEPile write them. Without `--output_file` the report goes to the standard output as JSON.
+code that was published with IEPile write them. The screen shows a table by task; the full report, with scores by
+corpus, language and label, goes to `--output_file` as JSON, or to the standard output with `--json`.
 """
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
 
 from iepile_builder.errors import InputError
 from iepile_builder.io import write_whole
 from iepile_builder.scoring.matching import Matching
-from iepile_builder.scoring.report import write_report
+from iepile_builder.scoring.report import by_task_and_block, write_report
 from iepile_builder.scoring.scorer import read_predictions
 
 
 @dataclass
 class ScoreOptions:
     """
-    What to score, and what to write.
+    What to score and what to write.
 
     Args:
         predictions_file (`Path`):
             JSON lines with the model's answers.
-        output_file (`Path`, *optional*):
-            Where the report goes; by default to the standard output.
-        report (`Path`, *optional*):
-            A folder for the error report, one HTML page.
         compare (`Path`, *optional*):
             Another system's answers to the same records, for a paired test.
+        report (`Path`, *optional*):
+            Folder for the error report, one HTML page.
+        output_file (`Path`, *optional*):
+            JSON file for the full report.
+        json (`bool`, *optional*, defaults to `False`):
+            Print the full report as JSON and nothing else.
         repair (`bool`, *optional*, defaults to `False`):
             Also read answers that are only nearly JSON.
         bootstrap (`int`, *optional*, defaults to 0):
-            Resamples of the records, for intervals.
+            Bootstrap resamples of the records for intervals; 0 for no intervals.
         confidence (`float`, *optional*, defaults to 0.95):
-            Of the intervals.
+            Confidence of the intervals.
         seed (`int`, *optional*, defaults to 0):
-            Of the resamples.
+            Seed of the resamples.
     """
 
     predictions_file: Path
-    output_file: Path | None = None
-    report: Path | None = None
     compare: Path | None = None
+    report: Path | None = None
+    output_file: Path | None = None
+    json: bool = False
     repair: bool = False
     bootstrap: int = 0
     confidence: float = 0.95
@@ -70,14 +80,70 @@ def main(options: ScoreOptions, matching: Matching) -> None:
     if options.compare is not None:
         other = read_predictions(options.compare, options.repair)
         report["comparison"] = scorer.compare(other, matching, resamples, options.confidence, options.seed)
-    if options.report is not None:
-        write_report(options.report, scorer, resamples, options.confidence, options.seed)
 
     # a label that a model made up may hold half a surrogate pair, which only JSON's escape can write
     text = json.dumps(report, ensure_ascii=False, indent=2).encode("utf-8", "backslashreplace").decode() + "\n"
-    if options.output_file is None:
+    written = []
+    if options.output_file is not None:
+        write_whole(options.output_file, text)
+        written.append(f"full report: {options.output_file}")
+    if options.report is not None:
+        page = write_report(
+            options.report,
+            scorer,
+            resamples,
+            options.confidence,
+            options.seed,
+            system=options.predictions_file.name,
+            other=options.compare.name if options.compare is not None else "",
+            comparison=report.get("comparison"),
+            mode=matching.mode,
+        )
+        written.append(f"error report: {page}")
+    if options.json:
         print(text, end="")
-        return
-    write_whole(options.output_file, text)
-    overall = report["overall"]
-    print(f"{overall['records']} records: F1 {overall['f1']:.2f} over all facts; report: {options.output_file}")
+    else:
+        _print_scores(report, options, matching.mode)
+        for line in written:
+            print(line)
+
+
+def _print_scores(report: dict[str, Any], options: ScoreOptions, mode: str) -> None:
+    """Print scores and comparison, a row for each task and block."""
+    console = Console(markup=False, highlight=False)
+    console.width = max(console.width, 100)  # a pipe has 80 columns, too few for intervals
+    names = ["records", "answers", "valid JSON", "precision", "recall", "F1"]
+    names += [f"{options.confidence:.0%} interval"] if options.bootstrap else []
+    scores = _make_table(f"{options.predictions_file} ({mode})", names)
+    for name, of in _rows(report):
+        valid = 100 - 100 * of["unparsed"] / of["answers"]
+        cells = [str(of["records"]), str(of["answers"]), f"{valid:.1f}%"]
+        cells += [f"{of[measure]:.2f}" for measure in ("precision", "recall", "f1")]
+        cells += [_format_interval(of["intervals"]["f1"])] if options.bootstrap else []
+        scores.add_row(name, *cells)
+    console.print(scores)
+    if "comparison" in report:
+        names = ["F1", "other F1", "difference", f"{options.confidence:.0%} interval", "p"]
+        tests = _make_table(f"F1 against {options.compare}", names)
+        for name, of in _rows(report["comparison"]):
+            cells = [f"{of['f1']:.2f}", f"{of['other_f1']:.2f}", f"{of['difference']:+.2f}"]
+            tests.add_row(name, *cells, _format_interval(of["interval"]), f"{of['p_value']:.4f}")
+        console.print(tests)
+
+
+def _make_table(title: str, names: list[str]) -> Table:
+    table = Table("task", title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _rows(report: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the parts of a report by task and block, then the whole."""
+    for task, block, of in by_task_and_block(report["tasks"]):
+        yield f"{task} {block}".strip(), of
+    yield "all facts", report["overall"]
+
+
+def _format_interval(interval: list[float]) -> str:
+    return f"{interval[0]:.2f} to {interval[1]:.2f}"

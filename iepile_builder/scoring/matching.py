@@ -25,29 +25,31 @@ ARTICLES = re.compile(r"^(?:a|an|the)\s+", re.IGNORECASE)
 @dataclass(frozen=True)
 class Matching:
     """
-    When a predicted fact counts as a gold one. A fact has a label (the names of the schema in it) and mentions (the
-    strings of the text in it); each gold fact counts for one prediction at most.
+    When a predicted fact matches a gold fact.
+
+    A fact has a label (its names from the schema) and mentions (its strings from the text). Each gold fact matches at
+    most one prediction.
 
     Args:
         mode (`str`, *optional*, defaults to `"strict"`):
-            - `"strict"`: label and mentions are equal.
-            - `"set"`: the same, and a fact that is repeated in a record counts once, on both sides.
+            - `"strict"`: label and mentions are equal;
+            - `"set"`: strict, but a fact that is repeated in a record counts once, in gold and in predictions;
             - `"normalized"`: label and normalized mentions are equal. Normalizing ignores case, Unicode compatibility
-              forms (NFKC), white space, surrounding punctuation and an English article at the start.
-            - `"boundary"`: mentions are equal, whatever the label.
-            - `"type"`: the label is equal and all mentions overlap.
-            - `"partial"`: whatever the label, facts with equal mentions count 1, with overlapping mentions 0.5.
-            - `"grounded"`: as strict, without the facts, on either side, whose mentions are not in the text.
+              forms (NFKC), white space, surrounding punctuation and an English article at the start;
+            - `"boundary"`: mentions are equal, labels are ignored;
+            - `"type"`: labels are equal and all mentions overlap;
+            - `"partial"`: labels are ignored, equal mentions count 1 and overlapping mentions 0.5;
+            - `"grounded"`: strict, without the facts (gold or predicted) whose mentions are not in the text.
 
-            All but `"set"` are of multisets. An argument's event type must be right in every mode. In `"type"` and
-            `"partial"` as many facts as possible are matched, so that no order matters; mentions overlap where they
-            stand in the text, and if they occur more than once, where they overlap most.
+            All modes but `"set"` compare multisets. An argument's event type must be right in every mode. `"type"` and
+            `"partial"` match as many facts as possible; mentions that occur more than once overlap where they overlap
+            most.
         min_overlap (`float`, *optional*, defaults to 0.0):
-            For `"type"` and `"partial"`: the share of a gold mention's characters that the predicted one must have.
+            For `"type"` and `"partial"`: the share of a gold mention's characters that the prediction must cover.
         entity_types (`bool`, *optional*, defaults to `True`):
-            Whether the types of both ends belong to a relation of SPO. (RE has none.)
+            Also compare the types of head and tail in SPO.
         linked (`bool`, *optional*, defaults to `False`):
-            Whether an argument's event must have the right trigger, too.
+            Also compare the trigger of an argument's event.
     """
 
     mode: Mode = "strict"

@@ -175,7 +175,7 @@ def write_report(
     for key, record, gold in scorer.compared():
         keys = answer_keys(key.task, TASKS[key.task].labels(record.schema()))
         diagnoses.append(Diagnosis(key, record, diagnose(gold, record.facts, record.text, key.task, keys)))
-    tests = [("all facts", "", comparison["overall"]), *_by_block(comparison["tasks"])] if comparison else []
+    tests = [("all facts", "", comparison["overall"]), *by_task_and_block(comparison["tasks"])] if comparison else []
     html = render(
         "report.html",
         title="Error report",
@@ -183,7 +183,7 @@ def write_report(
         system=system,
         confidence=confidence,
         report=report,
-        tasks=list(_by_block(report["tasks"])),
+        tasks=list(by_task_and_block(report["tasks"])),
         other=other,
         comparison=tests,
         mode=mode,
@@ -191,7 +191,7 @@ def write_report(
         kinds=_count_kinds(diagnoses),
         labels=[
             (task, block, list(labels.items())[:TABLE_LABELS], max(len(labels) - TABLE_LABELS, 0))
-            for task, block, labels in _by_block(report["labels"])
+            for task, block, labels in by_task_and_block(report["labels"])
         ],
         heat_labels=HEAT_LABELS,
         confusions=list(_count_confusions(diagnoses)),
@@ -205,7 +205,7 @@ def write_report(
     return folder / "index.html"
 
 
-def _by_block(report: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+def by_task_and_block(report: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Yield task, block and content of a part of a report that goes by task."""
     for task, blocks in report.items():
         for block in BLOCKS.get(task, ("",)):
@@ -242,9 +242,9 @@ def _count_confusions(
                 pairs[diagnosis.key.task, gold.block][names] += 1
     for (task, block), found in pairs.items():
         weight: Counter[str] = Counter()
-        for (annotated, predicted), count in found.items():
-            for name in dict.fromkeys((annotated, predicted)):
-                weight[name] += count if annotated == predicted else 1_000_000 * count
+        for names, count in found.items():
+            for name in dict.fromkeys(names):  # in an order that every run has
+                weight[name] += count if names[0] == names[1] else 1_000_000 * count
         labels = [name for name, _ in weight.most_common(HEAT_LABELS)]
         most = max(found.values())
         rows = [

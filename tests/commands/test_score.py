@@ -8,6 +8,7 @@ from pathlib import Path
 
 import evaluate
 import pytest
+from helpers.answers import entities, instance
 from helpers.corpora import ALL_TASKS, ROOT, SAMPLE_CORPUS, assert_one_clear_line, write_lines
 
 from iepile_builder import IEPile
@@ -39,8 +40,46 @@ def test_the_report_of_a_file(run_script, predictions: list[dict], tmp_path: Pat
     assert set(report["tasks"]) == set(ALL_TASKS)
     assert 0 < report["overall"]["f1"] < 100
     assert report["overall"]["unparsed"] > 0
-    printed = run_script("score.py", "--predictions_file", file).stdout
+    printed = run_script("score.py", "--predictions_file", file, "--json").stdout
     assert json.loads(printed)["overall"] == report["overall"]
+
+
+def test_the_screen_shows_a_row_for_each_task_and_block(run_script, predictions: list[dict], tmp_path: Path) -> None:
+    file = write_lines(tmp_path / "preds.jsonl", predictions)
+    other = write_lines(tmp_path / "other.jsonl", [{**row, "output": "{}"} for row in predictions])
+    options = ["--bootstrap", 50, "--compare", other, "--output_file", "report.json", "--report", "page"]
+    screen = run_script("score.py", "--predictions_file", file, *options).stdout
+    report = json.loads((tmp_path / "report.json").read_text())
+    rows = [line.split() for line in screen.splitlines()]
+    ner, low, high = report["tasks"]["NER"], *report["tasks"]["NER"]["intervals"]["f1"]
+    valid = f"{100 - 100 * ner['unparsed'] / ner['answers']:.1f}%"
+    scores = [f"{ner[name]:.2f}" for name in ("precision", "recall", "f1")]
+    counts = [str(ner["records"]), str(ner["answers"])]
+    assert ["NER", *counts, valid, *scores, f"{low:.2f}", "to", f"{high:.2f}"] in rows
+    test = report["comparison"]["tasks"]["NER"]
+    f1s = [f"{test['f1']:.2f}", f"{test['other_f1']:.2f}", f"{test['difference']:+.2f}"]
+    assert any(row[:4] == ["NER", *f1s] and row[-1] == f"{test['p_value']:.4f}" for row in rows)
+    names = [*ALL_TASKS[:3], "EE trigger", "EE argument", "EET", "EEA argument", "KG", "all facts"]
+    for name in names:
+        assert screen.count(f"\n  {name} ") == 2  # in the scores and in the comparison
+    assert screen.splitlines()[-2:] == ["full report: report.json", "error report: page/index.html"]
+    html = (tmp_path / "page" / "index.html").read_text()
+    for part in ("preds.jsonl", "other.jsonl", f"{test['difference']:+.2f}", f"{test['p_value']:.4f}"):
+        assert part in html
+
+
+def test_intervals_and_comparison_in_the_report(run_script, tmp_path: Path) -> None:
+    rows = [
+        instance("NER", ["person"], entities(person=["Ada"]), {"person": ["Ada", "Bob"][index % 2 :]}, id=str(index))
+        for index in range(8)
+    ]
+    write_lines(tmp_path / "one.jsonl", rows)
+    write_lines(tmp_path / "other.jsonl", [{**row, "output": "{'person': ['Ada']}"} for row in rows])
+    options = ["--repair", "--bootstrap", 50, "--mode", "set", "--compare", "other.jsonl", "--json"]
+    report = json.loads(run_script("score.py", "--predictions_file", "one.jsonl", *options).stdout)
+    assert report["overall"]["intervals"]["f1"][0] < report["overall"]["f1"]
+    assert report["comparison"]["overall"]["other_f1"] == 100
+    assert report["comparison"]["overall"]["difference"] < 0
 
 
 def test_the_evaluate_module_gives_the_same_numbers(predictions: list[dict], tmp_path: Path) -> None:
@@ -92,17 +131,18 @@ def test_any_answer_is_scored(run_script, predictions: list[dict], tmp_path: Pat
     answers = ["no JSON", "[]", "null", "[" * 100_000, '{"a": ' * 100_000, "x" * 1_000_000, "\x00\x1b\x07" * 1000, ""]
     rows = [{**predictions[0], "id": str(index), "output": answer} for index, answer in enumerate(answers)]
     file = write_lines(tmp_path / "preds.jsonl", rows)
-    report = json.loads(run_script("score.py", "--predictions_file", file).stdout)
+    report = json.loads(run_script("score.py", "--predictions_file", file, "--json").stdout)
     assert report["overall"]["unparsed"] == len(answers)
     assert report["overall"]["pred"] == 0
-    report = json.loads(run_script("score.py", "--predictions_file", file, "--repair", "--report", "folder").stdout)
+    options = ["--json", "--repair", "--report", "folder"]
+    report = json.loads(run_script("score.py", "--predictions_file", file, *options).stdout)
     assert report["overall"]["unparsed"] == len(answers) - 3  # "[]", "null" and "" say that nothing was found
     assert report["overall"]["repaired"] == 3
 
 
 def test_a_label_that_cannot_be_written_is_escaped(run_script, predictions: list[dict], tmp_path: Path) -> None:
     file = write_lines(tmp_path / "preds.jsonl", [{**predictions[0], "output": '{"\\ud800": ["\\udfff"]}'}])
-    report = json.loads(run_script("score.py", "--predictions_file", file).stdout)
+    report = json.loads(run_script("score.py", "--predictions_file", file, "--json").stdout)
     assert "\ud800" in report["labels"][predictions[0]["task"]]
     run_script("score.py", "--predictions_file", file, "--output_file", "report.json", "--report", "folder")
     assert json.loads((tmp_path / "report.json").read_text()) == report

@@ -156,18 +156,3 @@ def test_repetitive_mentions_are_marked_in_few_steps() -> None:
     (_, record, gold), *_ = scorer_of([many]).compared()
     found = Counter(kinds(gold, record.facts, keys=frozenset(["x"]), text=record.text))
     assert found == {"wrong boundary": 1, "repeated": 999}
-
-
-def test_the_command(run_script, tmp_path: Path) -> None:
-    rows = [
-        instance("NER", ["person"], entities(person=["Ada"]), {"person": ["Ada", "Bob"][index % 2 :]}, id=str(index))
-        for index in range(8)
-    ]
-    for name, part in (("one", rows), ("other", [{**row, "output": "{'person': ['Ada']}"} for row in rows])):
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
-    options = ["--repair", "--bootstrap", 50, "--mode", "set", "--compare", "other.jsonl", "--report", "folder"]
-    report = json.loads(run_script("score.py", "--predictions_file", "one.jsonl", *options).stdout)
-    assert report["overall"]["intervals"]["f1"][0] < report["overall"]["f1"]
-    assert report["comparison"]["overall"]["other_f1"] == 100
-    assert report["comparison"]["overall"]["difference"] < 0
-    assert "Error report" in (tmp_path / "folder" / "index.html").read_text()
