@@ -75,7 +75,7 @@ class TransformersEngine:
         self.context: int = model.config.get_text_config().max_position_embeddings
         self.constrained = constrain != "off" and find_spec("llguidance") is not None
         if constrain == "on" and not self.constrained:
-            raise InputError("answers are constrained with llguidance: pip install 'iepile-builder[constrain]'")
+            raise InputError("answers are constrained with llguidance: pip install 'iepile-builder[extract]'")
 
     @classmethod
     def from_pretrained(

@@ -222,7 +222,7 @@ class Extraction:
         try:
             import networkx
         except ImportError:
-            raise InputError("networkx is not installed: pip install 'iepile-builder[graph]'") from None
+            raise InputError("networkx is not installed: pip install 'iepile-builder[extract]'") from None
         graph = networkx.MultiDiGraph(text=self.text, task=self.task)
         nodes, edges = self.graph()
         for name, node in nodes.items():
