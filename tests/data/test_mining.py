@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from iepile_builder import IEPile, Schema, SchemaBatching
+from iepile_builder.data.corpus import find_corpora
 from iepile_builder.data.hard_negatives import PUBLISHED, load_hard_negatives
 from iepile_builder.data.mining import (
     confusion_scores,
     embedding_scores,
+    find_hard_negatives,
     frequent_mentions,
     label_texts,
     lexical_scores,
@@ -198,3 +200,32 @@ def test_a_file_that_holds_no_predictions_is_named(run_script, tmp_path: Path) -
     given = ("--corpus_dir", SAMPLE_CORPUS, "--output_file", tmp_path / "mined.json", "--method", "confusion")
     done = run_script("mine_hard_negatives.py", *given, "--predictions_file", path, check=False)
     assert_one_clear_line(done, "predictions.jsonl, line 1: no instruction, label, output")
+
+
+def test_the_hard_negatives_of_a_corpus_are_found_or_mined(tmp_path: Path) -> None:
+    schema = [["date", "date of birth", "person"], [], {}]
+    write_corpus(tmp_path / "IE-en" / "NER" / "mine", schema, train=[])
+    write_corpus(tmp_path / "IE-en" / "NER" / "mit-movie", [["actor", "director"], [], {}], train=[])
+    mine, movie = find_corpora([tmp_path])
+    assert find_hard_negatives(mine) == (
+        {"date": ["date of birth"], "date of birth": ["date"]},
+        "mined from the label names",
+    )
+    published, origin = find_hard_negatives(movie)
+    assert published == load_hard_negatives()["NER"]["mit-movie"] and origin == "published"
+
+    tree = write_lines(tmp_path / "hard_negatives.json", [{"NER": {"mine": {"person": ["date"]}}}])
+    assert find_hard_negatives(mine) == ({"person": ["date"]}, str(tree.resolve()))
+    assert find_hard_negatives(movie)[1] == "published", "the tree's file says nothing of it"
+    folder = write_lines(mine.path / "hard_negatives.json", [{"date": ["person"]}])
+    assert find_hard_negatives(mine) == ({"date": ["person"]}, str(folder))
+    assert find_hard_negatives(mine, {"NER": {"mine": {"date": ["date"]}}}) == ({"date": ["date"]}, "the given file")
+    assert find_hard_negatives(mine, {"NER": {"other": {"date": ["date"]}}})[1] == str(folder)
+
+
+def test_the_sample_corpus_has_its_own() -> None:
+    for corpus in find_corpora([SAMPLE_CORPUS]):
+        found, origin = find_hard_negatives(corpus)
+        if corpus.task != "KG":
+            assert sum(map(len, found.values())) > 10
+            assert origin == str(SAMPLE_CORPUS / "hard_negatives.json")
