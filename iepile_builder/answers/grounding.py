@@ -16,12 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 from rapidfuzz import fuzz
 
-from iepile_builder.tasks.facts import (
-    MENTIONS,
-    Argument,
-    Fact,
-    Trigger,
-)
+from iepile_builder.tasks.facts import Fact
 
 
 Match = Literal["exact", "normalized", "fuzzy"]
@@ -276,9 +271,9 @@ def ground(groups: Sequence[Sequence[Fact]], locate: Locator) -> list[list[Fact]
     anchors: list[Span | None] = [None] * len(groups)
     alike: dict[tuple[Any, ...], list[int]] = defaultdict(list)
     for index, group in enumerate(groups):
-        anchor, *others = group_mentions(group)
+        anchor, *others = group_strings(group)
         near = [spans for mention in others if (spans := locate(mention))]
-        same = alike[group[0][:2] if isinstance(group[0], Trigger) else tuple(group)]
+        same = alike[tuple(group[:1] if group[0].leads else group)]
         used = {anchors[earlier] for earlier in same}
         spans = [span for span in locate(anchor) if span not in used] or locate(anchor)
         same.append(index)
@@ -293,33 +288,20 @@ def ground(groups: Sequence[Sequence[Fact]], locate: Locator) -> list[list[Fact]
 
     grounded: list[list[Fact]] = []
     for group, anchor_span in zip(groups, anchors, strict=True):
-        anchor, *others = group_mentions(group)
+        anchor, *others = group_strings(group)
         placed = {"": Mention(""), anchor: Mention(anchor, anchor_span)}
         for mention in others:
             spans = locate(mention)
             if spans and anchor_span is not None:
                 spans = [locate.nearest(anchor_span, spans)[1]]
             placed[mention] = Mention(mention, spans[0] if spans else None)
-        grounded.append([with_mentions(fact, placed) for fact in group])
+        grounded.append([fact.map_strings(placed.__getitem__) for fact in group])
     return grounded
 
 
-def mention_fields(fact: Fact) -> tuple[int, ...]:
-    """Which fields of a fact are strings of the text, its event's trigger among them."""
-    return (2, 3) if isinstance(fact, Argument) else MENTIONS[type(fact)]
-
-
-def group_mentions(group: Sequence[Fact]) -> list[str]:
-    """The distinct strings of the text in facts that belong together, the one that names them first."""
-    return list(dict.fromkeys(fact[field] for fact in group for field in mention_fields(fact) if fact[field]))
-
-
-def with_mentions(fact: Fact, placed: dict[str, Mention]) -> Fact:
-    """A fact with the mentions of its strings."""
-    fields = list(fact)
-    for field in mention_fields(fact):
-        fields[field] = placed[fact[field]]
-    return type(fact)(*fields)
+def group_strings(group: Sequence[Fact]) -> list[str]:
+    """List the distinct strings of the text in facts that belong together, the one that names them first."""
+    return list(dict.fromkeys(string for fact in group for string in fact.strings if string)) or [""]
 
 
 def as_mention(text: str) -> Mention:

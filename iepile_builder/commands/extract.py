@@ -25,9 +25,9 @@ from rich.table import Table
 from rich.text import Text
 
 from iepile_builder import Extraction, Extractor, InputError
-from iepile_builder.answers.grounding import as_mention
+from iepile_builder.answers.grounding import Mention, as_mention
 from iepile_builder.extraction.graph import hue
-from iepile_builder.extraction.page import colored, counted, marks, named, remarks
+from iepile_builder.extraction.page import colored, counted, marks, remarks
 from iepile_builder.extraction.user_schema import read_schema
 from iepile_builder.io import read_json, read_lines, write_whole
 from iepile_builder.tasks import TASKS
@@ -93,17 +93,11 @@ def show(result: Extraction, console: Console) -> None:
             table.add_row(label(event.event_type, colors), cell(event.trigger), arguments)
         shown, all_of_them = len(result.events[:ROWS]), len(result.events)
     else:
-        table = Table(
-            *(["fact", "mention"] if result.task in ("NER", "EET") else ["head", "relation", "tail"]), box=None
-        )
-        table.header_style = "bold dim"
+        columns = result.facts[0].columns if result.facts else ()
+        table = Table(*(head for head, _ in columns), box=None, header_style="bold dim")
         for fact in result.facts[:ROWS]:
-            mentions = [mention for mention, _ in named(fact)]
-            if len(mentions) == 1:
-                table.add_row(label(fact[0], colors), cell(mentions[0]))
-            else:
-                name = fact._asdict().get("relation") or fact._asdict()["attribute"]
-                table.add_row(cell(mentions[0]), label(name, colors), cell(mentions[1]))
+            values = [getattr(fact, field) for _, field in columns]
+            table.add_row(*(cell(each) if isinstance(each, Mention) else label(each, colors) for each in values))
         shown, all_of_them = len(result.facts[:ROWS]), len(result.facts)
     if shown:
         console.print(table)

@@ -20,7 +20,6 @@ from iepile_builder.data.instructions import Description, asked_schema, descript
 from iepile_builder.errors import InputError
 from iepile_builder.schema import Schema
 from iepile_builder.tasks import TASKS
-from iepile_builder.tasks.facts import Argument, Fact, TypedRelation
 
 
 # Against the published dictionary, these find 30% of its edges, and 88% of what they find is in it.
@@ -107,30 +106,20 @@ def confusion_scores(labels: Sequence[str], rows: Iterable[Mapping[str, Any]]) -
         gold: dict[tuple[str, ...], set[str]] = {}
         for annotation in json.loads(row["label"]) if isinstance(row["label"], str) else row["label"]:
             for fact in task.facts([annotation], asked):
-                label, mentions = label_and_mentions(fact)
-                gold.setdefault(mentions, set()).add(label)
+                gold.setdefault(fact.content, set()).add(fact.asked_label)
         here = Counter(label for of_mentions in gold.values() for label in of_mentions if label in asked_labels)
         right.update(here)
         for fact in parse_answer(row["output"], row["task"], asked).facts:
-            given, mentions = label_and_mentions(fact)
-            if given not in place or given in gold.get(mentions, ()):
+            given, right_ones = fact.asked_label, gold.get(fact.content, ())
+            if given not in place or given in right_ones:
                 continue
-            for label in gold.get(mentions, ()):
+            for label in right_ones:
                 if label in place:
                     confused[place[label], place[given]] += 1
             if given not in asked_labels:
                 for label in here:
                     confused[place[label], place[given]] += 0.5
     return confused / np.maximum(1, [[right[label]] for label in labels])
-
-
-def label_and_mentions(fact: Fact) -> tuple[str, tuple[str, ...]]:
-    """The label of a fact, and the strings of the text that it is about."""
-    if isinstance(fact, TypedRelation):
-        return f"{fact.head_type}_{fact.relation}_{fact.tail_type}", (fact.head, fact.tail)
-    if isinstance(fact, Argument):
-        return fact.event_type, (fact.role, fact.argument)
-    return fact[0], tuple(fact[1:])
 
 
 def nearest(

@@ -10,7 +10,7 @@ from itertools import groupby, islice, repeat
 from typing import Any, NamedTuple
 
 from iepile_builder.answers.grammar import answer_schema
-from iepile_builder.answers.grounding import Locator, Mention, ground
+from iepile_builder.answers.grounding import Locator, Mention, as_mention, ground
 from iepile_builder.answers.parse import load_answer, strip_fence
 from iepile_builder.answers.repair import repair_json
 from iepile_builder.chat import to_prompt
@@ -19,18 +19,13 @@ from iepile_builder.data.instructions import LANGUAGES, read_asked, read_instruc
 from iepile_builder.engines.base import Completion, Engine, Request
 from iepile_builder.engines.transformers import TransformersEngine
 from iepile_builder.errors import InputError
-from iepile_builder.extraction.merge import add_units, event_of, first_place, place_key, read_groups
+from iepile_builder.extraction.merge import add_units, first_place, place_key, read_groups
 from iepile_builder.extraction.passages import HAN, SURROGATE, Passage, detect_language, passages
-from iepile_builder.extraction.result import Extraction, is_grounded
+from iepile_builder.extraction.result import Extraction
 from iepile_builder.extraction.user_schema import read_schema
 from iepile_builder.schema import Schema
 from iepile_builder.tasks import TASKS
-from iepile_builder.tasks.facts import (
-    Annotation,
-    Argument,
-    Fact,
-    Trigger,
-)
+from iepile_builder.tasks.facts import Annotation, Fact, Trigger
 
 
 REQUESTS_AT_ONCE = 64  # that an engine is given, so that it can put those of similar length together
@@ -169,12 +164,12 @@ class Extractor:
         Raises:
             `InputError`: if there is nothing to be read or to be asked for, or the model's context is too small.
         """
-        if task == "EEA" and triggers is None:
+        if TASKS[task].triggers_given and triggers is None:
             raise InputError(
-                'EEA asks for the arguments of known events; give triggers={"event type": ["trigger"]} or the result '
-                "of EET for the same text, or use EE"
+                f'{task} asks for the arguments of known events; give triggers={{"event type": ["trigger"]}} or the '
+                "result of EET for the same text, or use EE"
             )
-        if task != "EEA" and triggers is not None:
+        if not TASKS[task].triggers_given and triggers is not None:
             raise InputError(f"{task} takes no triggers, only EEA does")
         if language is not None and language not in LANGUAGES:
             raise InputError(
@@ -310,7 +305,7 @@ class Extractor:
 
     def finish(self, work: Work) -> Extraction:
         """Merge the answers to all requests about a text."""
-        task = work.batching.task
+        task = TASKS[work.batching.task]
         order = {label: number for number, label in enumerate(work.batching.asked_labels())}
         answers = sorted(work.answers, key=lambda answer: (answer[0].passage, order[answer[0].labels[0]]))
         counts = dict.fromkeys(("cut", "unparsed", "repaired", "left_out"), 0)
@@ -327,27 +322,25 @@ class Extractor:
                     value = repair_json(strip_fence(text))
                     counts["repaired"] += value is not None and not completion.cut
                 try:
-                    found, left_out = read_groups(value or {}, task, read_asked(job.instruction, task)[0].schema)
+                    found, left_out = read_groups(value or {}, task, read_asked(job.instruction, task.name)[0].schema)
                 except RecursionError:  # nested nearly as deep as JSON can be read
                     value, found, left_out = None, [], 0
                 counts["unparsed"] += value is None
                 groups += found
                 counts["left_out"] += left_out
             grounded = ground(groups, Locator(work.text[passage.start : passage.end], self.min_score))
-            add_units(units, grounded, passage.start, TASKS[task].has_events)
+            add_units(units, grounded, passage.start, task.has_events)
 
         kept = [unit for unit in (self.kept(unit) for unit in units.values()) if unit]
         kept.sort(key=lambda unit: first_place(unit, len(work.text)))
-        facts = {
-            place_key(fact): fact for unit in kept for fact in unit if task != "EEA" or isinstance(fact, Argument)
-        }
+        facts = {place_key(fact): fact for unit in kept for fact in task.own_facts(unit)}
         return Extraction(
             text=work.text,
-            task=task,
+            task=task.name,
             language=work.batching.language,
             schema=work.batching.schema,
             facts=list(facts.values()),
-            events=[event_of(unit) for unit in kept] if TASKS[task].has_events else [],
+            events=[task.to_event(unit) for unit in kept] if task.has_events else [],
             passages=list(dict.fromkeys(job.passage for job, _ in answers)),
             answers=[completion.text for _, completion in answers],
             retried=work.retried,
@@ -358,9 +351,7 @@ class Extractor:
         """What is left of facts that belong together if those that are not in the text are to be left out."""
         if not self.drop_ungrounded:
             return unit
-        if isinstance(unit[0], Trigger) and not is_grounded(unit[0]):
-            return []
-        return [fact for fact in unit if is_grounded(fact)]
+        return [fact for fact in unit if all(as_mention(each).grounded for each in fact.strings if each)]
 
 
 class Asked(NamedTuple):
@@ -403,7 +394,7 @@ def given_triggers(
     known = set(batching.asked_labels())
     places: list[tuple[str, Mention | str]]
     if isinstance(triggers, Extraction):
-        places = [(fact.event_type, fact.trigger) for fact in triggers.facts if isinstance(fact, Trigger)]
+        places = [(fact.asked_label, fact.mentions[0]) for fact in triggers.facts if fact.leads]
         places = [(label, trigger) for label, trigger in places if label in known]
     else:
         places = [(label, trigger) for label, found in triggers.items() for trigger in found]
@@ -415,7 +406,7 @@ def given_triggers(
 
     def of_passage(passage: Passage) -> list[Annotation]:
         return [
-            {"event_type": label, "event_trigger": str(trigger), "arguments": []}
+            Trigger(label, trigger).to_annotation()
             for label, trigger in places
             if (
                 passage.start <= trigger.start and trigger.end <= passage.end

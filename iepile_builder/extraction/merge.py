@@ -5,102 +5,63 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from iepile_builder.answers.grounding import as_mention, mention_fields
+from iepile_builder.answers.grounding import as_mention
 from iepile_builder.extraction.passages import SURROGATE
-from iepile_builder.extraction.result import Event
 from iepile_builder.schema import Schema
-from iepile_builder.tasks import TASKS
-from iepile_builder.tasks.facts import (
-    MALFORMED,
-    MENTIONS,
-    NOTHING,
-    Argument,
-    Attribute,
-    Fact,
-    Relation,
-    Trigger,
-    TypedRelation,
-)
+from iepile_builder.tasks.base import Task
+from iepile_builder.tasks.facts import MALFORMED, NOTHING, Fact
 
 
-def read_groups(value: dict[str, Any], task: str, schema: Schema) -> tuple[list[list[Fact]], int]:
-    """The facts of an answer, those that belong together in one list, and how many had to be left out."""
-    left_out = 0
-    groups: list[list[Fact]] = []
-    if TASKS[task].has_events:
-        for label, events in value.items():
-            for event in events if isinstance(events, list) else [events]:
-                groups.append(TASKS["EE"].parse({label: [event]}, schema))
-    else:
-        groups = [[fact] for fact in TASKS[task].parse(value, schema)]
+def read_groups(value: dict[str, Any], task: Task, schema: Schema) -> tuple[list[list[Fact]], int]:
+    """Read the usable facts of an answer, those that belong together in one list, and count the others."""
+    skipped = 0
     kept = []
-    for group in groups:
-        good = [fact for fact in group if is_usable(fact, schema)]
-        left_out += len(group) - len(good)
-        if good and isinstance(good[0], Argument):  # its event has no trigger, or none that can be used
-            good = [fact._replace(trigger="") for fact in good if isinstance(fact, Argument)]
-        kept += [good] if good else []
-    return kept, left_out
+    for group in task.parse_groups(value, schema):
+        usable = [fact for fact in group if has_usable_form(fact) and task.is_asked(fact, schema)]
+        skipped += len(group) - len(usable)
+        if usable and usable[0] is not group[0]:  # the event's trigger is not usable
+            usable = [fact.unlinked() for fact in usable]
+        kept += [usable] if usable else []
+    return kept, skipped
 
 
-def is_usable(fact: Fact, schema: Schema) -> bool:
-    """Whether a fact is one that was asked for, and has the form of its task."""
-    for mention in (fact[index] for index in MENTIONS[type(fact)]):
-        if not mention.strip() or mention == NOTHING or mention.startswith(MALFORMED) or SURROGATE.search(mention):
-            return False
-    if isinstance(fact, Relation):
-        return fact.relation in schema.roles
-    if isinstance(fact, TypedRelation):
-        return "_".join(fact[:3]) in schema.types
-    if isinstance(fact, Argument):
-        return fact.role in schema.type_roles.get(fact.event_type, ())
-    if isinstance(fact, Attribute):
-        return fact.attribute in schema.type_roles.get(fact.entity_type, ())
-    return fact[0] in schema.types
+def has_usable_form(fact: Fact) -> bool:
+    """Tell whether the mentions of a fact are strings that a text can have, in the form of the task."""
+    return not any(
+        not mention.strip() or mention == NOTHING or mention.startswith(MALFORMED) or SURROGATE.search(mention)
+        for mention in fact.mentions
+    )
 
 
 def add_units(units: dict[Any, list[Fact]], groups: list[list[Fact]], offset: int, events: bool) -> None:
     """Add a passage's facts to those of the text, once where the passages before it have them already."""
     seen: Counter[Any] = Counter()
     for group in groups:
-        moved = [move(fact, offset) for fact in group]
+        moved = [fact.map_strings(lambda string: as_mention(string).moved(offset)) for fact in group]
+        name = place_key(moved[0])
         if not events:
-            units.setdefault(place_key(moved[0]), moved)
+            units.setdefault(name, moved)
             continue
-        name = place_key(moved[0])  # of the trigger; an event without one is told by its arguments
-        key = (name, seen[name]) if isinstance(moved[0], Trigger) else tuple(map(place_key, moved))
+        # an event without a trigger is told by its arguments
+        key = (name, seen[name]) if moved[0].leads else tuple(map(place_key, moved))
         seen[name] += 1  # two events of one passage may have the same trigger
         unit = units.setdefault(key, [])
         known = set(map(place_key, unit))
         unit += [fact for fact in moved if place_key(fact) not in known]
 
 
-def move(fact: Fact, offset: int) -> Fact:
-    """A passage's fact in the whole text."""
-    fields = list(fact)
-    for index in mention_fields(fact):
-        fields[index] = as_mention(fields[index]).moved(offset)
-    return type(fact)(*fields)
-
-
 def place_key(fact: Fact) -> tuple[Any, ...]:
-    """What makes two facts of a text the same: their labels, and where their strings stand."""
-    fields: list[Any] = list(fact)
-    for index in mention_fields(fact):
-        mention = as_mention(fields[index])
-        fields[index] = str(mention).casefold() if mention.start is None else (mention.start, mention.end)
-    return type(fact), *fields
+    """Make a key that is the same for two facts with the same names whose strings stand at the same places."""
+    return fact.block, *fact.map_strings(place_of)
+
+
+def place_of(string: str) -> Any:
+    """Give the place of a grounded string, or the string without case where it has none."""
+    mention = as_mention(string)
+    return str(mention).casefold() if mention.start is None else (mention.start, mention.end)
 
 
 def first_place(unit: list[Fact], end: int) -> int:
-    """Where facts that belong together start in the text, by the string that names them."""
-    start = as_mention(unit[0][MENTIONS[type(unit[0])][0]]).start
+    """Give the start of the string that names facts that belong together; `end` where it is not in the text."""
+    start = as_mention(unit[0].mentions[0]).start if unit[0].mentions else None
     return end if start is None else start
-
-
-def event_of(unit: list[Fact]) -> Event:
-    """The event of which these are the facts."""
-    first = unit[0]
-    assert isinstance(first, (Trigger, Argument))
-    arguments = tuple(fact for fact in unit if isinstance(fact, Argument))
-    return Event(first.event_type, as_mention(first.trigger), arguments)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from html import escape
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -11,7 +11,6 @@ from iepile_builder.answers.grounding import Mention, as_mention
 from iepile_builder.extraction.graph import draw, hue
 from iepile_builder.io import RESOURCES
 from iepile_builder.tasks import TASKS
-from iepile_builder.tasks.facts import Argument, Attribute, Entity, Fact, Relation, Trigger, TypedRelation
 
 
 if TYPE_CHECKING:
@@ -114,33 +113,15 @@ def counted(number: int, one: str) -> str:
 
 def colored(result: Extraction) -> list[str]:
     """All that has a colour of its own, in the order in which it is found."""
-    return list(dict.fromkeys(label for fact in result.facts for _, label in named(fact)))
-
-
-def named(fact: Fact) -> Iterator[tuple[Mention, str]]:
-    """The mentions of a fact, and what each is."""
-    if isinstance(fact, Entity):
-        yield as_mention(fact.entity), fact.entity_type
-    elif isinstance(fact, Relation):
-        yield as_mention(fact.head), fact.relation
-        yield as_mention(fact.tail), fact.relation
-    elif isinstance(fact, TypedRelation):
-        yield as_mention(fact.head), fact.head_type
-        yield as_mention(fact.tail), fact.tail_type
-    elif isinstance(fact, Trigger):
-        yield as_mention(fact.trigger), fact.event_type
-    elif isinstance(fact, Argument):
-        yield as_mention(fact.argument), fact.role
-    elif isinstance(fact, Attribute):
-        yield as_mention(fact.entity), fact.entity_type
-        yield as_mention(fact.value), fact.attribute
+    return list(dict.fromkeys(label for fact in result.facts for _, label in fact.named_mentions))
 
 
 def marks(result: Extraction) -> list[Mark]:
     """What is to be marked in the text, outer ones before those within them."""
     found: dict[tuple[int, int], dict[str, None]] = defaultdict(dict)
     for fact in result.facts:
-        for mention, label in named(fact):
+        for string, label in fact.named_mentions:
+            mention = as_mention(string)
             if mention.start is not None and mention.end is not None:
                 found[mention.start, mention.end][label] = None
     places = sorted(found, key=lambda place: (place[0], -place[1]))
@@ -202,7 +183,9 @@ def cell(mention: str) -> str:
 
 
 def kind(label: str, colors: list[str]) -> str:
-    """A label in its colour."""
+    """A label in its colour, if it has one."""
+    if label not in colors:
+        return escape(label)
     return f'<span class="kind" style="--hue:{hue(label, colors)}">{escape(label)}</span>'
 
 
@@ -211,28 +194,10 @@ def fact_table(result: Extraction) -> str:
     if TASKS[result.task].has_events or not result.facts:
         return ""
     colors = colored(result)
-    rows: list[tuple[str, ...]] = []
-    for fact in result.facts[:MAX_ROWS]:
-        if isinstance(fact, Entity):
-            rows.append((kind(fact.entity_type, colors), cell(fact.entity)))
-        elif isinstance(fact, Trigger):
-            rows.append((kind(fact.event_type, colors), cell(fact.trigger)))
-        elif isinstance(fact, Relation):
-            rows.append((cell(fact.head), escape(fact.relation), cell(fact.tail)))
-        elif isinstance(fact, TypedRelation):
-            types = kind(fact.head_type, colors), kind(fact.tail_type, colors)
-            rows.append((types[0], cell(fact.head), escape(fact.relation), types[1], cell(fact.tail)))
-        elif isinstance(fact, Attribute):
-            attribute = kind(fact.attribute, colors)
-            rows.append((kind(fact.entity_type, colors), cell(fact.entity), attribute, cell(fact.value)))
-    heads = {
-        "NER": ("type", "entity"),
-        "EET": ("event type", "trigger"),
-        "RE": ("head", "relation", "tail"),
-        "SPO": ("type", "head", "relation", "type", "tail"),
-        "KG": ("type", "entity", "attribute", "value"),
-    }
-    return table(heads[result.task], rows) + more(len(result.facts) - len(rows), "facts")
+    columns = result.facts[0].columns
+    values = [[getattr(fact, field) for _, field in columns] for fact in result.facts[:MAX_ROWS]]
+    rows = [[cell(value) if isinstance(value, Mention) else kind(value, colors) for value in row] for row in values]
+    return table([head for head, _ in columns], rows) + more(len(result.facts) - len(rows), "facts")
 
 
 def event_table(result: Extraction) -> str:

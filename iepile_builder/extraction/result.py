@@ -8,45 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from iepile_builder.answers.grounding import Mention, as_mention, mention_fields
+from iepile_builder.answers.grounding import as_mention
 from iepile_builder.errors import InputError
 from iepile_builder.extraction.passages import Passage
 from iepile_builder.io import write_whole
 from iepile_builder.schema import Schema
 from iepile_builder.tasks import TASKS
-from iepile_builder.tasks.facts import (
-    MENTIONS,
-    Annotation,
-    Argument,
-    Attribute,
-    Entity,
-    Fact,
-    Relation,
-    Trigger,
-    TypedRelation,
-)
+from iepile_builder.tasks.facts import Annotation, Event, Fact
 
 
 if TYPE_CHECKING:
     import networkx
-
-
-class Event(NamedTuple):
-    """
-    An event with its arguments.
-
-    Args:
-        event_type (`str`):
-            Its type.
-        trigger ([`Mention`]):
-            The word that says it; `""` where the answer has none.
-        arguments (`tuple[Argument, ...]`):
-            Its arguments, facts that `facts` has too.
-    """
-
-    event_type: str
-    trigger: Mention
-    arguments: tuple[Argument, ...]
 
 
 class Node(NamedTuple):
@@ -82,7 +54,7 @@ class Extraction:
             The facts in the order of the text, those last that are not in it. Their strings of the text are
             [`Mention`]s, strings with `start`, `end`, `match` and `score`.
         events (`list[Event]`):
-            The events of EE and EEA, with the facts in `facts` as their arguments.
+            The events of EE and EEA: type, trigger (a [`Mention`]) and arguments, facts that `facts` has too.
         passages (`list[tuple[int, int]]`):
             Start and end of the parts of the text that were asked about by themselves.
         answers (`list[str]`):
@@ -121,32 +93,14 @@ class Extraction:
 
     def annotations(self) -> list[Annotation]:
         """The facts as the annotation of a corpus's record has them."""
-        if TASKS[self.task].has_events:
-            return [
-                {
-                    "event_trigger": str(event.trigger),
-                    "event_type": event.event_type,
-                    "arguments": [{"argument": str(fact.argument), "role": fact.role} for fact in event.arguments],
-                }
-                for event in self.events
-            ]
-        return [annotation(fact) for fact in self.facts]
-
-    def to_record(self) -> dict[str, Any]:
-        """The text and its annotation in the form of a corpus's record, of which instances can be built."""
-        task = TASKS[self.task]
-        return {"text": self.text, task.field: task.distinct(self.annotations())}
+        return [each.to_annotation() for each in self.events or self.facts]
 
     def to_answer(self) -> dict[str, Any]:
         """The answers to all passages and schema batches as one, in the form of the task."""
         task = TASKS[self.task]
         by_label: dict[str, list[Annotation]] = defaultdict(list)
-        if self.task == "KG":  # two entity types may have an attribute of the same name
-            for fact in self.facts:
-                by_label[fact[0]].append(annotation(fact))
-        else:
-            for each in self.annotations():
-                by_label[task.label(each, self.schema)].append(each)
+        for each in self.events or self.facts:
+            by_label[each.asked_label].append(each.to_annotation())
         answer: dict[str, Any] = {}
         for label in task.labels(self.schema):
             key = task.answer_key(label)
@@ -161,13 +115,13 @@ class Extraction:
             "text": self.text,
             "task": self.task,
             "language": self.language,
-            "facts": [fact_to_dict(fact) for fact in self.facts],
+            "facts": [fact.map_strings(mention_to_dict)._asdict() for fact in self.facts],
         }
         if TASKS[self.task].has_events:
             result["events"] = [
                 {
                     "event_type": event.event_type,
-                    "trigger": event.trigger.to_dict() if event.trigger else None,
+                    "trigger": mention_to_dict(event.trigger),
                     "arguments": [
                         {"role": fact.role, **as_mention(fact.argument).to_dict()} for fact in event.arguments
                     ],
@@ -198,23 +152,15 @@ class Extraction:
                 nodes[name] = Node(name, kind)
             return name
 
+        for fact in () if self.events else self.facts:
+            ends = [node(mention, kind) for mention, kind in fact.nodes]
+            if len(ends) == 2:
+                edges[Edge(ends[0], fact.edge, ends[1])] = None
         for number, event in enumerate(self.events, start=1):
             label = f"{event.event_type}: {event.trigger}" if event.trigger else event.event_type
             nodes[f"event {number}"] = Node(label, event.event_type)
             for argument in event.arguments:
                 edges[Edge(f"event {number}", argument.role, node(argument.argument))] = None
-        for fact in self.facts:
-            if isinstance(fact, Relation):
-                edges[Edge(node(fact.head), fact.relation, node(fact.tail))] = None
-            elif isinstance(fact, TypedRelation):
-                head, tail = node(fact.head, fact.head_type), node(fact.tail, fact.tail_type)
-                edges[Edge(head, fact.relation, tail)] = None
-            elif isinstance(fact, Attribute):
-                edges[Edge(node(fact.entity, fact.entity_type), fact.attribute, node(fact.value))] = None
-            elif isinstance(fact, Entity):
-                node(fact.entity, fact.entity_type)
-            elif isinstance(fact, Trigger) and not self.events:
-                node(fact.trigger, fact.event_type)
         return nodes, list(edges)
 
     def to_networkx(self) -> networkx.MultiDiGraph:
@@ -243,31 +189,10 @@ class Extraction:
 
 
 def is_grounded(fact: Fact) -> bool:
-    """Whether all strings of a fact are in the text."""
-    return all(as_mention(fact[index]).grounded for index in MENTIONS[type(fact)])
+    """Tell whether all mentions of a fact are in the text."""
+    return all(as_mention(mention).grounded for mention in fact.mentions)
 
 
-def annotation(fact: Fact) -> Annotation:
-    """A fact as the annotation of a record has it."""
-    if isinstance(fact, Entity):
-        return {"entity": str(fact.entity), "entity_type": fact.entity_type}
-    if isinstance(fact, (Relation, TypedRelation)):
-        triple = {"head": str(fact.head), "relation": fact.relation, "tail": str(fact.tail)}
-        return (
-            triple
-            if isinstance(fact, Relation)
-            else {**triple, "head_type": fact.head_type, "tail_type": fact.tail_type}
-        )
-    if isinstance(fact, Attribute):
-        return {"head": str(fact.entity), "relation": fact.attribute, "tail": str(fact.value)}
-    assert isinstance(fact, Trigger)  # arguments are part of their events
-    return {"event_trigger": str(fact.trigger), "event_type": fact.event_type, "arguments": []}
-
-
-def fact_to_dict(fact: Fact) -> dict[str, Any]:
-    """A fact as JSON has it."""
-    mentions = mention_fields(fact)
-    return {
-        name: (as_mention(value).to_dict() if value else None) if index in mentions else value
-        for index, (name, value) in enumerate(fact._asdict().items())
-    }
+def mention_to_dict(mention: str) -> dict[str, Any] | None:
+    """Give a mention as JSON has it."""
+    return as_mention(mention).to_dict() if mention else None

@@ -22,7 +22,6 @@ from iepile_builder.data.corpus import Corpus
 from iepile_builder.data.instructions import TEXT
 from iepile_builder.errors import InputError
 from iepile_builder.io import RESOURCES
-from iepile_builder.scoring.matching import BLOCKS
 from iepile_builder.tasks import TASKS
 from iepile_builder.training.curves import curve_rows
 from iepile_builder.training.record import RECORD
@@ -366,7 +365,7 @@ def score_rows(report: dict[str, Any]) -> Iterator[dict[str, Any]]:
         corpora = {corpus: tasks[task] for corpus, tasks in report["sources"].items() if task in tasks}
         parts = {"all": scores, **(corpora if len(corpora) > 1 else {})}
         for corpus, part in parts.items():
-            for block in BLOCKS.get(task, ("",)):
+            for block in TASKS[task].blocks:
                 yield {"corpus": corpus, "task": task, "block": block, **(part[block] if block else part)}
 
 

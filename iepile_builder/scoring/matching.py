@@ -9,15 +9,14 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from iepile_builder.errors import InputError
-from iepile_builder.tasks.facts import MENTIONS, Argument, Attribute, Fact, Trigger, TypedRelation
+from iepile_builder.tasks import TASKS
+from iepile_builder.tasks.facts import Fact
 
 
 Mode = Literal["strict", "set", "normalized", "boundary", "type", "partial", "grounded"]
 Label = tuple[str, ...]
 Mentions = tuple[str, ...]
 
-# tasks whose facts are of more than one kind, or not of the task's whole answer
-BLOCKS = {"EE": ("trigger", "argument"), "EEA": ("argument",)}
 PUNCTUATION = string.punctuation + "，。、；：？！“”‘’（）《》〈〉【】「」『』—…·"
 ARTICLES = re.compile(r"^(?:a|an|the)\s+", re.IGNORECASE)
 
@@ -89,12 +88,13 @@ class Matching:
             predicted facts and the gold facts. Labels are what is left of them if the mode is not `labelled`.
         """
         groups: dict[tuple[str, Label], tuple[list[Mentions], list[Mentions]]] = defaultdict(lambda: ([], []))
+        block_of = TASKS[task].block_of
         for side, facts in enumerate((gold, predicted)):
             for fact in facts:
                 if self.mode == "grounded" and not in_text(fact, text):
                     continue
                 label, mentions = self.parts(fact)
-                groups[block_of(fact, task), label][side].append(mentions)
+                groups[block_of(fact), label][side].append(mentions)
         counts = {}
         for key, (annotated, answered) in groups.items():
             if self.mode == "set":
@@ -104,18 +104,10 @@ class Matching:
 
     def parts(self, fact: Fact) -> tuple[Label, Mentions]:
         """A fact's label and mentions, as far as they matter."""
-        label: Label
-        mentions: Mentions
-        if isinstance(fact, Argument):
-            label, mentions = (fact[:1] if not self.labelled else fact[:2]), (fact[2:] if self.linked else fact[2:3])
-        elif isinstance(fact, TypedRelation):
-            label, mentions = (fact[:3] if self.entity_types else fact[1:2]), fact[3:]
-        elif isinstance(fact, Attribute):
-            label, mentions = fact[0:3:2], fact[1:4:2]
-        else:
-            label, mentions = fact[:1], fact[1:]
-        if not self.labelled and not isinstance(fact, Argument):
-            label = ()
+        label = fact.fixed_label
+        if self.labelled:
+            label = fact.label if self.entity_types else fact.untyped_label
+        mentions = fact.strings if self.linked else fact.mentions
         if self.mode == "normalized":
             mentions = tuple(map(_normalize, mentions))
         return label, mentions
@@ -234,14 +226,7 @@ def max_matching(edges: list[list[int]]) -> int:
 
 def in_text(fact: Fact, text: str) -> bool:
     """Whether all mentions of a fact are in the text."""
-    for index in MENTIONS[type(fact)]:  # noqa: SIM110, a generator takes twice the time
-        if fact[index] not in text:
+    for mention in fact.mentions:  # noqa: SIM110, a generator takes twice the time
+        if mention not in text:
             return False
     return True
-
-
-def block_of(fact: Fact, task: str) -> str:
-    """The block of a task's report that a fact belongs to."""
-    if isinstance(fact, Argument):
-        return "argument"
-    return "trigger" if task == "EE" and isinstance(fact, Trigger) else ""

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple, get_args
 from iepile_builder.answers.parse import answer_keys
 from iepile_builder.html import render
 from iepile_builder.io import write_whole
-from iepile_builder.scoring.matching import BLOCKS, Label, Matching, Mentions, Mode, Overlaps, block_of
-from iepile_builder.scoring.scorer import Scorer, label_name
+from iepile_builder.scoring.matching import Label, Matching, Mentions, Mode, Overlaps
+from iepile_builder.scoring.scorer import Scorer
 from iepile_builder.scoring.tally import Counts, RecordKey, ScoredRecord
 from iepile_builder.tasks import TASKS
-from iepile_builder.tasks.facts import Fact, TypedRelation
+from iepile_builder.tasks.facts import Fact
 
 
 KINDS = {
@@ -39,9 +39,6 @@ class Part(NamedTuple):
     block: str
     label: Label
     mentions: Mentions
-
-    def __str__(self) -> str:
-        return f"{label_name(self.label)}: {' → '.join(self.mentions)}"
 
 
 class Finding(NamedTuple):
@@ -93,18 +90,18 @@ def diagnose(
         `list[Finding]`: One for each pair, and for each fact that has no pair.
     """
     matching = Matching()
-    missing = Counter(Part(block_of(fact, task), *matching.parts(fact)) for fact in gold)
+    block_of = TASKS[task].block_of
+    missing = Counter(Part(block_of(fact), *matching.parts(fact)) for fact in gold)
     known: set[Part] = set()
     findings, rest = [], []
     for fact in predicted:
-        part = Part(block_of(fact, task), *matching.parts(fact))
-        key = fact.relation if isinstance(fact, TypedRelation) else part.label[0]
+        part = Part(block_of(fact), *matching.parts(fact))
         if missing[part] > 0:
             missing[part] -= 1
             findings.append(Finding("right", part, part))
         elif part in known:
             findings.append(Finding("repeated", None, part))
-        elif key not in keys:
+        elif fact.answer_key not in keys:
             findings.append(Finding("label outside the schema", None, part))
         elif any(mention not in text for mention in part.mentions):
             findings.append(Finding("not in the text", None, part))
@@ -208,7 +205,7 @@ def write_report(
 def by_task_and_block(report: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Yield task, block and content of a part of a report that goes by task."""
     for task, blocks in report.items():
-        for block in BLOCKS.get(task, ("",)):
+        for block in TASKS[task].blocks:
             if block in blocks or not block:
                 yield task, block, blocks[block] if block else blocks
 
@@ -236,9 +233,10 @@ def _count_confusions(
     """Count gold label against predicted label, by task and block: labels, and for each its cells with their shade."""
     pairs: dict[tuple[str, str], Counter[tuple[str, str]]] = defaultdict(Counter)
     for diagnosis in diagnoses:
+        label_text = TASKS[diagnosis.key.task].label_text
         for kind, gold, predicted in diagnosis.findings:
             if gold is not None and predicted is not None and kind in ("right", "wrong type"):
-                names = label_name(gold.label), label_name(predicted.label)
+                names = label_text(gold.label), label_text(predicted.label)
                 pairs[diagnosis.key.task, gold.block][names] += 1
     for (task, block), found in pairs.items():
         weight: Counter[str] = Counter()
@@ -256,9 +254,13 @@ def _count_confusions(
 
 def _describe(diagnosis: Diagnosis) -> dict[str, Any]:
     """Collect what the page shows of a record."""
+    task = diagnosis.key.task
     wrong = [finding for finding in diagnosis.findings if finding.kind != "right"]
     said = [
-        (kind, " instead of ".join(str(part)[:TEXT_SHOWN] for part in (predicted, gold) if part is not None))
+        (
+            kind,
+            " instead of ".join(_part_text(part, task)[:TEXT_SHOWN] for part in (predicted, gold) if part is not None),
+        )
         for kind, gold, predicted in wrong[:ITEMS_SHOWN]
     ]
     return {
@@ -270,6 +272,11 @@ def _describe(diagnosis: Diagnosis) -> dict[str, Any]:
         "more": max(len(wrong) - ITEMS_SHOWN, 0),
         "unparsed": diagnosis.record.unparsed,
     }
+
+
+def _part_text(part: Part, task: str) -> str:
+    """Write a fact on one line."""
+    return f"{TASKS[task].label_text(part.label)}: {' → '.join(part.mentions)}"
 
 
 def mark_mentions(text: str, findings: list[Finding]) -> list[tuple[str, str]]:

@@ -19,7 +19,7 @@ from iepile_builder.data.instructions import read_asked
 from iepile_builder.errors import InputError
 from iepile_builder.io import located, read_json, read_lines
 from iepile_builder.schema import Schema
-from iepile_builder.scoring.matching import BLOCKS, Label, Matching, in_text
+from iepile_builder.scoring.matching import Matching, in_text
 from iepile_builder.scoring.significance import interval, paired_test, precision_recall_f1, resampled
 from iepile_builder.scoring.tally import Cell, Counts, RecordKey, ScoredRecord, Tally
 from iepile_builder.tasks import TASKS
@@ -90,7 +90,7 @@ class Scorer:
         """Compare all records."""
         tally = Tally()
         for number, (key, record, gold) in enumerate(self.compared()):
-            totals = {block: Counts() for block in BLOCKS.get(key.task, ("",))}
+            totals = {block: Counts() for block in TASKS[key.task].blocks}
             compared = matching.compare(gold, record.facts, record.text, key.task)
             for (block, label), (tp, pred, annotated) in compared.items():
                 tally.labels[key.task, block, label].add_facts(tp, pred, annotated)
@@ -151,8 +151,9 @@ class Scorer:
 
         def pooled(cells: list[Cell]) -> dict[str, Any]:
             report = block(cells)
-            if any(cell.task == "EE" for cell in cells):
-                report.update(by_block("EE", cells, block))
+            for task in dict.fromkeys(cell.task for cell in cells):
+                if len(TASKS[task].blocks) > 1:
+                    report.update(by_block(task, cells, block))
             return report
 
         cells = list(tally.rows)
@@ -298,9 +299,10 @@ def bootstrap(tally: Tally, records: int, resamples: int, seed: int) -> dict[Cel
 
 def by_block(task: str, cells: list[Cell], make: Callable[[list[Cell]], dict[str, Any]]) -> dict[str, Any]:
     """What `make` makes of the cells of a task: by block where the task has blocks."""
-    if task not in BLOCKS:
+    blocks = TASKS[task].blocks
+    if blocks == ("",):
         return make(cells)
-    return {name: make([cell for cell in cells if cell.block == name]) for name in BLOCKS[task]}
+    return {name: make([cell for cell in cells if cell.block == name]) for name in blocks}
 
 
 def label_report(tally: Tally) -> dict[str, Any]:
@@ -310,13 +312,8 @@ def label_report(tally: Tally) -> dict[str, Any]:
         place = report.setdefault(task, {})
         place = place.setdefault(block, {}) if block else place
         facts = {"tp": counts.tp, "pred": counts.pred, "gold": counts.gold}
-        place[label_name(label)] = {**counts.scores(), **facts}
+        place[TASKS[task].label_text(label)] = {**counts.scores(), **facts}
     return report
-
-
-def label_name(label: Label) -> str:
-    """A label as a report shows it: SPO's as its corpora write it, roles and attributes after their type."""
-    return ("_" if len(label) == 3 else ": ").join(label)
 
 
 def macro(tally: Tally, cells: list[Cell], labelled: bool) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from iepile_builder.errors import InputError
 from iepile_builder.schema import Schema
-from iepile_builder.tasks.facts import MALFORMED, NOTHING, Annotation, Fact, Texts
+from iepile_builder.tasks.facts import MALFORMED, NOTHING, Annotation, Event, Fact, Texts
 
 
 class Task:
@@ -25,6 +25,8 @@ class Task:
         nothing (`list` or `dict`): the value in an answer of a label of which nothing was found.
         has_events (`bool`): whether the facts of an answer belong to events.
         keyed (`bool`): whether a schema with descriptions is an object from label to item, or else a list of items.
+        blocks (`tuple[str, ...]`): the kinds of facts with scores of their own; `("",)` where all are scored together.
+        triggers_given (`bool`): whether an instruction gives the record's event types and triggers away.
     """
 
     name: str
@@ -35,6 +37,8 @@ class Task:
     nothing: Any = []
     keyed = True
     has_events = False
+    blocks: tuple[str, ...] = ("",)
+    triggers_given = False
 
     def labels(self, schema: Schema) -> tuple[str, ...]:
         """All labels that a corpus may be asked for, in schema order."""
@@ -135,6 +139,30 @@ class Task:
                 What the instruction asked for, from `read_items`.
         """
         raise NotImplementedError
+
+    def parse_groups(self, answer: dict[str, Any], schema: Schema) -> list[list[Fact]]:
+        """The facts of an answer, those that belong together (of one event) in one list."""
+        return [[fact] for fact in self.parse(answer, schema)]
+
+    def own_facts(self, facts: Iterable[Fact]) -> list[Fact]:
+        """The facts that the task asks for, without those that its instructions give away."""
+        return list(facts)
+
+    def to_event(self, group: Sequence[Fact]) -> Event:
+        """The event of which these are the facts; of tasks that have events."""
+        raise NotImplementedError
+
+    def is_asked(self, fact: Fact, schema: Schema) -> bool:
+        """Whether the names in a fact are those of a schema."""
+        return fact.asked_label in self.labels(schema)
+
+    def block_of(self, fact: Fact) -> str:
+        """The block of scores that a fact belongs to."""
+        return fact.block if fact.block in self.blocks else ""
+
+    def label_text(self, label: Sequence[str]) -> str:
+        """A fact's label as reports show it: roles and attributes after their type."""
+        return ": ".join(label)
 
 
 def with_texts(roles: Sequence[str], texts: Texts) -> dict[str, str]:

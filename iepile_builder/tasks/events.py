@@ -20,7 +20,7 @@ from iepile_builder.tasks.base import (
     spelling,
     with_texts,
 )
-from iepile_builder.tasks.facts import NOTHING, Annotation, Argument, Fact, Texts, Trigger
+from iepile_builder.tasks.facts import NOTHING, Annotation, Argument, Event, Fact, Texts, Trigger
 
 
 class EET(Task):
@@ -68,6 +68,7 @@ class EE(EET):
 
     name = "EE"
     has_events = True
+    blocks: tuple[str, ...] = ("trigger", "argument")
 
     def roles(self, label: str, schema: Schema) -> tuple[str, ...]:
         return schema.type_roles.get(label, ())
@@ -167,31 +168,33 @@ class EE(EET):
         return facts
 
     def parse(self, answer: dict[str, Any], schema: Schema) -> list[Fact]:
-        facts: list[Fact] = []
-        for event_type, events in answer.items():
-            for event in events if isinstance(events, list) else [events]:
-                if not isinstance(event, dict):
-                    facts += [Trigger(event_type, text) for text in malformed(event)]
-                    continue
-                if "trigger" in event or "arguments" in event:
-                    trigger, arguments = event.get("trigger"), event.get("arguments")
-                else:  # the flat form, roles without a trigger
-                    trigger, arguments = None, event
-                triggers = parse_list([trigger])
-                facts += [Trigger(event_type, text) for text in triggers]
-                trigger = triggers[0] if triggers else ""
-                if isinstance(arguments, dict):
-                    for role, value in arguments.items():
-                        facts += [Argument(event_type, role, text, trigger) for text in parse_one_or_list(value)]
-                else:
-                    facts += [Argument(event_type, "", text, trigger) for text in malformed(arguments)]
-        return facts
+        return [fact for event in self.parse_groups(answer, schema) for fact in event]
+
+    def parse_groups(self, answer: dict[str, Any], schema: Schema) -> list[list[Fact]]:
+        return [
+            parse_event(event_type, event)
+            for event_type, events in answer.items()
+            for event in (events if isinstance(events, list) else [events])
+        ]
+
+    def to_event(self, group: Sequence[Fact]) -> Event:
+        arguments = tuple(fact for fact in group if isinstance(fact, Argument))
+        first = group[0]
+        assert isinstance(first, (Trigger, Argument))
+        return Event(first.event_type, first.trigger, arguments)
+
+    def is_asked(self, fact: Fact, schema: Schema) -> bool:
+        if isinstance(fact, Argument):
+            return fact.role in schema.type_roles.get(fact.event_type, ())
+        return super().is_asked(fact, schema)
 
 
 class EEA(EE):
     """Event arguments: event types and triggers are given, the answer is as in EE and only its arguments are facts."""
 
     name = "EEA"
+    blocks = ("argument",)
+    triggers_given = True
 
     def given_triggers(self, annotations: Iterable[Annotation]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(event["event_trigger"] or NOTHING for event in annotations))
@@ -200,7 +203,29 @@ class EEA(EE):
         return {"event_type": label, "trigger": list(triggers), "arguments": list(roles)}
 
     def facts(self, annotations: Iterable[Annotation], schema: Schema) -> list[Fact]:
-        return [fact for fact in super().facts(annotations, schema) if isinstance(fact, Argument)]
+        return self.own_facts(super().facts(annotations, schema))
 
     def parse(self, answer: dict[str, Any], schema: Schema) -> list[Fact]:
-        return [fact for fact in super().parse(answer, schema) if isinstance(fact, Argument)]
+        return self.own_facts(super().parse(answer, schema))
+
+    def own_facts(self, facts: Iterable[Fact]) -> list[Fact]:
+        return [fact for fact in facts if isinstance(fact, Argument)]
+
+
+def parse_event(event_type: str, event: Any) -> list[Fact]:
+    """The facts of one event of an answer, the trigger first."""
+    if not isinstance(event, dict):
+        return [Trigger(event_type, text) for text in malformed(event)]
+    if "trigger" in event or "arguments" in event:
+        trigger, arguments = event.get("trigger"), event.get("arguments")
+    else:  # the flat form, roles without a trigger
+        trigger, arguments = None, event
+    triggers = parse_list([trigger])
+    facts: list[Fact] = [Trigger(event_type, text) for text in triggers]
+    trigger = triggers[0] if triggers else ""
+    if isinstance(arguments, dict):
+        for role, value in arguments.items():
+            facts += [Argument(event_type, role, text, trigger) for text in parse_one_or_list(value)]
+    else:
+        facts += [Argument(event_type, "", text, trigger) for text in malformed(arguments)]
+    return facts

@@ -1,25 +1,164 @@
-"""The facts of all tasks: what gold annotation and a model's answer are both turned into."""
+"""
+Facts: what gold annotation and a model's answer are both turned into.
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+A fact is a tuple of strings: names of the schema, and strings of the text. Scoring hashes millions of them.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple
 
 
 NOTHING = "NAN"  # a role without an argument, an event without a trigger
 MALFORMED = "\ufffd"  # starts the text of an answer's value that has not its task's form: it equals no gold
+Annotation = dict[str, Any]  # one entity, triple or event of a record
+Texts = Mapping[str, str]  # descriptions of a label and of its roles, by their names
 
 
-class Entity(NamedTuple):
+class Fact(tuple[str, ...]):
+    """
+    What all facts have in common. Each class says which of its fields are names and which are strings of the text.
+
+    Attributes:
+        block (`str`): the block of scores that it belongs to, in a task whose scores have several.
+        leads (`bool`): whether the facts after it in a group belong to it, as an event's arguments to its trigger.
+        columns (`tuple[tuple[str, str], ...]`): of a table of such facts, the head and the field.
+    """
+
+    __slots__ = ()
+    block: ClassVar[str] = ""
+    leads: ClassVar[bool] = False
+    columns: ClassVar[tuple[tuple[str, str], ...]]
+
+    @property
+    def label(self) -> tuple[str, ...]:
+        """The names of the schema in it, that of the asked label first."""
+        raise NotImplementedError
+
+    @property
+    def mentions(self) -> tuple[str, ...]:
+        """The strings of the text that it states, the one that names it first."""
+        raise NotImplementedError
+
+    @property
+    def strings(self) -> tuple[str, ...]:
+        """Its mentions, and the trigger of the event that it belongs to."""
+        return self.mentions
+
+    @property
+    def untyped_label(self) -> tuple[str, ...]:
+        """The label without the types of both ends of a relation."""
+        return self.label
+
+    @property
+    def fixed_label(self) -> tuple[str, ...]:
+        """The part of the label that must be right even where a match mode ignores labels."""
+        return ()
+
+    @property
+    def asked_label(self) -> str:
+        """The label of a schema batch that asks for it."""
+        return self.label[0]
+
+    @property
+    def answer_key(self) -> str:
+        """The key of an answer under which it stands."""
+        return self.label[0]
+
+    @property
+    def content(self) -> tuple[str, ...]:
+        """What it says of its asked label: a role or attribute, and its mentions."""
+        return self.label[1:] + self.mentions
+
+    @property
+    def named_mentions(self) -> tuple[tuple[str, str], ...]:
+        """Its mentions, each with the name that it is marked with in the text."""
+        return tuple((mention, self.label[-1]) for mention in self.mentions)
+
+    @property
+    def nodes(self) -> tuple[tuple[str, str], ...]:
+        """Its nodes in a graph, one or two: each a mention and its type, `""` where it has none."""
+        return self.named_mentions
+
+    @property
+    def edge(self) -> str:
+        """What the edge between its two nodes is called."""
+        return ""
+
+    def map_strings(self, function: Callable[[str], Any]) -> Any:
+        """Give the same fact with what `function` makes of each of its `strings`."""
+        raise NotImplementedError
+
+    def unlinked(self) -> "Fact":
+        """Give the same fact without the trigger of its event."""
+        return self
+
+    def to_annotation(self) -> Annotation:
+        """Give the annotation of a record that states it."""
+        raise NotImplementedError
+
+
+class _Entity(NamedTuple):
     entity_type: str
     entity: str
 
 
-class Relation(NamedTuple):
+class Entity(_Entity, Fact):
+    """A mention of an entity."""
+
+    __slots__ = ()
+    columns = (("type", "entity_type"), ("entity", "entity"))
+
+    @property
+    def label(self) -> tuple[str, ...]:
+        return (self.entity_type,)
+
+    @property
+    def mentions(self) -> tuple[str, ...]:
+        return (self.entity,)
+
+    def map_strings(self, function: Callable[[str], Any]) -> "Entity":
+        return Entity(self.entity_type, function(self.entity))
+
+    def to_annotation(self) -> Annotation:
+        return {"entity": str(self.entity), "entity_type": self.entity_type}
+
+
+class _Relation(NamedTuple):
     relation: str
     head: str
     tail: str
 
 
-class TypedRelation(NamedTuple):
+class Relation(_Relation, Fact):
+    """A relation between two mentions."""
+
+    __slots__ = ()
+    columns = (("head", "head"), ("relation", "relation"), ("tail", "tail"))
+
+    @property
+    def label(self) -> tuple[str, ...]:
+        return (self.relation,)
+
+    @property
+    def mentions(self) -> tuple[str, ...]:
+        return self.head, self.tail
+
+    @property
+    def nodes(self) -> tuple[tuple[str, str], ...]:
+        return (self.head, ""), (self.tail, "")
+
+    @property
+    def edge(self) -> str:
+        return self.relation
+
+    def map_strings(self, function: Callable[[str], Any]) -> "Relation":
+        return Relation(self.relation, function(self.head), function(self.tail))
+
+    def to_annotation(self) -> Annotation:
+        return {"head": str(self.head), "relation": self.relation, "tail": str(self.tail)}
+
+
+class _TypedRelation(NamedTuple):
     head_type: str
     relation: str
     tail_type: str
@@ -27,33 +166,193 @@ class TypedRelation(NamedTuple):
     tail: str
 
 
-class Trigger(NamedTuple):
+class TypedRelation(_TypedRelation, Fact):
+    """A relation between two mentions whose types belong to it."""
+
+    __slots__ = ()
+    columns = (
+        ("type", "head_type"),
+        ("head", "head"),
+        ("relation", "relation"),
+        ("type", "tail_type"),
+        ("tail", "tail"),
+    )
+
+    @property
+    def label(self) -> tuple[str, ...]:
+        return self.head_type, self.relation, self.tail_type
+
+    @property
+    def mentions(self) -> tuple[str, ...]:
+        return self.head, self.tail
+
+    @property
+    def untyped_label(self) -> tuple[str, ...]:
+        return (self.relation,)
+
+    @property
+    def asked_label(self) -> str:
+        return "_".join(self.label)
+
+    @property
+    def answer_key(self) -> str:
+        return self.relation
+
+    @property
+    def content(self) -> tuple[str, ...]:
+        return self.mentions
+
+    @property
+    def named_mentions(self) -> tuple[tuple[str, str], ...]:
+        return (self.head, self.head_type), (self.tail, self.tail_type)
+
+    @property
+    def edge(self) -> str:
+        return self.relation
+
+    def map_strings(self, function: Callable[[str], Any]) -> "TypedRelation":
+        return TypedRelation(self.head_type, self.relation, self.tail_type, function(self.head), function(self.tail))
+
+    def to_annotation(self) -> Annotation:
+        triple = {"head": str(self.head), "relation": self.relation, "tail": str(self.tail)}
+        return {**triple, "head_type": self.head_type, "tail_type": self.tail_type}
+
+
+class _Trigger(NamedTuple):
     event_type: str
     trigger: str
 
 
-class Argument(NamedTuple):
+class Trigger(_Trigger, Fact):
+    """An event, by the word that says it."""
+
+    __slots__ = ()
+    block = "trigger"
+    leads = True
+    columns = (("event type", "event_type"), ("trigger", "trigger"))
+
+    @property
+    def label(self) -> tuple[str, ...]:
+        return (self.event_type,)
+
+    @property
+    def mentions(self) -> tuple[str, ...]:
+        return (self.trigger,)
+
+    def map_strings(self, function: Callable[[str], Any]) -> "Trigger":
+        return Trigger(self.event_type, function(self.trigger))
+
+    def to_annotation(self) -> Annotation:
+        return {"event_trigger": str(self.trigger), "event_type": self.event_type, "arguments": []}
+
+
+class _Argument(NamedTuple):
     event_type: str
     role: str
     argument: str
     trigger: str  # of its event, "" where there is none
 
 
-class Attribute(NamedTuple):
+class Argument(_Argument, Fact):
+    """An argument of an event."""
+
+    __slots__ = ()
+    block = "argument"
+    columns = (("event type", "event_type"), ("role", "role"), ("argument", "argument"))
+
+    @property
+    def label(self) -> tuple[str, ...]:
+        return self.event_type, self.role
+
+    @property
+    def mentions(self) -> tuple[str, ...]:
+        return (self.argument,)
+
+    @property
+    def strings(self) -> tuple[str, ...]:
+        return self.argument, self.trigger
+
+    @property
+    def fixed_label(self) -> tuple[str, ...]:
+        return (self.event_type,)
+
+    def map_strings(self, function: Callable[[str], Any]) -> "Argument":
+        return Argument(self.event_type, self.role, function(self.argument), function(self.trigger))
+
+    def unlinked(self) -> "Argument":
+        return self._replace(trigger="")
+
+    def to_annotation(self) -> Annotation:
+        argument = {"argument": str(self.argument), "role": self.role}
+        return {"event_trigger": str(self.trigger), "event_type": self.event_type, "arguments": [argument]}
+
+
+class _Attribute(NamedTuple):
     entity_type: str
     entity: str
     attribute: str
     value: str
 
 
-MENTIONS: dict[type, tuple[int, ...]] = {  # which fields of a fact are strings of the text
-    Entity: (1,),
-    Relation: (1, 2),
-    TypedRelation: (3, 4),
-    Trigger: (1,),
-    Argument: (2,),
-    Attribute: (1, 3),
-}
-Fact = Entity | Relation | TypedRelation | Trigger | Argument | Attribute
-Annotation = dict[str, Any]  # one entity, triple or event of a record
-Texts = Mapping[str, str]  # descriptions of a label and of its roles, by their names
+class Attribute(_Attribute, Fact):
+    """An attribute of an entity, with its value."""
+
+    __slots__ = ()
+    columns = (("type", "entity_type"), ("entity", "entity"), ("attribute", "attribute"), ("value", "value"))
+
+    @property
+    def label(self) -> tuple[str, ...]:
+        return self.entity_type, self.attribute
+
+    @property
+    def mentions(self) -> tuple[str, ...]:
+        return self.entity, self.value
+
+    @property
+    def named_mentions(self) -> tuple[tuple[str, str], ...]:
+        return (self.entity, self.entity_type), (self.value, self.attribute)
+
+    @property
+    def nodes(self) -> tuple[tuple[str, str], ...]:
+        return (self.entity, self.entity_type), (self.value, "")
+
+    @property
+    def edge(self) -> str:
+        return self.attribute
+
+    def map_strings(self, function: Callable[[str], Any]) -> "Attribute":
+        return Attribute(self.entity_type, function(self.entity), self.attribute, function(self.value))
+
+    def to_annotation(self) -> Annotation:
+        return {"head": str(self.entity), "relation": self.attribute, "tail": str(self.value)}
+
+
+class Event(NamedTuple):
+    """
+    An event with its arguments.
+
+    Args:
+        event_type (`str`):
+            Its type.
+        trigger (`str`):
+            The word that says it; `""` where the answer has none.
+        arguments (`tuple[Argument, ...]`):
+            Its arguments.
+    """
+
+    event_type: str
+    trigger: str
+    arguments: tuple[Argument, ...]
+
+    @property
+    def asked_label(self) -> str:
+        """The label of a schema batch that asks for it."""
+        return self.event_type
+
+    def to_annotation(self) -> Annotation:
+        """Give the annotation of a record that states it."""
+        return {
+            "event_trigger": str(self.trigger),
+            "event_type": self.event_type,
+            "arguments": [{"argument": str(fact.argument), "role": fact.role} for fact in self.arguments],
+        }

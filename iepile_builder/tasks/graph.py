@@ -73,6 +73,10 @@ class KG(Task):
             for text in parse_one_or_list(value)
         ]
 
+    def is_asked(self, fact: Fact, schema: Schema) -> bool:
+        entity_type, attribute = fact.label
+        return attribute in schema.type_roles.get(entity_type, ())
+
     def facts(self, annotations: Iterable[Annotation], schema: Schema) -> list[Fact]:
         return [
             Attribute(self.label(triple, schema), triple["head"], triple["relation"], triple["tail"])

@@ -85,6 +85,9 @@ class SPO(RE):
             for triple in super().annotations(answer, schema)
         ]
 
+    def label_text(self, label: Sequence[str]) -> str:
+        return "_".join(label)
+
     def facts(self, annotations: Iterable[Annotation], schema: Schema) -> list[Fact]:
         return [
             TypedRelation(triple["head_type"], triple["relation"], triple["tail_type"], triple["head"], triple["tail"])
