@@ -1,4 +1,4 @@
-"""What is in a built dataset: counts, lengths, and which labels are asked together; and plots of it."""
+"""Count and plot a built dataset: instances, lengths, and which labels are asked together."""
 
 import json
 from collections import Counter
@@ -15,8 +15,9 @@ from iepile_builder.tasks import TASKS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-SAMPLE = 50_000  # instances of a split that are looked into, evenly spaced
+SAMPLE = 50_000  # instances of a split that are looked at, evenly spaced
 HEAT_MAP_LABELS = 40
 CHINESE_FONTS = ("CJK", "Han Sans", "WenQuanYi", "YaHei", "SimHei", "PingFang", "Heiti", "Unicode MS")
 
@@ -24,7 +25,7 @@ CHINESE_FONTS = ("CJK", "Han Sans", "WenQuanYi", "YaHei", "SimHei", "PingFang", 
 @dataclass
 class Statistics:
     """
-    What instances of a split look like.
+    Statistics of the instances of a split.
 
     Args:
         instruction_lengths (`list[int]`):
@@ -47,7 +48,7 @@ class Statistics:
 
 
 def count_instances(rows: datasets.Dataset) -> Counter[tuple[str, str, str]]:
-    """Number of instances of each task, language and corpus."""
+    """Count the instances of each task, language and corpus."""
     table = rows.with_format("arrow")
     counts: Counter[tuple[str, str, str]] = Counter()
     for batch in table.iter(10_000):
@@ -58,7 +59,7 @@ def count_instances(rows: datasets.Dataset) -> Counter[tuple[str, str, str]]:
 
 def look_into(rows: datasets.Dataset) -> Statistics:
     """
-    Statistics of a split, out of at most `SAMPLE` evenly spaced instances.
+    Gather the statistics of a split from at most `SAMPLE` evenly spaced instances.
 
     Args:
         rows (`datasets.Dataset`):
@@ -85,67 +86,57 @@ def plot(found: Statistics, folder: Path) -> list[Path]:
 
     Args:
         found (`Statistics`):
-            Of the split to draw.
+            Statistics of a split.
         folder (`Path`):
-            Where the PNG files go.
+            Folder for the PNG files.
 
     Returns:
-        `list[Path]`: the files.
+        `list[Path]`: The files.
     """
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    files = []
-
-    def save(name: str) -> None:
-        files.append(folder / f"{name}.png")
-        pyplot.savefig(files[-1], dpi=120, bbox_inches="tight")
-        pyplot.close()
-
-    figure, axes = pyplot.subplots(1, 2, figsize=(9, 3), layout="constrained")
-    for axis, lengths, name in zip(
-        axes, (found.instruction_lengths, found.output_lengths), ("instruction", "answer"), strict=True
+    figures = {}
+    figures["lengths"] = Figure(figsize=(9, 3), layout="constrained")
+    lengths = (found.instruction_lengths, found.output_lengths)
+    for axes, values, name in zip(figures["lengths"].subplots(1, 2), lengths, ("instruction", "answer"), strict=True):
+        axes.hist(np.minimum(values, np.percentile(values, 99)), bins=40, color="tab:blue")
+        axes.set(xlabel=f"characters of the {name} (the last bar: 1% are longer)", ylabel="instances")
+    for name, counts, title in (
+        ("labels", found.labels, "labels asked in an instruction"),
+        ("positives", found.positive, "labels of an instruction that have an answer (0: purely negative)"),
     ):
-        axis.hist(np.minimum(lengths, np.percentile(lengths, 99)), bins=40, color="tab:blue")
-        axis.set(xlabel=f"characters of the {name} (the last bar: 1% are longer)", ylabel="instances")
-    save("lengths")
-
-    figure, axis = pyplot.subplots(figsize=(9, 3), layout="constrained")
-    draw_bars(axis, found.labels)
-    axis.set(xlabel="labels asked in an instruction", ylabel="instances")
-    save("labels")
-
-    figure, axis = pyplot.subplots(figsize=(9, 3), layout="constrained")
-    draw_bars(axis, found.positive)
-    axis.set(xlabel="labels of an instruction that have an answer (0: purely negative)", ylabel="instances")
-    save("positives")
-
+        figures[name] = Figure(figsize=(9, 3), layout="constrained")
+        axes = figures[name].subplots()
+        _draw_bars(axes, counts)
+        axes.set(xlabel=title, ylabel="instances")
     for (task, source), pairs in found.together.items():
         labels = [label for label, _ in Counter(label for pair in pairs.elements() for label in pair).most_common()]
         labels = sorted(labels[:HEAT_MAP_LABELS])
         if len(labels) > 2:
-            draw_heat_map(labels, pairs, f"{source} ({task})")
-            save(f"together_{task}_{source}")
+            figures[f"together_{task}_{source}"] = _draw_heat_map(labels, pairs, f"{source} ({task})")
+
+    files = [folder / f"{name}.png" for name in figures]
+    for file, figure in zip(files, figures.values(), strict=True):
+        figure.savefig(file, dpi=120, bbox_inches="tight")
     return files
 
 
-def draw_bars(axis: "Axes", counts: Counter[tuple[str, int]]) -> None:
-    """Bars over the numbers of labels, stacked by task."""
+def _draw_bars(axes: "Axes", counts: Counter[tuple[str, int]]) -> None:
+    """Draw bars over the numbers of labels, stacked by task."""
     numbers = range(min(number for _, number in counts), max(number for _, number in counts) + 1)
     bottom = np.zeros(len(numbers))
     for task in dict.fromkeys(task for task, _ in counts):
         heights = np.array([counts[task, number] for number in numbers])
-        axis.bar(numbers, heights, bottom=bottom, label=task)
+        axes.bar(numbers, heights, bottom=bottom, label=task)
         bottom += heights
-    axis.set_xticks(numbers)
-    axis.legend()
+    axes.set_ylim(0, 1.08 * bottom.max())
+    axes.set_xticks(numbers)
+    axes.legend()
 
 
-def draw_heat_map(labels: list[str], pairs: Counter[tuple[str, str]], title: str) -> None:
-    """How often a label that has an answer (rows) is asked together with another (columns)."""
-    from matplotlib import pyplot
+def _draw_heat_map(labels: list[str], pairs: Counter[tuple[str, str]], title: str) -> "Figure":
+    """Draw how often a label that has an answer (rows) is asked together with another (columns)."""
+    from matplotlib.figure import Figure
     from matplotlib.font_manager import findfont, fontManager, get_font
 
     counts = np.array([[pairs[label, other] for other in labels] for label in labels], dtype=float)
@@ -156,14 +147,13 @@ def draw_heat_map(labels: list[str], pairs: Counter[tuple[str, str]], title: str
     characters = {character for label in labels for character in label}
     if not all(any(font.get_char_index(ord(character)) for font in fonts) for character in characters):
         labels = [str(number) for number, _ in enumerate(labels, start=1)]
-        title += "; its labels in sorted order"  # no font can write them
-    pyplot.rcParams["font.family"] = families
+        title += "; its labels in sorted order"  # no font has their characters
     size = 2 + 0.3 * len(labels)
-    pyplot.figure(figsize=(size + 1, size), layout="constrained")
-    pyplot.imshow(shares, cmap="viridis")
-    pyplot.colorbar(label="share of the row", shrink=0.7)
-    pyplot.xticks(range(len(labels)), labels, rotation=90)
-    pyplot.yticks(range(len(labels)), labels)
-    pyplot.xlabel("asked together with it")
-    pyplot.ylabel("has an answer")
-    pyplot.title(title)
+    figure = Figure(figsize=(size + 1, size), layout="constrained")
+    axes = figure.subplots()
+    figure.colorbar(axes.imshow(shares, cmap="viridis"), label="share of the row", shrink=0.7)
+    axes.set_xticks(range(len(labels)), labels, rotation=90, family=families)
+    axes.set_yticks(range(len(labels)), labels, family=families)
+    axes.set(xlabel="asked together with it", ylabel="has an answer")
+    axes.set_title(title, family=families)
+    return figure
