@@ -6,15 +6,16 @@ Needs the `endpoint` extra. The key of the server is read from the environment a
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import weakref
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
-from threading import Lock
-from typing import TYPE_CHECKING, Any
+from threading import Lock, Thread
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from iepile_builder.engines.base import Completion, Request
 from iepile_builder.errors import InputError
@@ -24,12 +25,16 @@ from iepile_builder.io import first_line
 if TYPE_CHECKING:
     from openai import APIStatusError
 
+T = TypeVar("T")
+
 logger = logging.getLogger(__name__)
 
 # The servers have no common error code for a prompt that is too long; this is what their messages have in common.
 _TOO_LONG = re.compile(r"context[ _](size|length|window)|maximum (model|context) len", re.IGNORECASE)
 
-# An answer that no model gives unless it is made to: so a server that ignores the schema of an answer is found out.
+_NO_API = "no OpenAI-compatible API answers there: most addresses end in /v1"
+
+# No model says this by itself, so a server that ignores the schema of an answer is detected.
 _PROBE = {
     "type": "object",
     "properties": {"constrained": {"type": "string", "enum": ["by the schema"]}},
@@ -40,10 +45,13 @@ _PROBE = {
 
 class EndpointEngine:
     """
-    Answers through the chat API of a server, many requests at once.
+    Answer through the chat API of a server, many requests at once.
 
     Answers follow the schema of their request where the server can make them (`response_format` with a JSON schema).
     Whether it can is asked once, with a small request; if not, answers are free and a warning says so.
+
+    The server renders the prompt. Control tokens of the common chat templates inside a text are sent with a JSON
+    escape (`\\u003c|im_end|>`), so that they open and close no turn; others reach the server as they are.
 
     Args:
         base_url (`str`):
@@ -53,7 +61,7 @@ class EndpointEngine:
         concurrency (`int`, *optional*, defaults to `8`):
             How many requests are on their way at once.
         timeout (`float`, *optional*, defaults to `300.0`):
-            Seconds to wait for an answer.
+            Seconds to wait for an answer; the whole of a request may take this long for each of its attempts.
         max_retries (`int`, *optional*, defaults to `5`):
             How often a request is sent again after a time-out, a broken connection, or a status of 429 or 500 and
             above: after the time that the server names in `Retry-After`, or after 0.5, 1, 2, 4, 8, 8, ... seconds.
@@ -74,7 +82,7 @@ class EndpointEngine:
         api_key_variable: str = "OPENAI_API_KEY",
     ) -> None:
         try:
-            from openai import OpenAI, Timeout
+            from openai import AsyncOpenAI, Timeout
         except ImportError:
             raise InputError("openai is not installed: pip install 'iepile-builder[endpoint]'") from None
 
@@ -87,19 +95,27 @@ class EndpointEngine:
         self._warned = False
         self._key = os.environ.get(api_key_variable, "")
         # The client insists on a key; servers that need none ignore it.
-        self._client = OpenAI(
+        self._client = AsyncOpenAI(
             base_url=base_url,
             api_key=self._key or "none",
             timeout=Timeout(timeout, connect=10.0),
             max_retries=max_retries,
         )
+        # A loop of its own: a request can be given up at any moment, and the caller may be in a loop of another kind.
+        self._loop = asyncio.new_event_loop()
+        Thread(target=self._loop.run_forever, daemon=True).start()
+        weakref.finalize(self, self._loop.call_soon_threadsafe, self._loop.stop)
         self.model = model or ""
         with self._clear_errors():
-            # Without retries: who mistyped the address should not wait for them.
-            listed: Any = self._client.with_options(max_retries=0, timeout=30.0).get("/models", cast_to=object)
-        if not isinstance(listed, dict) or "data" not in listed:
-            raise InputError(f"{base_url}: no OpenAI-compatible API answers there: most addresses end in /v1")
-        served = {each["id"]: each for each in listed["data"] or []}
+            # Without retries: a mistyped address is no reason to wait.
+            client = self._client.with_options(max_retries=0, timeout=30.0)
+            listed = self._run(client.get("/models", cast_to=object), deadline=30.0)
+        try:
+            served = {str(each["id"]): each for each in listed["data"] or []}
+        except (KeyError, TypeError):
+            raise InputError(
+                f"{base_url}: no OpenAI-compatible API answers there: most addresses end in /v1"
+            ) from None
         self._served = list(served)
         if model is None:
             if len(served) != 1:
@@ -107,60 +123,87 @@ class EndpointEngine:
             self.model = self._served[0]
         # vLLM and llama.cpp tell their context, each in its way.
         details = served.get(self.model, {})
-        self.context: int | None = details.get("max_model_len") or (details.get("meta") or {}).get("n_ctx")
+        meta = details.get("meta")
+        context = details.get("max_model_len") or (meta.get("n_ctx") if isinstance(meta, dict) else None)
+        self.context: int | None = context if isinstance(context, int) else None
 
     def generate(self, requests: Sequence[Request], max_new_tokens: int) -> list[Completion]:
         if self.structured is None and any(request.answer_schema is not None for request in requests):
             self._find_out_structured()
-        with ThreadPoolExecutor(self.concurrency) as pool, self._clear_errors():
-            answers = [pool.submit(self._answer, request, max_new_tokens) for request in requests]
-            try:
-                return [answer.result() for answer in answers]
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        with self._clear_errors():
+            return self._run(self._answer_all(requests, max_new_tokens))
 
     def context_left(self, request: Request, max_new_tokens: int) -> int | None:
         from openai import NotFoundError
 
         if self.context is None:
             return None
-        question = {"model": self.model, "messages": request.messages, "max_tokens": max_new_tokens}
+        question = {"model": self.model, "messages": _escape(request), "max_tokens": max_new_tokens}
         with self._clear_errors():
             try:
-                count: Any = self._client.post("/messages/count_tokens", cast_to=object, body=question)
+                count = self._run(self._client.post("/messages/count_tokens", cast_to=object, body=question))
             except NotFoundError:
                 return None
-        return self.context - max_new_tokens - count["input_tokens"]
+        tokens = count.get("input_tokens") if isinstance(count, dict) else None
+        return self.context - max_new_tokens - tokens if isinstance(tokens, int) else None
 
-    def _answer(self, request: Request, max_new_tokens: int) -> Completion:
+    def _run(self, request: Coroutine[Any, Any, Any], deadline: float | None = None) -> Any:
+        """Wait for the server; an interrupted wait gives the request up."""
+        future = asyncio.run_coroutine_threadsafe(asyncio.wait_for(request, deadline), self._loop)
+        try:
+            return future.result()
+        finally:
+            future.cancel()
+
+    async def _answer_all(self, requests: Sequence[Request], max_new_tokens: int) -> list[Completion]:
+        free = asyncio.Semaphore(self.concurrency)
+
+        async def answer(request: Request) -> Completion:
+            async with free:
+                return await self._answer(request, max_new_tokens)
+
+        tasks = [asyncio.ensure_future(answer(request)) for request in requests]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def _answer(self, request: Request, max_new_tokens: int) -> Completion:
         from openai import BadRequestError, UnprocessableEntityError
 
         if self.structured and request.answer_schema is not None:
             try:
-                return self._ask(request, max_new_tokens, request.answer_schema)
+                return await self._ask(request, max_new_tokens, request.answer_schema)
             except (BadRequestError, UnprocessableEntityError) as error:
                 if _TOO_LONG.search(_message(error)):
                     raise
                 self._warn(f"refuses the schema of an answer ({_message(error)}): such answers are not constrained")
-        return self._ask(request, max_new_tokens, None)
+        return await self._ask(request, max_new_tokens, None)
 
-    def _ask(self, request: Request, max_new_tokens: int, schema: dict[str, Any] | None) -> Completion:
-        options: dict[str, Any] = {}
+    async def _ask(self, request: Request, max_new_tokens: int, schema: dict[str, Any] | None) -> Completion:
+        # Not `max_completion_tokens`: not all the servers know it.
+        body: dict[str, Any] = {"model": self.model, "messages": _escape(request), "max_tokens": max_new_tokens}
+        body["temperature"] = 0.0
         if schema is not None:
             known = {key: value for key, value in schema.items() if not key.startswith("x-")}  # ours alone
             json_schema = {"name": "answer", "strict": True, "schema": known}
-            options["response_format"] = {"type": "json_schema", "json_schema": json_schema}
-        messages: Any = request.messages
-        # Not `max_completion_tokens`: not all the servers know it.
-        answer = self._client.chat.completions.create(
-            model=self.model, messages=messages, max_tokens=max_new_tokens, temperature=0.0, **options
-        )
-        # llama.cpp answers with the model that it has, whatever is asked for; others add a version to the name.
-        if self.model not in self._served and not answer.model.startswith(self.model):
+            body["response_format"] = {"type": "json_schema", "json_schema": json_schema}
+        # The time-out of the client is for each read: a server that sends a byte now and then would never end.
+        request_sent = self._client.post("/chat/completions", cast_to=object, body=body)
+        answer: Any = await asyncio.wait_for(request_sent, self.timeout * (self._client.max_retries + 1))
+        try:
+            choice, named = answer["choices"][0], answer.get("model") or ""
+            text, cut = choice["message"]["content"] or "", choice.get("finish_reason") == "length"
+            # llama.cpp answers with the model that it has, whatever is asked for; others add a version to the name.
+            other = self.model not in self._served and not named.startswith(self.model)
+        except (AttributeError, IndexError, KeyError, TypeError):
+            text = None
+        if not isinstance(text, str):
+            raise InputError(f"{self.base_url}: the server's answer is none of the chat API: {str(answer)[:80]!r}")
+        if other:
             raise InputError(f"{self.base_url}: the server has no model {self.model!r}: name {self._models()}")
-        choice = answer.choices[0]
-        return Completion(choice.message.content or "", cut=choice.finish_reason == "length")
+        return Completion(text, cut)
 
     def _find_out_structured(self) -> None:
         from openai import APIStatusError
@@ -168,14 +211,14 @@ class EndpointEngine:
         probe = Request([{"role": "user", "content": "Say hello."}])
         with self._clear_errors():
             try:
-                text = self._ask(probe, 64, _PROBE).text
+                text = self._run(self._ask(probe, 64, _PROBE)).text
                 self.structured = json.loads(text) == {"constrained": "by the schema"}
             except ValueError:
                 self.structured = False
             except APIStatusError as error:
                 if error.status_code not in (400, 422, 500, 501):
                     raise
-                self._ask(probe, 1, None)  # Or is it something else that the server does not take?
+                self._run(self._ask(probe, 1, None))  # Or is it something else that the server does not take?
                 self.structured = False
         if not self.structured:
             self._warn("does not take a JSON schema for its answers: they are not constrained")
@@ -201,7 +244,9 @@ class EndpointEngine:
 
         try:
             yield
-        except openai.APITimeoutError:
+        except InputError:
+            raise
+        except (openai.APITimeoutError, asyncio.TimeoutError):
             message = (
                 f"no answer in time: raise the time-out of {self.timeout:g} seconds, or send fewer requests at once"
             )
@@ -220,6 +265,8 @@ class EndpointEngine:
             message = self._explain(error)
         except openai.OpenAIError as error:
             message = f"not an answer of the OpenAI chat API ({first_line(error)})"
+        except (ValueError, RecursionError) as error:
+            message = f"the server's answer is no JSON ({first_line(error)})"
         else:
             return
         raise InputError(self._hidden(f"{self.base_url}: {message}")) from None
@@ -232,10 +279,25 @@ class EndpointEngine:
                 "texts at once, or start the server with a larger context"
             )
         if not error.request.url.path.endswith("/chat/completions"):
-            return f"no OpenAI-compatible API answers there ({reason}): most addresses end in /v1"
+            return f"{_NO_API} ({reason})"
         if self.model not in self._served:
             return f"the server does not take the model {self.model!r} ({reason}): name {self._models()}"
         return f"the server cannot answer ({reason})"
+
+
+# The control tokens of the common chat templates, and the turns that others write in plain characters.
+_CONTROL = re.compile(
+    r"<\|[^<>|\s]{1,40}\|>|</?s>|</?think>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>|<(?:bos|eos|pad)>|<reserved_\d+>"
+)
+
+
+def _escape(request: Request) -> list[dict[str, str]]:
+    """Write the first character of a control token as a JSON escape; parsed, the instruction is the same."""
+
+    def escape(found: re.Match[str]) -> str:
+        return f"\\u{ord(found[0][0]):04x}{found[0][1:]}"
+
+    return [{**message, "content": _CONTROL.sub(escape, message["content"])} for message in request.messages]
 
 
 def _message(error: APIStatusError) -> str:
