@@ -22,18 +22,23 @@ from iepile_builder.tasks.facts import Annotation
 
 
 CONLL_SUFFIXES = (".conll", ".bio", ".bmes", ".iob", ".txt", ".tsv")
+# What files of a split are called; `testa` and `testb` are those of CoNLL-2003.
+CONLL_SPLITS = {
+    **dict.fromkeys(("train",), "train.json"),
+    **dict.fromkeys(("dev", "valid", "val", "validation", "testa"), "dev.json"),
+    **dict.fromkeys(("test", "testb"), "test.json"),
+}
 
 
 def read_conll(corpus_dirs: Sequence[str], output_dir: Path, languages: Sequence[str] | None = None) -> None:
     """
     Read CoNLL columns: a word and its BIO, IOBES or BMES tag on a line, the first and the last column, and an empty
-    line after each sentence; `train`, `dev` and `test` with one of the suffixes `.conll`, `.bio`, `.bmes`, `.iob`,
-    `.txt` or `.tsv`. Words are joined with spaces in English and without in Chinese.
+    line after each sentence. A file is called `train`, `dev` (or `valid`, `val`, `validation`) or `test`, with one of
+    the suffixes `.conll`, `.bio`, `.bmes`, `.iob`, `.txt` or `.tsv`; or `eng.train`, `eng.testa` (validation) and
+    `eng.testb`, as in CoNLL-2003. Words are joined with spaces in English and without in Chinese.
     """
     for corpus_dir in corpus_dirs:
-        stems = {Path(name).stem: name for name in SPLIT_FILES.values()}
-        found = [path for path in sorted(Path(corpus_dir).rglob("*")) if path.suffix in CONLL_SUFFIXES]
-        files = [path for path in found if path.stem in stems]
+        files = {path: split for path in sorted(Path(corpus_dir).rglob("*")) if (split := _conll_split(path))}
         if not files:
             raise InputError(f"{corpus_dir}: no train, dev or test with a suffix of {' '.join(CONLL_SUFFIXES)}")
         for folder in dict.fromkeys(path.parent for path in files):
@@ -41,16 +46,28 @@ def read_conll(corpus_dirs: Sequence[str], output_dir: Path, languages: Sequence
             target = output_dir / f"IE-{language}" / "NER" / folder.resolve().name
             target.mkdir(parents=True, exist_ok=True)
             types: dict[str, None] = {}
-            for path in files:
-                if path.parent == folder:
-                    with (target / stems[path.stem]).open("w", encoding="utf-8") as file:
-                        for record in conll_records(path, " " if language == "en" else ""):
-                            types.update(dict.fromkeys(entity["entity_type"] for entity in record["entity"]))
-                            file.write(to_json(record) + "\n")
+            read: dict[str, Path] = {}
+            for path, split in files.items():
+                if path.parent != folder:
+                    continue
+                if split in read:
+                    raise InputError(f"{path}: {read[split].name} beside it is the same split; keep one of them")
+                read[split] = path
+                with (target / split).open("w", encoding="utf-8") as file:
+                    for record in conll_records(path, " " if language == "en" else ""):
+                        types.update(dict.fromkeys(entity["entity_type"] for entity in record["entity"]))
+                        file.write(to_json(record) + "\n")
             schema = folder / "schema.json"
             (Schema.read(schema) if schema.exists() else Schema(types=tuple(sorted(types)))).write(
                 target / "schema.json"
             )
+
+
+def _conll_split(path: Path) -> str | None:
+    """The file that a CoNLL file becomes; `None` where it is none."""
+    if path.suffix in CONLL_SUFFIXES:
+        return CONLL_SPLITS.get(path.stem)
+    return CONLL_SPLITS.get(path.suffix.removeprefix(".")) if path.is_file() else None
 
 
 def conll_records(path: Path, space: str) -> Iterator[dict[str, Any]]:

@@ -57,6 +57,21 @@ def test_conll_columns(tmp_path: Path, name: str, content: str) -> None:
     assert [{"text": record["text"], "entity": record["entity"]} for record in records] == SENTENCES
 
 
+@pytest.mark.parametrize("names", [("train.txt", "valid.txt", "test.txt"), ("eng.train", "eng.testa", "eng.testb")])
+def test_the_usual_names_of_the_splits(tmp_path: Path, names: tuple[str, ...]) -> None:
+    folder = tmp_path / "in" / "conll2003"
+    folder.mkdir(parents=True)
+    for name in names:
+        (folder / name).write_text(BIO)
+    read_conll([str(folder)], tmp_path / "out", ["en"])
+    (corpus,) = find_corpora([tmp_path / "out"])
+    for split in ("train", "validation", "test"):
+        assert len(list(read_split(corpus, split))) == 2
+    (folder / "dev.txt").write_text(BIO)
+    with pytest.raises(InputError, match="is the same split; keep one of them"):
+        read_conll([str(folder)], tmp_path / "out", ["en"])
+
+
 def test_chinese_columns_are_joined_without_spaces(tmp_path: Path) -> None:
     folder = tmp_path / "IE-zh" / "NER" / "people"
     folder.mkdir(parents=True)
