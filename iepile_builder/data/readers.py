@@ -7,9 +7,10 @@ Each reader takes folders, the folder to write to, and the languages that are gi
 import json
 from array import array
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from iepile_builder.data.corpus import SPLIT_FILES, folder_roles
 from iepile_builder.data.index import lines_before
@@ -210,3 +211,36 @@ def write_records(path: Path, where: dict[tuple[str, str, str, bytes], array], o
             files[target].write(to_json(record) + "\n")
     for open_file in files.values():
         open_file.close()
+
+
+def read_instructie(corpus_dirs: Sequence[str], output_dir: Path, languages: Sequence[str] | None = None) -> None:
+    """
+    Read InstructIE (https://huggingface.co/datasets/zjunlp/InstructIE): `{train,valid,test}_{en,zh}.json` with the
+    fields `cate` (a topic), `text` and `relation`, triples with the types of both ends. Its schemas are made by topic,
+    so each topic becomes a corpus, `InstructIE_{topic}`, with the relations that its records have.
+    """
+    splits = {"train": "train.json", "valid": "dev.json", "test": "test.json"}
+    relations: dict[Path, dict[str, None]] = {}
+    files: dict[Path, TextIO] = {}
+    with ExitStack() as stack:
+        for corpus_dir in corpus_dirs:
+            for language in languages or LANGUAGES:
+                for stem, split in splits.items():
+                    path = Path(corpus_dir, f"{stem}_{language}.json")
+                    for number, _, line in read_lines(path):
+                        with located(path, number):
+                            row = read_json(line)
+                            text, topic, triples = (row.get(name) for name in ("text", "cate", "relation"))
+                            if not isinstance(topic, str) or not isinstance(triples, list):
+                                raise InputError("field 'cate' is no string, or 'relation' no list")
+                        folder = output_dir / f"IE-{language}" / "RE" / f"InstructIE_{topic.replace('/', ' ')}"
+                        names = [triple.get("relation") for triple in triples if isinstance(triple, dict)]
+                        relations.setdefault(folder, {}).update(dict.fromkeys(filter(None, names)))
+                        if folder / split not in files:
+                            folder.mkdir(parents=True, exist_ok=True)
+                            files[folder / split] = stack.enter_context((folder / split).open("w", encoding="utf-8"))
+                        files[folder / split].write(to_json({"text": text, "relation": triples}) + "\n")
+    if not relations:
+        raise InputError(f"{', '.join(corpus_dirs)}: no train_en.json, valid_zh.json, ... of InstructIE")
+    for folder, of_topic in relations.items():
+        Schema(roles=tuple(sorted(of_topic))).write(folder / "schema.json")

@@ -14,7 +14,7 @@ from iepile_builder import IEPile, InputError, SchemaBatching
 from iepile_builder.data.corpus import find_corpora
 from iepile_builder.data.index import read_split
 from iepile_builder.data.instructions import asked_schema
-from iepile_builder.data.readers import read_conll, read_instances, tagged_spans
+from iepile_builder.data.readers import read_conll, read_instances, read_instructie, tagged_spans
 from iepile_builder.tasks import TASKS
 
 
@@ -180,3 +180,41 @@ def test_instances_that_are_none_name_file_and_line(tmp_path: Path, changed: dic
     write_lines(tmp_path / "in" / "train.json", [row, {**row, **changed}])
     with pytest.raises(InputError, match=f"train.json, line 2: {message}"):
         read_instances([str(tmp_path / "in")], tmp_path / "out")
+
+
+def test_instructie_becomes_a_corpus_for_each_topic(tmp_path: Path) -> None:
+    def triple(head: str, relation: str, tail: str) -> dict[str, str]:
+        return {"head": head, "head_type": "person", "relation": relation, "tail": tail, "tail_type": "place"}
+
+    rows = [
+        {
+            "id": "1",
+            "cate": "Person",
+            "text": "Ada was born in London.",
+            "relation": [triple("Ada", "born in", "London")],
+        },
+        {
+            "id": "2",
+            "cate": "Event",
+            "text": "The fair was in Oslo.",
+            "relation": [triple("The fair", "held in", "Oslo")],
+        },
+        {"id": "3", "cate": "Person", "text": "Bob died in Rome.", "relation": [triple("Bob", "died in", "Rome")]},
+    ]
+    write_lines(tmp_path / "in" / "train_en.json", rows)
+    write_lines(tmp_path / "in" / "valid_en.json", rows[:1])
+    chinese = {"id": "4", "cate": "人物", "text": "王芳生于杭州。", "relation": [triple("王芳", "出生地点", "杭州")]}
+    write_lines(tmp_path / "in" / "test_zh.json", [chinese])
+    read_instructie([str(tmp_path / "in")], tmp_path / "out")
+    corpora = {(corpus.language, corpus.task, corpus.source): corpus for corpus in find_corpora([tmp_path / "out"])}
+    assert set(corpora) == {
+        ("en", "RE", "InstructIE_Person"), ("en", "RE", "InstructIE_Event"), ("zh", "RE", "InstructIE_人物"),
+    }  # fmt: skip
+    person = corpora["en", "RE", "InstructIE_Person"]
+    assert person.schema.roles == ("born in", "died in")
+    assert [record["text"] for record in read_split(person, "train")] == [rows[0]["text"], rows[2]["text"]]
+    assert [record["relation"] for record in read_split(person, "validation")] == [rows[0]["relation"]]
+    typed = find_corpora([tmp_path / "out"], ["SPO"], ["zh"])
+    assert [corpus.schema.types for corpus in typed] == [("person_出生地点_place",)]
+    with pytest.raises(InputError, match="of InstructIE"):
+        read_instructie([str(tmp_path)], tmp_path / "none")
