@@ -1,7 +1,8 @@
 """
 How fast instances are answered, against the loop of the published code: one at a time, plain greedy `generate`.
 
-    python benchmarks/predict.py --model_name_or_path MODEL --adapter_name_or_path ADAPTER --dataset data/mit-movie
+    python benchmarks/predict.py --model_name_or_path MODEL --adapter_name_or_path ADAPTER \\
+        --dataset_name data/mit-movie
 
 Each row adds one thing to the row above. In float32 the answers of all rows but the constrained ones must be equal to
 those of the loop, or the program fails. Seconds are those of the process's CPU time in one thread, which other work on
@@ -84,7 +85,7 @@ def main() -> None:
     parser = ArgumentParser(description=__doc__.strip().split("\n")[0])
     parser.add_argument("--model_name_or_path", type=str, required=True)
     parser.add_argument("--adapter_name_or_path", type=str | None)
-    parser.add_argument("--dataset", type=str, required=True)
+    parser.add_argument("--dataset_name", type=str, required=True)
     parser.add_argument("--max_samples", type=int, default=48)
     parser.add_argument("--max_new_tokens", type=int, default=128)
     parser.add_argument("--batch_size", type=int, default=16)
@@ -96,7 +97,7 @@ def main() -> None:
     engine = TransformersEngine.from_pretrained(
         args.model_name_or_path, args.adapter_name_or_path, dtype=args.dtype, batch_size=args.batch_size
     )
-    dataset = load_instances(args.dataset, columns=("instruction", "output", "label"))["test"]
+    dataset = load_instances(args.dataset_name, columns=("instruction", "output", "label"))["test"]
     instances = list(dataset.select(range(args.max_samples)))
     requests = []
     for instance in instances:
@@ -104,7 +105,7 @@ def main() -> None:
         requests.append(Request(to_prompt(instance), schema))
     engine.generate(requests[:2], 2)  # what is loaded on first use
 
-    print(f"{args.max_samples} answers of {args.dataset}, {args.dtype}, batches of {args.batch_size}")
+    print(f"{args.max_samples} answers of {args.dataset_name}, {args.dtype}, batches of {args.batch_size}")
     print("| | CPU s | clock s | answers per CPU s | times | equal | valid JSON | cut | F1 |")
     print("|---|---|---|---|---|---|---|---|---|")
     first: tuple[float, list[Completion]] | None = None

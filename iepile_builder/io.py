@@ -139,6 +139,32 @@ def hash_file(path: Path) -> str:
     return digest.hexdigest()
 
 
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """
+    Hold the lock of an output, so that no second run writes it; a killed run has let go of it.
+
+    Args:
+        path (`Path`):
+            The output; the lock is a hidden file beside it.
+
+    Raises:
+        `InputError`: If another run holds it.
+    """
+    from filelock import FileLock, Timeout
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise InputError(f"{path}: another run is writing it: wait for that, or give another output") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def to_json(value: Any) -> str:
     """`value` as JSON, as `json.dumps` writes it with `ensure_ascii=False`."""
     return "".join(_encode(value, 0))

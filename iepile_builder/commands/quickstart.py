@@ -114,7 +114,7 @@ def main(options: QuickstartOptions) -> None:
     if not test.exists():
         take_test_records(data, test, options.max_generated_tokens // options.max_new_tokens)
 
-    predict: list[str | Path] = [*IEPILE, "predict", "--model_name_or_path", model, "--dataset", test]
+    predict: list[str | Path] = [*IEPILE, "predict", "--model_name_or_path", model, "--dataset_name", test]
     predict += ["--batch_size", "32", "--max_new_tokens", str(options.max_new_tokens)]
     predict += ["--dtype", "bfloat16", "--constrain", "off"]
     score: list[str | Path] = [*IEPILE, "score", "--bootstrap", "1000"]

@@ -129,7 +129,7 @@ def main() -> None:
             if number_of_lines(place / "predictions.jsonl") < len(questions):
                 run(
                     "test", sys.executable, SCRIPTS / "predict.py", "--model_name_or_path", model,
-                    "--adapter_name_or_path", place / "adapter", "--dataset", folder / "test.jsonl",
+                    "--adapter_name_or_path", place / "adapter", "--dataset_name", folder / "test.jsonl",
                     "--dtype", "bfloat16", "--batch_size", str(args.batch_size),
                     "--constrain", "off",  # whether an answer is valid is a result, too
                     "--max_new_tokens", str(args.max_new_tokens), "--output_file", place / "predictions.jsonl",

@@ -1,31 +1,29 @@
-"""`scripts/predict.py`: every instance is answered, in order, whatever the batches and however often it is stopped."""
+"""`iepile predict`: every instance is answered, in order, whatever the batches and however often it is stopped."""
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from helpers.corpora import ROOT, assert_one_clear_line, write_lines
-from helpers.tiny import CHATML, load_script, make_instances, save_tiny_model
-from jsonargparse import Namespace
+from helpers.tiny import CHATML, make_instances, save_tiny_model
 
 from iepile_builder import InputError
 from iepile_builder.chat import load_tokenizer
+from iepile_builder.commands import predict
+from iepile_builder.commands.cli import parse_options
+from iepile_builder.commands.predict import PredictOptions
+from iepile_builder.engines import EngineOptions
 from iepile_builder.engines.loading import load_model
 
 
 COUNT = 40
-
-
-@pytest.fixture(scope="module")
-def predict() -> ModuleType:
-    return load_script("predict")
 
 
 @pytest.fixture(scope="module")
@@ -39,36 +37,17 @@ def data(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def answer(predict: ModuleType, model: str, data: Path, tmp_path: Path) -> Callable[..., list[dict]]:
-    """Predict as the program does, and return the lines."""
+def answer(model: str, data: Path, tmp_path: Path) -> Callable[..., list[dict]]:
+    """Predict as the command does, and return the lines."""
 
     def run(output: str = "preds.jsonl", **args: object) -> list[dict]:
-        predict.main(
-            Namespace(
-                **{
-                    "model_name_or_path": model,
-                    "adapter_name_or_path": None,
-                    "dataset": str(data),
-                    "split": "test",
-                    "output_file": str(tmp_path / output),
-                    "tasks": None,
-                    "max_samples": None,
-                    "batch_size": 4,
-                    "max_new_tokens": 8,
-                    "dtype": "float32",
-                    "load_in_4bit": False,
-                    "load_in_8bit": False,
-                    "attn_implementation": None,
-                    "chat_template_path": None,
-                    "constrain": "off",
-                    "endpoint": None,
-                    "vllm": False,
-                    "speculative_tokens": 0,
-                    "in_text": False,
-                    **args,
-                }
-            )
-        )
+        asked: dict = {"dataset_name": str(data), "output_file": tmp_path / output}
+        engine: dict = {
+            "model_name_or_path": model, "batch_size": 4, "max_new_tokens": 8, "dtype": "float32", "constrain": "off"
+        }  # fmt: skip
+        for name, value in args.items():
+            (asked if name in PredictOptions.__dataclass_fields__ else engine)[name] = value
+        predict.main(PredictOptions(**asked), EngineOptions(**engine))
         return [json.loads(line) for line in (tmp_path / output).read_text().splitlines()]
 
     return run
@@ -100,9 +79,25 @@ def test_a_part_of_the_dataset(answer: Callable[..., list[dict]], data: Path) ->
     lines = answer()
     assert answer("few.jsonl", max_samples=5) == lines[:5]
     assert answer("ner.jsonl", tasks=["NER"]) == [line for line in lines if line["task"] == "NER"]
-    assert answer("file.jsonl", dataset=str(data / "test.jsonl")) == lines
+    assert answer("file.jsonl", dataset_name=str(data / "test.jsonl")) == lines
     with pytest.raises(InputError, match="no dev split, only test"):
         answer("dev.jsonl", split="dev")
+    with pytest.raises(InputError, match="the test split has no instance of SPO, EE"):
+        answer("spo.jsonl", tasks=["SPO", "EE"])
+    with pytest.raises(InputError, match="unknown task 'NERR'; known: NER, RE"):
+        answer("nerr.jsonl", tasks=["NERR"])
+
+
+@pytest.mark.parametrize("arguments", [("--tasks", "NER", "RE"), ("--config", "tasks: [NER, RE]")])
+def test_tasks_from_the_command_line_and_from_a_file(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    name, *values = arguments
+    if name == "--config":
+        (tmp_path / "config.yaml").write_text(values[0])
+        values = [str(tmp_path / "config.yaml")]
+    asked = parse_options(
+        "predict", "", predict.OPTIONS, ["--dataset_name", "data", "--output_file", "preds.jsonl", name, *values]
+    )
+    assert asked[0] == PredictOptions("data", Path("preds.jsonl"), tasks=["NER", "RE"])
 
 
 def test_instances_without_a_reference(answer: Callable[..., list[dict]], data: Path) -> None:
@@ -119,11 +114,59 @@ def test_it_goes_on_where_it_was_stopped(
     answer()
     whole = (tmp_path / "preds.jsonl").read_bytes()
     lines = whole.splitlines(keepends=True)
-    (tmp_path / "torn.jsonl").write_bytes(b"".join(lines[:kept]) + lines[kept][:20])
-    answer("torn.jsonl")
-    assert (tmp_path / "torn.jsonl").read_bytes() == whole
+    (tmp_path / "preds.jsonl").write_bytes(b"".join(lines[:kept]) + lines[kept][:20])
+    answer()
+    assert (tmp_path / "preds.jsonl").read_bytes() == whole
     assert f"{kept} of {COUNT} are answered already" in capsys.readouterr().err
-    answer("torn.jsonl", model_name_or_path="nothing is left to load it for")
+
+
+def test_another_model_or_other_options_are_refused(
+    answer: Callable[..., list[dict]], model: str, tmp_path: Path
+) -> None:
+    answer(max_samples=10)
+    content = (tmp_path / "preds.jsonl").read_bytes()
+    other, same, adapter = tmp_path / "other", tmp_path / "same", tmp_path / "adapter"
+    shutil.copytree(model, other)
+    (other / "generation_config.json").write_text('{"eos_token_id": 5}')
+    shutil.copytree(model, same)
+    (same / "README.md").write_text("This does not change answers.")
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text("{}")
+    for args, message in (
+        ({"model_name_or_path": str(other)}, f"model {model}, not {other}"),
+        ({"adapter_name_or_path": str(adapter)}, f"adapter None, not {adapter}"),
+        ({"constrain": "auto"}, "constrain False, not True"),
+        ({"max_new_tokens": 9, "dtype": "bfloat16"}, "dtype float32, not bfloat16; max_new_tokens 8, not 9"),
+    ):
+        with pytest.raises(InputError) as refused:
+            answer(**args)
+        assert str(refused.value) == (
+            f"{tmp_path / 'preds.jsonl'}: its 10 answers were made with {message}: give another --output_file, or "
+            "delete this one"
+        )
+        assert (tmp_path / "preds.jsonl").read_bytes() == content
+    record = tmp_path / "preds.run.json"
+    made = record.read_text()
+    record.unlink()
+    with pytest.raises(InputError, match=r"10 answers were made with an unknown model: .*preds\.run\.json is missing"):
+        answer()
+    record.write_text(made)
+    lines = answer(model_name_or_path=str(same), batch_size=16)  # which change no answers
+    assert lines == answer("whole.jsonl")
+
+
+def test_a_folder_that_was_trained_again_is_another_model(
+    answer: Callable[..., list[dict]], model: str, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "model"
+    shutil.copytree(model, folder)
+    answer(model_name_or_path=str(folder), max_samples=10)
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: 2 * weight for name, weight in weights.items()}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match=rf"model {folder} \(sha256 \w+\), not {folder} \(sha256 \w+\)"):
+        answer(model_name_or_path=str(folder))
 
 
 @pytest.mark.parametrize("line", ['{"instruction": "another"}', "[]", "{", '{"output": ""}'])
@@ -167,10 +210,12 @@ def test_the_adapter_and_its_chat_template_are_used(
     assert answer("template.jsonl", adapter_name_or_path=str(adapter)) != adapted
 
 
-def test_killed_it_writes_the_same_file(run_script: Callable, model: str, data: Path, tmp_path: Path) -> None:
+def test_killed_it_writes_the_same_file_and_meanwhile_nobody_else_does(
+    answer: Callable[..., list[dict]], run_script: Callable, model: str, data: Path, tmp_path: Path
+) -> None:
     write_lines(data / "test.jsonl", make_instances(60))
     config = tmp_path / "config.yaml"
-    config.write_text(f"model_name_or_path: {model}\ndataset: {data}\nbatch_size: 1\nmax_new_tokens: 24\n")
+    config.write_text(f"model_name_or_path: {model}\ndataset_name: {data}\nbatch_size: 1\nmax_new_tokens: 24\n")
     run_script("predict.py", "--config", config, "--output_file", tmp_path / "whole.jsonl")
 
     killed = tmp_path / "killed.jsonl"
@@ -180,6 +225,8 @@ def test_killed_it_writes_the_same_file(run_script: Callable, model: str, data: 
     while not killed.exists() or killed.read_bytes().count(b"\n") < 5:
         assert process.poll() is None
         time.sleep(0.01)
+    with pytest.raises(InputError, match=r"killed\.jsonl: another run is writing it"):
+        answer("killed.jsonl", batch_size=1, max_new_tokens=24, dtype="auto", constrain="auto")
     process.send_signal(signal.SIGKILL)
     process.wait()
     done = killed.read_bytes().count(b"\n")
@@ -196,13 +243,14 @@ def test_processes_share_the_work(
     whole = (tmp_path / "alone.jsonl").read_bytes()
     config = tmp_path / "config.yaml"
     config.write_text(
-        f"model_name_or_path: {model}\ndataset: {data}\nbatch_size: 1\nmax_new_tokens: 8\ndtype: float32\n"
+        f"model_name_or_path: {model}\ndataset_name: {data}\nbatch_size: 1\nmax_new_tokens: 8\ndtype: float32\n"
         f"constrain: 'off'\noutput_file: {tmp_path / 'together.jsonl'}\n"
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command += [ROOT / "scripts" / "predict.py", "--config", config]
     environment = {**os.environ, "HF_DATASETS_CACHE": str(tmp_path / "cache"), "ACCELERATE_USE_CPU": "1"}
     (tmp_path / "together.jsonl").write_bytes(b"".join(whole.splitlines(keepends=True)[:9]))
+    shutil.copy(tmp_path / "alone.run.json", tmp_path / "together.run.json")
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
     assert done.returncode == 0, done.stderr
     assert "2 processes" in done.stderr
@@ -212,7 +260,7 @@ def test_processes_share_the_work(
 
 def test_constrained(answer: Callable[..., list[dict]], data: Path, capsys: pytest.CaptureFixture) -> None:
     free = answer("free.jsonl")
-    for line in answer("constrained.jsonl", constrain="on", in_text=True, max_new_tokens=60):
+    for line in answer("constrained.jsonl", constrain="on", copied=True, max_new_tokens=60):
         text = json.loads(line["instruction"])["input"]
         found = json.loads(line["output"])["city"]
         strings = found if line["task"] == "NER" else [string for pair in found for string in pair.values()]
@@ -227,12 +275,12 @@ def test_constrained(answer: Callable[..., list[dict]], data: Path, capsys: pyte
     assert answer("off.jsonl") == answer("auto.jsonl", constrain="auto")
     with pytest.raises(InputError, match=r"instance 1: the instruction is not JSON.*--constrain auto or off"):
         answer("on.jsonl", constrain="on")
-    with pytest.raises(InputError, match="--in_text needs constraints"):
-        answer("on.jsonl", in_text=True)
+    with pytest.raises(InputError, match="--copied needs constrained answers"):
+        answer("on.jsonl", copied=True)
 
 
 def test_bad_input(run_script: Callable, data: Path, tmp_path: Path) -> None:
-    common = ("--output_file", tmp_path / "preds.jsonl", "--dataset")
+    common = ("--output_file", tmp_path / "preds.jsonl", "--dataset_name")
     done = run_script("predict.py", *common, data, "--model_name_or_path", data, check=False)
     assert_one_clear_line(done, str(data))
     done = run_script("predict.py", *common, tmp_path / "none", "--model_name_or_path", data, check=False)

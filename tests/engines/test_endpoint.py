@@ -398,10 +398,10 @@ def test_transformers_serve_answers_as_the_model_does(serve: str, caplog: pytest
 
 def test_predict_answers_with_a_server(serve: str, tmp_path: Path, run_script: Callable) -> None:
     data = write_lines(tmp_path / "data.jsonl", make_instances(5))
-    common = ("--dataset", data, "--max_new_tokens", 8, "--output_file")
-    run_script("predict.py", "--endpoint", serve, *common, tmp_path / "server.jsonl")
+    common = ("--dataset_name", data, "--max_new_tokens", 8, "--output_file")
+    run_script("predict.py", "--base_url", serve, *common, tmp_path / "server.jsonl")
     model = EndpointEngine(serve).model
     run_script("predict.py", "--model_name_or_path", model, *common, tmp_path / "local.jsonl", "--constrain", "off")
     assert (tmp_path / "server.jsonl").read_text() == (tmp_path / "local.jsonl").read_text()
     done = run_script("predict.py", *common, tmp_path / "none.jsonl", check=False)
-    assert_one_clear_line(done, "--model_name_or_path", "--endpoint")
+    assert_one_clear_line(done, "--model_name_or_path", "--base_url")

@@ -1,0 +1,117 @@
+"""Describe what answers, so that a file of answers is never continued by something else."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from iepile_builder.engines import EngineOptions
+from iepile_builder.errors import InputError
+from iepile_builder.io import first_line, hash_file
+
+
+# The files of a model or adapter that decide its answers
+_FILES = (
+    "*.safetensors", "*.bin", "config.json", "generation_config.json", "adapter_config.json", "tokenizer*",
+    "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model", "chat_template*",
+)  # fmt: skip
+
+
+def describe_engine(options: EngineOptions) -> dict[str, Any]:
+    """
+    Describe an engine by everything that its answers depend on.
+
+    Args:
+        options ([`~iepile_builder.engines.EngineOptions`]):
+            The options that load it.
+
+    Returns:
+        `dict[str, Any]`: The model and adapter, with the commit on the Hub or a hash of the files in the folder, and
+        the options that change answers. A model on a server is known by its name alone.
+
+    Raises:
+        `InputError`: If there is no such model, adapter or chat template.
+    """
+    decoding: dict[str, Any] = {"copied": options.copied, "max_new_tokens": options.max_new_tokens}
+    if options.base_url is not None:
+        return {
+            "engine": "server",
+            "model": _served_model(options),
+            "constrain": options.constrain != "off",
+        } | decoding
+    if options.model_name_or_path is None:
+        raise InputError("no model: give --model_name_or_path, or --base_url of a server")
+    engine: dict[str, Any] = {"engine": options.engine, "model": options.model_name_or_path}
+    engine["model_version"] = _version(options.model_name_or_path, "config.json")
+    if options.adapter_name_or_path is not None:
+        engine["adapter"] = options.adapter_name_or_path
+        engine["adapter_version"] = _version(options.adapter_name_or_path, "adapter_config.json")
+    if options.chat_template_path is not None:
+        engine["chat_template"] = _hash([Path(options.chat_template_path)])
+    for name in ("dtype", "load_in_4bit", "load_in_8bit", "attn_implementation"):
+        engine[name] = getattr(options, name)
+    has_grammars = options.engine == "vllm" or find_spec("llguidance") is not None
+    return engine | {"constrain": options.constrain != "off" and has_grammars} | decoding
+
+
+def find_differences(record: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """
+    Find what two descriptions of [`describe_engine`] do not have in common.
+
+    A model or adapter is the same where its version is, whatever it is called.
+
+    Args:
+        record (`dict[str, Any]`):
+            One.
+        other (`dict[str, Any]`):
+            The other.
+
+    Returns:
+        `list[str]`: What differs, in words.
+    """
+    found = []
+    for name in dict.fromkeys((*record, *other)):
+        if name.endswith("_version"):
+            continue
+        version = f"{name}_version"
+        key = version if version in record and version in other else name
+        if record.get(key) == other.get(key):
+            continue
+        one, two = record.get(name), other.get(name)
+        if one == two:
+            one, two = f"{one} ({record[version]})", f"{two} ({other[version]})"
+        found.append(f"{name} {one}, not {two}")
+    return found
+
+
+def _served_model(options: EngineOptions) -> str:
+    if options.model_name_or_path is not None:
+        return options.model_name_or_path
+    from iepile_builder.engines.endpoint import EndpointEngine
+
+    return EndpointEngine(str(options.base_url)).model
+
+
+def _version(name: str, file: str) -> str:
+    """The commit of a repository on the Hub, or a hash of the files in a folder."""
+    folder = Path(name)
+    if folder.is_dir():
+        return _hash(sorted({path for pattern in _FILES for path in folder.glob(pattern) if path.is_file()}))
+    from transformers.utils.hub import cached_file, extract_commit_hash
+
+    try:
+        path: Any = cached_file(name, file)
+    except OSError as error:
+        raise InputError(f"{name}: no model can be loaded from it: {first_line(error)}") from None
+    return f"commit {extract_commit_hash(path, None)}"
+
+
+def _hash(files: list[Path]) -> str:
+    """Hash files with their names."""
+    try:
+        digest = sha256("".join(f"{path.name} {hash_file(path)}\n" for path in files).encode())
+    except OSError as error:
+        raise InputError(f"{error.filename}: {error.strerror}") from None
+    return f"sha256 {digest.hexdigest()[:16]}"
