@@ -27,6 +27,12 @@ COMMANDS = (
     "quickstart",
 )  # fmt: skip
 
+# The extra that has what a command imports
+EXTRAS = {
+    "mine": "mine", "train": "train", "grpo": "train", "predict": "extract", "extract": "extract", "demo": "demo",
+    "merge": "extract", "export-gguf": "gguf", "quickstart": "quickstart",
+}  # fmt: skip
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command that the first argument names."""
@@ -51,6 +57,10 @@ def run(name: str, argv: Sequence[str] | None = None) -> None:
         module.main(*parse_options(name, module.__doc__ or "", module.OPTIONS, argv))
     except InputError as error:
         sys.exit(f"error: {error}")
+    except ModuleNotFoundError as error:
+        if name not in EXTRAS or (error.name or "").partition(".")[0] in ("", "iepile_builder"):
+            raise
+        sys.exit(f"error: {error.name} is not installed: pip install 'iepile-builder[{EXTRAS[name]}]'")
 
 
 def parse_options(name: str, doc: str, options: Sequence[type], argv: Sequence[str] | None = None) -> list[Any]:
