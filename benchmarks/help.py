@@ -16,9 +16,7 @@ from iepile_builder.commands.cli import COMMANDS
 
 def measure(command: str) -> float:
     before = getrusage(RUSAGE_CHILDREN)
-    subprocess.run(
-        [sys.executable, "-m", "iepile_builder", command, "--help"], check=True, stdout=subprocess.DEVNULL
-    )
+    subprocess.run([sys.executable, "-m", "iepile_builder", command, "--help"], check=True, stdout=subprocess.DEVNULL)
     after = getrusage(RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
