@@ -43,7 +43,8 @@ class EngineOptions(ModelOptions):
         base_url (`str`, *optional*):
             Ask the model behind an OpenAI-compatible server, such as http://127.0.0.1:8000/v1.
         engine (`str`, *optional*, defaults to `"transformers"`):
-            What runs the model where there is no `base_url`: `transformers` or `vllm`.
+            What runs the model where there is no `base_url`: `transformers` or `vllm`; or `lookup`, the baseline that
+            looks up training mentions: its `model_name_or_path` is a dataset of instances.
         load_in_4bit (`bool`, *optional*, defaults to `False`):
             Quantize the model to 4 bits.
         load_in_8bit (`bool`, *optional*, defaults to `False`):
@@ -63,7 +64,7 @@ class EngineOptions(ModelOptions):
     """
 
     base_url: str | None = None
-    engine: Literal["transformers", "vllm"] = "transformers"
+    engine: Literal["transformers", "vllm", "lookup"] = "transformers"
     load_in_4bit: bool = False
     load_in_8bit: bool = False
     attn_implementation: str | None = None
@@ -91,7 +92,7 @@ def load_engine(options: EngineOptions) -> Engine:
     if options.copied and options.constrain == "off":
         raise InputError("--copied needs constrained answers: leave out --constrain off")
     if options.base_url is not None:
-        if options.engine == "vllm" or options.adapter_name_or_path or options.chat_template_path:
+        if options.engine != "transformers" or options.adapter_name_or_path or options.chat_template_path:
             raise InputError(
                 "--base_url: start the server with the adapter and the chat template, and without --engine"
             )
@@ -100,6 +101,10 @@ def load_engine(options: EngineOptions) -> Engine:
         return EndpointEngine(options.base_url, options.model_name_or_path, concurrency=options.batch_size)
     if options.model_name_or_path is None:
         raise InputError("no model: give --model_name_or_path, or --base_url of a server")
+    if options.engine == "lookup":
+        from iepile_builder.engines.lookup import LookupEngine
+
+        return LookupEngine(options.model_name_or_path)
     if options.engine == "vllm":
         if options.load_in_8bit or options.attn_implementation:
             raise InputError("--load_in_8bit and --attn_implementation are for --engine transformers")

@@ -1,0 +1,172 @@
+"""
+Answer by look-up of what training records annotate: the baseline that knows nothing of language models.
+
+A string is predicted where it stands in a text if at least half of the training texts that hold it annotate it, with
+the label that they give it most often; of overlapping strings the longest. A pair of strings is predicted alike, an
+argument among the texts with an event of its type.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from iepile_builder.data.instances import load_instances
+from iepile_builder.data.instructions import TEXT, asked_schema, read_instruction
+from iepile_builder.engines.base import Completion, Request
+from iepile_builder.errors import InputError
+from iepile_builder.io import to_json
+from iepile_builder.tasks import TASKS
+from iepile_builder.tasks.base import Task
+from iepile_builder.tasks.facts import Annotation
+
+
+# A word, one Chinese, Japanese or Korean character, or one other sign
+_TOKEN = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+|[^\w\s]")
+_LONGEST = 16  # tokens of a string
+
+Key = tuple[str, ...]
+
+
+class LookupEngine:
+    """
+    Answer by look-up of the training split of a dataset.
+
+    Args:
+        dataset_name (`str`):
+            Folder, file or Hub id of instances with a `train` split and a `task` column.
+
+    Raises:
+        `InputError`: If it is no such dataset.
+    """
+
+    context: int | None = None
+
+    def __init__(self, dataset_name: str) -> None:
+        splits = load_instances(dataset_name, columns=("task", "instruction", "output"))
+        if "train" not in splits:
+            raise InputError(f"{dataset_name}: no train split to look up in, only {', '.join(splits)}")
+        records: dict[str, dict[str, list[Annotation]]] = defaultdict(lambda: defaultdict(list))
+        for row in splits["train"]:
+            if row["output"] is not None:
+                text = read_instruction(row["instruction"])["input"]
+                schema = asked_schema(row["instruction"], row["task"])
+                records[row["task"]][text] += TASKS[row["task"]].annotations(json.loads(row["output"]), schema)
+        self._tables = {task: _Table(TASKS[task], of_task) for task, of_task in records.items()}
+
+    def context_left(self, request: Request, max_new_tokens: int) -> int | None:
+        return None
+
+    def generate(self, requests: Sequence[Request], max_new_tokens: int) -> list[Completion]:
+        return [Completion(self._answer(request.messages[-1]["content"])) for request in requests]
+
+    def _answer(self, instruction: str) -> str:
+        value = read_instruction(instruction)
+        for task, texts in TEXT.items():
+            try:
+                if value["instruction"] not in texts.values():
+                    continue
+                schema = TASKS[task].read_items(value["schema"])
+                labels = TASKS[task].labels(schema)
+                given = [
+                    {"event_trigger": trigger, "event_type": item["event_type"], "arguments": []}
+                    for item in value["schema"]
+                    if isinstance(item, dict) and isinstance(item.get("trigger"), list)
+                    for trigger in item["trigger"]
+                ]
+            except (KeyError, TypeError):  # the items of another task with the same sentence
+                continue
+            by_label: dict[str, list[Annotation]] = defaultdict(list)
+            if task in self._tables:
+                for annotation in self._tables[task].find(value["input"], given):
+                    by_label[TASKS[task].label(annotation, schema)].append(annotation)
+            answer: dict[str, Any] = {}
+            for label in labels:
+                roles = TASKS[task].roles(label, schema)
+                found = TASKS[task].distinct(by_label[label])
+                for event in found:
+                    if "arguments" in event:
+                        event["arguments"] = [each for each in event["arguments"] if each["role"] in roles]
+                value_of_label = TASKS[task].answer_value(found, roles, value["input"]) if found else None
+                answer[TASKS[task].answer_key(label)] = value_of_label or TASKS[task].nothing
+            return to_json(answer)
+        raise InputError(f"not an instruction of the format: {instruction[:80]!r}")
+
+
+class _Table:
+    """What the training records of a task annotate, by the strings of an annotation."""
+
+    def __init__(self, task: Task, records: dict[str, list[Annotation]]) -> None:
+        self.task = task
+        self.annotated: dict[Key, Counter[str]] = defaultdict(Counter)  # in how many texts, with which annotation
+        self.roles: dict[Key, Counter[str]] = defaultdict(Counter)  # by event type and string
+        for of_text in records.values():
+            distinct = {self._strings(each): each for each in of_text}
+            for key, each in distinct.items():
+                self.annotated[key][to_json({**each, "arguments": []} if "arguments" in each else each)] += 1
+            roles = {
+                (each["event_type"], argument["argument"]): argument["role"]
+                for each in of_text
+                for argument in each.get("arguments", ())
+            }
+            for key, role in roles.items():
+                self.roles[key][role] += 1
+        self.known = {string for key in self.annotated for string in key} | {string for _, string in self.roles}
+        self.pairs: dict[str, list[Key]] = defaultdict(list)
+        for key in self.annotated:
+            if len(key) > 1:
+                self.pairs[key[0]].append(key)
+        self.held: Counter[Key] = Counter()  # how many texts hold some strings, or a string and an event of a type
+        for text, of_text in records.items():
+            strings = {string for _, _, string in self._find_known(text)}
+            types = {each["event_type"] for each in of_text if "event_type" in each}
+            self.held.update((string,) for string in strings)
+            self.held.update(self._find_pairs(strings))
+            self.held.update((event_type, string) for event_type in types for string in strings)
+
+    def find(self, text: str, given: list[Annotation]) -> list[Annotation]:
+        """Find the annotations that a text should have; `given` are events whose arguments are asked (EEA)."""
+        spans = self._find_known(text)
+        strings = {string for _, _, string in spans}
+        found = given
+        if not given and len(self.task.mentions) > 1:
+            found = [each for key in self._find_pairs(strings) for each in self._most_frequent(key)]
+        elif not given:
+            taken: set[int] = set()
+            for start, end, string in sorted(spans, key=lambda span: span[0] - span[1]):
+                if taken.isdisjoint(range(start, end)) and (annotations := self._most_frequent((string,))):
+                    taken.update(range(start, end))
+                    found = found + annotations
+        for event in found:
+            for string in sorted(strings):
+                roles = self.roles.get((event.get("event_type", ""), string))
+                if roles and 2 * roles.total() >= self.held[event["event_type"], string]:
+                    event["arguments"].append({"argument": string, "role": roles.most_common(1)[0][0]})
+        return found
+
+    def _strings(self, annotation: Annotation) -> Key:
+        return tuple(annotation[mention] for mention in self.task.mentions)
+
+    def _find_known(self, text: str) -> list[tuple[int, int, str]]:
+        """Find all known strings, with start and end."""
+        tokens = [token.span() for token in _TOKEN.finditer(text)]
+        spans = (
+            (start, end, text[start:end])
+            for first, (start, _) in enumerate(tokens)
+            for _, end in tokens[first : first + _LONGEST]
+        )
+        return [span for span in spans if span[2] in self.known]
+
+    def _find_pairs(self, strings: set[str]) -> list[Key]:
+        """Find the annotated pairs of which both strings are there."""
+        return [key for string in sorted(strings) for key in self.pairs.get(string, ()) if strings.issuperset(key)]
+
+    def _most_frequent(self, key: Key) -> list[Annotation]:
+        """Give what training texts say of some strings, if at least half of those that hold them say it."""
+        counts = self.annotated.get(key)
+        if not counts or 2 * counts.total() < self.held[key]:
+            return []
+        return [json.loads(counts.most_common(1)[0][0])]
