@@ -120,7 +120,9 @@ def main() -> None:
             plots = plot(look_into(next(iter(dataset.values()))), whole / "statistics")
         command = shlex.join(["python", *sys.argv]).replace(str(Path.home()), "~")
         name = args.push_to_hub or output_dir.name
-        dataset_card(corpora, counts, report, command, args.licenses, name, notes, plots).save(whole / "README.md")
+        example = next(iter(dataset.values()))[0]
+        card = dataset_card(corpora, counts, report, command, args.licenses, name, notes, plots, example)
+        card.save(whole / "README.md")
     if args.report_file is not None:
         write_whole(args.report_file, "".join(to_json(of_split) + "\n" for of_split in report))
     if output_dir.exists():

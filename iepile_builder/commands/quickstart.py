@@ -136,8 +136,12 @@ def main(options: QuickstartOptions) -> None:
 
     if options.push_to_hub is not None:
         os.environ["HF_HUB_OFFLINE"] = "0"
-        push: list[str | Path] = [*IEPILE, "push", "adapter", "--folder", adapter, "--repo_id", options.push_to_hub]
-        push += ["--base_model", model, "--report_file", tuned_report, "--predictions_file", tuned]
+        push: list[str | Path] = [*IEPILE, "push", "--what", "adapter", "--folder", adapter]
+        push += ["--repo_id", options.push_to_hub, "--base_model", model, "--predictions_file", tuned]
+        split = "test" if (data / "test.jsonl").exists() else "validation"
+        parts = [len(path.read_text(encoding="utf-8").splitlines()) for path in (test, data / f"{split}.jsonl")]
+        push += ["--report_file", tuned_report, "--baseline_file", base_report, "--split", split]
+        push += ["--scored", f"{parts[0]} of its {parts[1]} instances were answered, in whole records."]
         _run(times, "publish", None, push)
 
     console = Console(width=100)

@@ -1,13 +1,15 @@
-"""The cards of datasets and models, and the record of a training run that a model's card tells of."""
+"""Write the cards of models, datasets and Spaces. A card states what is known and is silent about the rest."""
 
 import json
-import textwrap
+import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
+import jinja2
 from huggingface_hub import (
     DatasetCard,
     DatasetCardData,
@@ -23,22 +25,13 @@ from iepile_builder.data.instructions import TEXT
 from iepile_builder.errors import InputError
 from iepile_builder.io import RESOURCES
 from iepile_builder.tasks import TASKS
-from iepile_builder.training.curves import curve_rows
+from iepile_builder.training.curves import PLOT, curve_rows
 from iepile_builder.training.record import RECORD
 
 
 Form = Literal["adapter", "merged", "gguf"]
-TAG = "iepile-builder"  # every card has it, so that a push knows its own repositories again
-CITATION = """@inproceedings{gui-etal-2024-iepile,
-  title = {{IEP}ile: Unearthing Large Scale Schema-Conditioned Information Extraction Corpus},
-  author = {Gui, Honghao and Yuan, Lin and Ye, Hongbin and Zhang, Ningyu and Sun, Mengshu and Liang, Lei and
-            Chen, Huajun},
-  booktitle = {Proceedings of the 62nd Annual Meeting of the Association for Computational Linguistics (Volume 2)},
-  year = {2024},
-  url = {https://huggingface.co/papers/2402.14710}
-}"""
+TAG = "iepile-builder"  # in every card: a push recognizes the repositories of earlier pushes by it
 SIZES = {"n<1K": 1e3, "1K<n<10K": 1e4, "10K<n<100K": 1e5, "100K<n<1M": 1e6, "1M<n<10M": 1e7}
-FORMS = ("adapter", "merged", "gguf")
 RELATIONS = {"adapter": "adapter", "merged": "finetune", "gguf": "quantized"}
 LIBRARIES = {"adapter": "peft", "merged": "transformers", "gguf": "gguf"}
 LANGUAGES = {"en": "English", "zh": "Chinese"}
@@ -100,70 +93,90 @@ EXAMPLES: dict[str, dict[str, tuple[list[Any], str]]] = {
         "KG": ([{"entity_type": "城市", "attributes": ["市长"]}], "杭州市长是王芳。"),
     },
 }
-LOADING = {
-    "adapter": """import json
-
-from peft import AutoPeftModelForCausalLM
-from transformers import AutoTokenizer, GenerationConfig
-
-name = "{name}"
-model = AutoPeftModelForCausalLM.from_pretrained(name)
-tokenizer = AutoTokenizer.from_pretrained(name)
-config = GenerationConfig.from_pretrained(name, max_new_tokens=256)""",
-    "merged": """import json
-
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
-
-name = "{name}"
-model = AutoModelForCausalLM.from_pretrained(name)
-tokenizer = AutoTokenizer.from_pretrained(name)
-config = GenerationConfig.from_pretrained(name, max_new_tokens=256)""",
-    "gguf": """import json
-
-import xllamacpp  # llama.cpp
-from huggingface_hub import hf_hub_download
-
-name = "{name}"
-params = xllamacpp.CommonParams()
-params.model.path = hf_hub_download(name, "{file}")
-params.n_ctx, params.verbosity = 4096, -1
-server = xllamacpp.Server(params)""",
-}
-ASKING = """
-instruction = {{
-    "instruction": {instruction},
-    "schema": {schema},
-    "input": "{text}",
-}}
-messages = [{{"role": "user", "content": json.dumps(instruction, ensure_ascii=False)}}]
-"""
-ANSWERING = """inputs = tokenizer.apply_chat_template(
-    messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"
-)
-output = model.generate(**inputs, generation_config=config)
-print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))"""
-GGUF_ANSWERING = """answer = server.handle_chat_completions(
-    {"messages": messages, "temperature": 0, "max_tokens": 256}
-)
-print(answer["choices"][0]["message"]["content"])"""
 
 
-def template(name: str) -> str:
-    """A template of this package."""
-    return (RESOURCES / "templates" / name).read_text(encoding="utf-8")
+@dataclass
+class ModelFacts:
+    """
+    What the card of a model says beyond what its folder holds.
+
+    Args:
+        base_model (`str`, *optional*):
+            Hub id of the base model, if the training loaded it from a folder.
+        datasets (`list[str]`, *optional*):
+            Hub ids of the training data, by default the one that the training recorded.
+        languages (`list[str]`, *optional*):
+            Codes of the languages, by default those that the training recorded.
+        license (`str`, *optional*):
+            The licence, by default that of the base model.
+        report_file (`Path`, *optional*):
+            Scores, written by `iepile score --bootstrap 1000`.
+        baseline_file (`Path`, *optional*):
+            Scores of the untuned base model on the same records, to stand beside them.
+        predictions_file (`Path`, *optional*):
+            The answers that were scored, to be pushed too.
+        split (`str`, *optional*):
+            The split that was scored, such as `test`, by default the one that `iepile predict` recorded.
+        scored (`str`, *optional*):
+            A sentence for the card on what was scored, such as which part of the split.
+    """
+
+    base_model: str | None = None
+    datasets: list[str] = field(default_factory=list)
+    languages: list[str] = field(default_factory=list)
+    license: str | None = None
+    report_file: Path | None = None
+    baseline_file: Path | None = None
+    predictions_file: Path | None = None
+    split: str | None = None
+    scored: str | None = None
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table."""
-    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in (header, ["---"] * len(header), *rows))
+# Markdown
+def plain(value: object) -> str:
+    """Escape a string so that Markdown shows it as it is, on one line."""
+    return re.sub(r"([\\`*_{}\[\]<>#|~$&!])", r"\\\1", " ".join(str(value).split()))
+
+
+def code(value: object) -> str:
+    """Put a string into a code span that nothing in it can end."""
+    text = " ".join(str(value).split())
+    fence = "`" * (max(map(len, re.findall("`+", text)), default=0) + 1)
+    return f"{fence} {text} {fence}" if "`" in text else f"`{text}`"
+
+
+def table(header: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
+    """Make a Markdown table; a line break or a bar in a cell does not break it."""
+    cells = [[re.sub(r"(?<!\\)\|", r"\\|", " ".join(str(cell).split())) for cell in row] for row in (header, *rows)]
+    cells.insert(1, ["---"] * len(header))
+    return "\n".join(f"| {' | '.join(row)} |" for row in cells)
+
+
+def python(value: Any) -> str:
+    """Write a schema as Python does, with the quotes of JSON."""
+    return json.dumps(value, ensure_ascii=False).replace(": true", ": True")
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    found = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(RESOURCES / "templates"),
+        autoescape=False,  # Markdown: what a user gives goes through one of the filters
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    found.filters |= {"plain": plain, "code": code, "python": python}
+    return found
+
+
+def render(template: str, /, **values: Any) -> str:
+    """Fill in a template of `resources/templates`."""
+    return _environment().get_template(template).render(**values)
 
 
 # Datasets
-def data_files(splits: Sequence[str], folder: str) -> list[dict[str, str]]:
-    """The files of each split of a config; `folder` may be a pattern."""
-    return [{"split": split, "path": f"data/{folder}/{split}-*.parquet"} for split in splits]
-
-
 def dataset_card(
     corpora: Sequence[Corpus],
     counts: dict[str, Counter[tuple[str, str, str]]],
@@ -173,9 +186,10 @@ def dataset_card(
     name: str,
     notes: Sequence[str] = (),
     plots: Sequence[Path] = (),
+    example: Mapping[str, Any] | None = None,
 ) -> DatasetCard:
     """
-    The card of a built dataset, with a config for each task, for each task and language, and one of all.
+    Write the card of a built dataset, with a config for each task, for each task and language, and one of all.
 
     Args:
         corpora (`Sequence[Corpus]`):
@@ -189,11 +203,13 @@ def dataset_card(
         licenses (`dict[str, str]`):
             Corpus to licence, as far as they are known.
         name (`str`):
-            What `load_dataset` opens it by.
+            Its Hub id, or the name of its folder.
         notes (`Sequence[str]`, *optional*):
             Further sentences on how it was built.
         plots (`Sequence[Path]`, *optional*):
             PNG files of the `statistics` folder beside the card.
+        example (`Mapping[str, Any]`, *optional*):
+            A row to show.
     """
     splits_of: dict[str, list[str]] = {}
     for split, of_split in counts.items():
@@ -202,10 +218,10 @@ def dataset_card(
                 if split not in splits_of.setdefault(folder, []):
                     splits_of[folder].append(split)
     configs: list[dict[str, Any]] = [
-        {"config_name": "default", "data_files": data_files(list(counts), "*"), "default": True}
+        {"config_name": "default", "data_files": _data_files(list(counts), "*"), "default": True}
     ]
     for folder, splits in sorted(splits_of.items(), key=lambda each: (not each[0].endswith("*"), each[0])):
-        configs.append({"config_name": folder.removesuffix("-*"), "data_files": data_files(splits, folder)})
+        configs.append({"config_name": folder.removesuffix("-*"), "data_files": _data_files(splits, folder)})
     total = sum(of_split.total() for of_split in counts.values())
     data = DatasetCardData(
         configs=configs,
@@ -214,84 +230,82 @@ def dataset_card(
         tags=["information-extraction", "iepile", TAG, *sorted({corpus.task for corpus in corpora})],
         size_categories=next((size for size, limit in SIZES.items() if total < limit), "n>10M"),
         license="other",
+        license_name="cc-by-nc-sa-4.0-and-those-of-the-corpora",
     )
     instances = [
         [
             corpus.task,
             corpus.language,
-            corpus.source,
-            licenses.get(corpus.source, "not stated"),
+            plain(corpus.source),
+            plain(licenses.get(corpus.source, "not stated")),
             len(TASKS[corpus.task].labels(corpus.schema)),
             *(f"{of[corpus.task, corpus.language, corpus.source]:,}" for of in counts.values()),
         ]
         for corpus in corpora
     ]
     reasons = list(dict.fromkeys(reason for of_split in report for reason in of_split))
-    return DatasetCard.from_template(
-        data,
-        template_str=template("dataset_card.md"),
-        name=name,
+    content = render(
+        "dataset_card.md",
+        card_data=data.to_yaml(),
+        name=name if "/" in name else f"./{name}",  # a bare name may be that of a loader, such as "parquet"
         config_names=[config["config_name"] for config in configs],
+        example=example and {name: value for name, value in example.items() if value is not None},
         instances=table(["task", "language", "corpus", "licence", "labels", *counts], instances),
         command=command,
         notes=notes,
-        report=table(reasons, [[of.get(reason, 0) for reason in reasons] for of in report if of["given"]]),
+        report=table(reasons, [[plain(of.get(reason, 0)) for reason in reasons] for of in report if of["given"]]),
         plots=[plot.stem for plot in plots],
-        labels=[
-            {"source": corpus.source, "task": corpus.task, "labels": TASKS[corpus.task].labels(corpus.schema)}
-            for corpus in corpora
-        ],
-        citation=CITATION,
+        labels=[(corpus.source, corpus.task, TASKS[corpus.task].labels(corpus.schema)) for corpus in corpora],
     )
+    return DatasetCard(content)
+
+
+def _data_files(splits: Sequence[str], folder: str) -> list[dict[str, str]]:
+    """The files of each split of a config; `folder` may be a pattern."""
+    return [{"split": split, "path": f"data/{folder}/{split}-*.parquet"} for split in splits]
 
 
 # Models
 def model_card(
     form: Form,
     folder: Path,
-    name: str,
-    base_model: str | None = None,
-    datasets: Sequence[str] = (),
-    languages: Sequence[str] = (),
+    name: str | None = None,
+    facts: ModelFacts | None = None,
     license: Mapping[str, Any] | None = None,
-    report: dict[str, Any] | None = None,
-    predictions: bool = False,
 ) -> ModelCard:
     """
-    The card of a fine-tuned model.
+    Write the card of a fine-tuned model.
 
     Args:
         form (`str`):
             `"adapter"`, `"merged"` or `"gguf"`.
         folder (`Path`):
-            Of the model; what [`write_training`] left there is told.
-        name (`str`):
-            The repository, which the code in the card loads, or another name for what has none yet.
-        base_model (`str`, *optional*):
-            Its Hub id; default: what the training record says.
-        datasets (`Sequence[str]`, *optional*):
-            Hub ids of the training data; default: what the training record says.
-        languages (`Sequence[str]`, *optional*):
-            Codes; default: the ones of the report.
+            Of the model, with the `training.json` that its training left.
+        name (`str`, *optional*):
+            The repository, `user/name`, which the code of the card loads. With another name, by default that of the
+            folder, the code is to be run in the folder.
+        facts ([`ModelFacts`], *optional*):
+            What else is known.
         license (`Mapping[str, Any]`, *optional*):
             `license`, and `license_name` and `license_link` of an uncommon one.
-        report (`dict[str, Any]`, *optional*):
-            Of `scripts/score.py`.
-        predictions (`bool`, *optional*, defaults to `False`):
-            Whether the answers lie beside the card, too.
     """
-    record: dict[str, Any] = {}
-    if (folder / RECORD).exists():
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    base_model = base_model or record.get("base_model")
-    base_name = base_model or record.get("base_name") or "a language model"
-    datasets = list(datasets) or ([record["dataset"]] if record.get("dataset") else [])
-    languages = list(languages) or [each for each in (report or {}).get("languages", {}) if each in LANGUAGES]
-    tasks = [task for task in TASKS if report is None or task in report["tasks"]]
-    title = name.rsplit("/", 1)[-1]
+    facts = facts or ModelFacts()
+    record = read_json(folder / RECORD) if (folder / RECORD).exists() else {}
+    report = read_report(facts.report_file) if facts.report_file else {}
+    run = _find_run(facts.predictions_file)
+    split = facts.split or run.get("data", {}).get("split")
+    base_model = facts.base_model or record.get("base_model")
+    datasets = facts.datasets or ([record["dataset"]] if record.get("dataset") else [])
+    trained = record.get("tasks") or report.get("tasks", ())
+    tasks = [task for task in TASKS if task in trained]
+    languages = [
+        each for each in facts.languages or record.get("languages") or report.get("languages", ()) if each in LANGUAGES
+    ]
+    name = name or folder.resolve().name
+    scores = list(_score_rows(report)) if report else []
+    baseline = list(_score_rows(read_json(facts.baseline_file))) if scores and facts.baseline_file else []
     data_name = datasets[0] if len(datasets) == 1 else record.get("dataset_name", "iepile")
-    scores = list(score_rows(report)) if report is not None else []
-    results = [eval_result(row, report or {}, data_name) for row in scores] or kept_results(record)
+    results = [_eval_result(row, report, data_name, split) for row in scores] or _kept_results(record)
     data = ModelCardData(
         base_model=base_model,
         base_model_relation=RELATIONS[form] if base_model else None,
@@ -301,122 +315,109 @@ def model_card(
         pipeline_tag="text-generation",
         tags=["information-extraction", "iepile", TAG, *tasks, *(["lora"] if form == "adapter" else [])],
         metrics=sorted({result.metric_type for result in results}) or None,
-        model_name=title if results else None,
+        model_name=name.rsplit("/", 1)[-1] if results else None,
         eval_results=results or None,
         **dict(license or {}),
     )
-    language = next((each for each in ("en", "zh") if each in languages), "en")
-    return ModelCard.from_template(
-        data,
-        template_str=template("model_card.md"),
+    shown_task = tasks[0] if tasks else "NER"
+    language = languages[0] if languages else "en"
+    schema, text = EXAMPLES[language][shown_task]
+    log = record.get("log", ())
+    content = render(
+        "model_card.md",
+        card_data=data.to_yaml(),
         form=form,
-        title=title,
-        base_link=f"[{base_model}](https://huggingface.co/{base_model})" if base_model else base_name,
-        tasks=[describe(task, languages or ["en"]) for task in tasks],
-        language_names=[LANGUAGES.get(each, each) for each in languages],
-        usage=usage(form, folder, name, tasks[0], language),
-        name=name,
-        split_nums=", ".join(f"{TASKS[task].split_num} for {task}" for task in tasks),
-        scores=scores and scores_table(scores),
-        scores_text=scores_text(report or {}),
-        predictions=predictions,
-        training=bool(record),
-        training_text=training_text(record, datasets) if record else "",
-        settings=table(["setting", "value"], list(record.get("settings", {}).items())),
-        curves=table(*curve_rows(record["log"])) if record.get("log") else "",
-        with_f1=any("eval_ie_f1" in entry for entry in record.get("log", [])),
-        plots=sorted(path.name for path in folder.glob("*.png")),
-        dataset_links=", ".join(f"[{each}](https://huggingface.co/datasets/{each})" for each in datasets),
-        citation=CITATION,
+        title=name.rsplit("/", 1)[-1],
+        name=name if "/" in name else ".",
+        base_model=base_model,
+        base_name=base_model or record.get("base_name"),
+        base_note=record.get("base_note"),
+        tasks=[(task, TASK_NAMES[task], ITEMS[task], ANSWERS[task]) for task in tasks],
+        texts=[(task, TEXT[task][each]) for task in tasks for each in languages or ["en"] if each in TEXT[task]],
+        languages=[LANGUAGES[each] for each in languages],
+        split_nums=[(TASKS[task].split_num, task) for task in tasks],
+        example={"task": shown_task, "schema": schema, "text": text, "instruction": TEXT[shown_task][language]},
+        gguf=next((path.name for path in sorted(folder.glob("*.gguf"))), ""),
+        scores=scores and _scores_table(scores, baseline),
+        settings=report.get("settings", {}),
+        records=report.get("overall", {}).get("records"),
+        split=split,
+        decoding=run.get("engine"),
+        scored=facts.scored,
+        predictions=facts.predictions_file is not None,
+        record=record,
+        training=table(["setting", "value"], [map(plain, row) for row in record.get("settings", {}).items()]),
+        curves=table(*curve_rows(log)) if log else "",
+        with_f1=any("eval_ie_f1" in entry for entry in log),
+        plots=[PLOT] if (folder / PLOT).exists() else [],
+        datasets=datasets,
+        license=(license or {}).get("license_name") or (license or {}).get("license"),
     )
+    return ModelCard(content)
 
 
-def describe(task: str, languages: Sequence[str]) -> dict[str, Any]:
-    """What the card says of a task."""
-    texts = [TEXT[task][language] for language in languages if language in TEXT[task]]
-    return {"task": task, "name": TASK_NAMES[task], "item": ITEMS[task], "answer": ANSWERS[task], "texts": texts}
+def _find_run(predictions: Path | None) -> dict[str, Any]:
+    """What `iepile predict` recorded beside the answers, if it is there."""
+    file = predictions and predictions.with_name(f"{predictions.name.removesuffix('.jsonl')}.run.json")
+    return dict(read_json(file)) if file and file.is_file() else {}
 
 
-def usage(form: Form, folder: Path, name: str, task: str, language: str) -> str:
-    """Code to paste."""
-    schema, text = EXAMPLES[language][task]
-    sentence = TEXT[task][language]
-    if language == "zh":
-        lines = [sentence[start : start + 40] for start in range(0, len(sentence), 40)]
-    else:
-        lines = textwrap.wrap(sentence, 80)
-        lines[:-1] = [f"{line} " for line in lines[:-1]]
-    quoted = [json.dumps(line, ensure_ascii=False) for line in lines]
-    instruction = "(\n        " + "\n        ".join(quoted) + "\n    )"
-    asking = ASKING.format(instruction=instruction, schema=python(schema), text=text)
-    loading = LOADING[form].format(name=name, file=next((path.name for path in sorted(folder.glob("*.gguf"))), ""))
-    return f"{loading}\n{asking}{GGUF_ANSWERING if form == 'gguf' else ANSWERING}"
-
-
-def python(value: Any) -> str:
-    """A schema as Python writes it, with the quotes of JSON."""
-    return json.dumps(value, ensure_ascii=False).replace(": true", ": True")
-
-
-def score_rows(report: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _score_rows(report: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Every score of a report: all facts, each task, and each corpus of a task that has several."""
     yield {"corpus": "all", "task": "all", "block": "", **report["overall"]}
     for task, scores in report["tasks"].items():
         corpora = {corpus: tasks[task] for corpus, tasks in report["sources"].items() if task in tasks}
-        parts = {"all": scores, **(corpora if len(corpora) > 1 else {})}
-        for corpus, part in parts.items():
+        for corpus, part in {"all": scores, **(corpora if len(corpora) > 1 else {})}.items():
             for block in TASKS[task].blocks:
                 yield {"corpus": corpus, "task": task, "block": block, **(part[block] if block else part)}
 
 
-def eval_result(row: dict[str, Any], report: dict[str, Any], data_name: str) -> EvalResult:
-    """A score as the metadata has it."""
+def _row_name(row: Mapping[str, Any]) -> tuple[str, str]:
+    return row["corpus"], f"{row['task']} {row['block']}".strip()
+
+
+def _eval_result(row: dict[str, Any], report: dict[str, Any], data_name: str, split: str | None) -> EvalResult:
+    """A score for the metadata."""
     settings = report.get("settings", {})
     shown = {
         name: settings[name] for name in ("mode", "repair", "bootstrap", "confidence", "seed") if name in settings
     }
-    confidence = settings.get("confidence", 0.95)
     low, high = (round(bound, 2) for bound in row["intervals"]["f1"])
-    task = f"{row['task']} {row['block']}".strip()
-    pooled = row["corpus"] == "all"
+    pooled, every = row["corpus"] == "all", row["task"] == "all"
+    task = "all facts" if every else _row_name(row)[1]
     return EvalResult(
         task_type="text-generation",
-        task_name="information extraction" if row["task"] == "all" else f"information extraction, {row['task']}",
+        task_name="information extraction" if every else f"information extraction, {row['task']}",
         dataset_type=data_name if pooled else row["corpus"],
         dataset_name=Path(data_name).name if pooled else row["corpus"],
-        dataset_config="default" if row["task"] == "all" else row["task"],
-        dataset_split="test",
+        dataset_config="default" if every else row["task"],
+        dataset_split=split,
         metric_type="ie_f1",
-        metric_name=f"F1, {task if task != 'all' else 'all facts'} ({confidence:.0%} interval {low} to {high})",
+        metric_name=f"F1, {task} ({settings.get('confidence', 0.95):.0%} interval {low} to {high})",
         metric_value=round(row["f1"], 2),
         metric_args={"interval": [low, high], **shown},
     )
 
 
-def scores_table(rows: list[dict[str, Any]]) -> str:
-    """The scores for the eye."""
+def _scores_table(rows: list[dict[str, Any]], baseline: list[dict[str, Any]]) -> str:
+    """The scores as a table, with the F1 of the base model if it is known."""
     by_corpus = any(row["corpus"] != "all" for row in rows)
+    base = {_row_name(row): row["f1"] for row in baseline}
     lines = []
     for row in rows:
         low, high = row["intervals"]["f1"]
-        line = [f"{row['task']} {row['block']}".strip(), f"**{row['f1']:.1f}** [{low:.1f}, {high:.1f}]"]
+        line = [_row_name(row)[1], f"**{row['f1']:.1f}** [{low:.1f}, {high:.1f}]"]
+        if base:
+            line.append(f"{base[_row_name(row)]:.1f}" if _row_name(row) in base else "")
         line += [f"{row['precision']:.1f}", f"{row['recall']:.1f}", row["gold"], row["records"]]
         line.append(f"{100 - 100 * row['unparsed'] / row['answers']:.0f}%")
-        lines.append([row["corpus"], *line] if by_corpus else line)
-    head = ["task", "F1", "precision", "recall", "facts", "records", "valid JSON"]
+        lines.append([plain(row["corpus"]), *line] if by_corpus else line)
+    head = ["task", "F1", *(["F1 of the base model"] if base else [])]
+    head += ["precision", "recall", "annotated facts", "records", "valid JSON"]
     return table(["corpus", *head] if by_corpus else head, lines)
 
 
-def scores_text(report: dict[str, Any]) -> str:
-    """How the scores were made."""
-    settings = report.get("settings", {})
-    mode = settings.get("mode", "strict")
-    text = "Exactly equal facts" if mode == "strict" else f"Facts that are equal in the mode `{mode}`"
-    confidence = settings.get("confidence", 0.95)
-    return f"{text}, in per cent, micro-averaged; in brackets {confidence:.0%} bootstrap intervals over the records."
-
-
-def kept_results(record: Mapping[str, Any]) -> list[EvalResult]:
+def _kept_results(record: Mapping[str, Any]) -> list[EvalResult]:
     """The scores on validation records of the weights that were kept."""
     evaluations = [entry for entry in record.get("log", ()) if "eval_loss" in entry]
     kept: dict[str, Any] = next((entry for entry in evaluations if entry["step"] == record["kept_step"]), {})
@@ -424,7 +425,7 @@ def kept_results(record: Mapping[str, Any]) -> list[EvalResult]:
     return [
         EvalResult(
             task_type="text-generation",
-            dataset_type=record["dataset"] or "iepile",
+            dataset_type=record["dataset"] or record["dataset_name"],
             dataset_name=f"validation split of {record['dataset_name']}",
             dataset_split="validation",
             metric_type=kind,
@@ -436,16 +437,30 @@ def kept_results(record: Mapping[str, Any]) -> list[EvalResult]:
     ]
 
 
-def training_text(record: Mapping[str, Any], datasets: Sequence[str]) -> str:
-    """What it was trained on."""
-    links = ", ".join(f"[{each}](https://huggingface.co/datasets/{each})" for each in datasets)
-    text = f"Trained on {record['rows']:,} instances of {links or record['dataset_name']}, {record['how']}."
-    return f"{text} The weights are those of step {record['kept_step']:,}."
+def read_json(path: Path) -> Any:
+    """Read a JSON file."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({error})") from None
 
 
+def read_report(path: Path) -> dict[str, Any]:
+    """Read a report of `iepile score`, with intervals."""
+    report = read_json(path)
+    if not isinstance(report, dict) or not {"overall", "tasks", "sources"} <= report.keys():
+        raise InputError(f"{path}: not a report of iepile score")
+    if "intervals" not in report["overall"]:
+        raise InputError(f"{path}: the scores have no intervals: score again with --bootstrap 1000")
+    return report
+
+
+# Spaces
 def demo_card(name: str, model: str, adapter: str | None = None) -> SpaceCard:
     """
-    The card of the demo.
+    Write the card of the demo.
 
     Args:
         name (`str`):
@@ -456,50 +471,16 @@ def demo_card(name: str, model: str, adapter: str | None = None) -> SpaceCard:
             Hub id of a LoRA adapter.
     """
     title = name.rsplit("/", 1)[-1]
-    loaded = [each for each in (adapter, model) if each is not None]
+    models = [each for each in (adapter, model) if each is not None]
     data = SpaceCardData(
         title=title,
         sdk="gradio",
         app_file="app.py",
-        license="apache-2.0",
+        license="other",
+        license_name="apache-2.0-and-cc-by-nc-sa-4.0",
         colorFrom="blue",
         colorTo="green",
-        models=loaded,
+        models=models,
         tags=["information-extraction", "iepile", TAG],
     )
-    links = " on ".join(f"[{each}](https://huggingface.co/{each})" for each in loaded)
-    return SpaceCard.from_template(data, template_str=template("demo_card.md"), model=links)
-
-
-def check_report(report: dict[str, Any], path: Path) -> None:
-    """Refuse a report that a card cannot be written from."""
-    if not {"overall", "tasks", "sources"} <= report.keys():
-        raise InputError(f"{path}: not a report of scripts/score.py")
-    if "intervals" not in report["overall"]:
-        raise InputError(f"{path}: the scores have no intervals: score again with --bootstrap 1000")
-
-
-def check_card(text: str, repo_type: str) -> None:
-    """
-    Refuse a card whose metadata the Hub would not take, or that has holes.
-
-    Args:
-        text (`str`):
-            The card.
-        repo_type (`str`):
-            `"model"`, `"dataset"` or `"space"`.
-    """
-    try:
-        data = {"model": ModelCard, "dataset": DatasetCard, "space": SpaceCard}[repo_type](text).data
-    except (ValueError, yaml.YAMLError) as error:
-        raise InputError(f"README.md: its metadata cannot be read: {' '.join(str(error).split())}") from None
-    needed = {
-        "model": ("library_name", "pipeline_tag", "license", "base_model", "tags"),
-        "dataset": ("configs", "license", "language", "tags"),
-        "space": ("title", "sdk", "app_file", "tags"),
-    }[repo_type]
-    missing = [name for name in needed if not data.get(name)]
-    if missing:
-        raise InputError(f"README.md: its metadata lacks {', '.join(missing)}")
-    if TAG not in data["tags"]:
-        raise InputError(f"README.md: its tags lack {TAG}, by which a later push knows the repository again")
+    return SpaceCard(render("demo_card.md", card_data=data.to_yaml(), title=title, models=models))

@@ -148,7 +148,7 @@ def test_a_build_can_be_pushed_and_loaded(people: Path, tmp_path: Path, hub: Loc
         if path.is_file()
     }
     assert "statistics/lengths.png" in written
-    written["README.md"] = written["README.md"].replace(b'load_dataset("mine"', b'load_dataset("user/mine"')
+    written["README.md"] = written["README.md"].replace(b'load_dataset("./mine"', b'load_dataset("user/mine"')
     repository = hub.repository("user/mine", "dataset")
     assert repository.files() == written
     assert repository.private

@@ -119,7 +119,7 @@ def test_five_steps_from_an_adapter(train: Callable, folder: Path, tmp_path: Pat
     assert "model with the adapter sft" in card
     assert "1 times ie_f1 plus 0.1 times valid_json" in card
     assert str(tmp_path) not in card and str(folder) not in card
-    for_the_hub = model_card("adapter", tmp_path / "out", "user/name", "org/base").text
+    for_the_hub = model_card("adapter", tmp_path / "out", "user/name").text
     assert "with GRPO; the reward of an answer is 1 times ie_f1" in for_the_hub
     assert "| beta | " in for_the_hub and "| step |" not in for_the_hub
 

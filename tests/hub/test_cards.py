@@ -1,30 +1,33 @@
-"""The cards: what they say is right, whole, and as the Hub wants it."""
+"""The cards: what they say is right and whole, and nothing in a name or label breaks them."""
 
 import ast
 import json
 import re
+from collections import Counter
+from html import escape
 from pathlib import Path
 
 import pytest
 import yaml
-from helpers.corpora import ALL_TASKS, SAMPLE_CORPUS
+from helpers.corpora import ALL_TASKS, SAMPLE_CORPUS, write_corpus
 from helpers.hub_server import LocalHub
-from helpers.hub_server import check_card as hub_check
-from huggingface_hub import ModelCard
 
 from iepile_builder import IEPile, InputError
+from iepile_builder.data.corpus import find_corpora
 from iepile_builder.data.instructions import TEXT
-from iepile_builder.hub.cards import ANSWERS, EXAMPLES, FORMS, ITEMS, check_card, check_report, model_card
+from iepile_builder.extraction.user_schema import read_schema
+from iepile_builder.hub.cards import ANSWERS, EXAMPLES, ITEMS, ModelFacts, dataset_card, model_card
 from iepile_builder.scoring.scorer import Scorer
 from iepile_builder.tasks import TASKS
 from iepile_builder.training.record import write_training
 
 
+RECORD = {"dataset": None, "dataset_name": "x", "rows": 3, "how": "somehow", "kept_step": 1}
 LICENSE = {"license": "other", "license_name": "small", "license_link": "https://example.com/small"}
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> dict:
+def report_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Scores of answers to all tasks, in two languages, one answer in three wrong."""
     built = IEPile(
         data_dir=str(SAMPLE_CORPUS), tasks=ALL_TASKS, max_records=6, cache_dir=str(tmp_path_factory.mktemp("cache"))
@@ -33,7 +36,14 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> dict:
     for number, row in enumerate(built.as_dataset(split="train")):
         scorer.add({**row, "id": str(number), "output": row["output"] if number % 3 else "{}", "label": label(row)})
     settings = {"mode": "strict", "repair": False, "bootstrap": 20, "confidence": 0.9, "seed": 0}
-    return {**scorer.report(resamples=20, confidence=0.9), "settings": settings}
+    file = tmp_path_factory.mktemp("report") / "report.json"
+    file.write_text(json.dumps({**scorer.report(resamples=20, confidence=0.9), "settings": settings}))
+    return file
+
+
+@pytest.fixture
+def report(report_file: Path) -> dict:
+    return json.loads(report_file.read_text())
 
 
 def label(row: dict) -> str:
@@ -43,14 +53,10 @@ def label(row: dict) -> str:
     return json.dumps(TASKS[row["task"]].annotations(json.loads(row["output"]), schema), ensure_ascii=False)
 
 
-def code_of(card: ModelCard) -> str:
-    (code,) = re.findall(r"```python\n(.*?)\n```", card.text, re.DOTALL)
-    return code
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_the_metadata(form: str, report: dict, tmp_path: Path) -> None:
-    card = model_card(form, tmp_path, "user/name", "org/base", ["org/data"], [], LICENSE, report)
+@pytest.mark.parametrize("form", ["adapter", "merged", "gguf"])
+def test_the_metadata(form: str, report_file: Path, tmp_path: Path) -> None:
+    facts = ModelFacts("org/base", ["org/data"], report_file=report_file, split="test")
+    card = model_card(form, tmp_path, "user/name", facts, LICENSE)
     data = yaml.safe_load(card.content.split("---\n")[1])
     relation = {"adapter": "adapter", "merged": "finetune", "gguf": "quantized"}[form]
     assert (data["base_model"], data["base_model_relation"]) == ("org/base", relation)
@@ -60,12 +66,18 @@ def test_the_metadata(form: str, report: dict, tmp_path: Path) -> None:
     assert data["library_name"] == {"adapter": "peft", "merged": "transformers", "gguf": "gguf"}[form]
     assert data["pipeline_tag"] == "text-generation"
     assert {"information-extraction", "iepile", "iepile-builder", "NER", "KG"} <= set(data["tags"])
-    assert hub_check(card.content, "model") == ([], [])
-    check_card(card.content, "model")
+    assert {result["dataset"]["split"] for result in data["model-index"][0]["results"]} == {"test"}
 
 
-def test_every_f1_with_its_interval(report: dict, tmp_path: Path) -> None:
-    card = model_card("adapter", tmp_path, "user/name", "org/base", ["org/data"], [], LICENSE, report)
+def test_every_f1_with_its_interval_and_the_base_model(report: dict, report_file: Path, tmp_path: Path) -> None:
+    report["tasks"]["NER"]["f1"] = 12.34
+    (tmp_path / "base.json").write_text(json.dumps(report))
+    facts = ModelFacts(
+        "org/base", ["org/data"], report_file=report_file, baseline_file=tmp_path / "base.json",
+        scored="Half of it; greedy.",
+    )  # fmt: skip
+    card = model_card("adapter", tmp_path, "user/name", facts)
+    report = json.loads(report_file.read_text())
     found = {
         (result.dataset_type, result.dataset_config, result.metric_name.split(" (")[0]): result
         for result in card.data.eval_results
@@ -84,22 +96,32 @@ def test_every_f1_with_its_interval(report: dict, tmp_path: Path) -> None:
         assert found[key].metric_type == "ie_f1"
         assert found[key].metric_value == pytest.approx(scores["f1"], abs=0.01)
         assert found[key].metric_args["interval"] == pytest.approx([low, high], abs=0.01)
+        assert found[key].dataset_split is None
         assert "(90% interval" in found[key].metric_name
         assert f"**{scores['f1']:.1f}** [{low:.1f}, {high:.1f}]" in card.text
     assert "90% bootstrap intervals" in card.text
+    assert f"{report['overall']['records']} records of a split that was not recorded" in card.text
+    assert r"Half of it; greedy." in card.text
+    assert re.search(r"^\| all \| NER \| \*\*.*\*\* \[.*\] \| 12\.3 \|", card.text, re.MULTILINE)
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
 @pytest.mark.parametrize("task", ALL_TASKS)
-def test_the_code_asks_as_in_training(report: dict, tmp_path: Path, task: str, language: str) -> None:
-    of_task = {**report, "tasks": {task: report["tasks"][task]}}
-    code = code_of(model_card("merged", tmp_path, "user/name", "org/base", [], [language], LICENSE, of_task))
+def test_the_code_asks_as_in_training(tmp_path: Path, task: str, language: str) -> None:
+    (tmp_path / "training.json").write_text(json.dumps({**RECORD, "tasks": [task], "languages": [language]}))
+    card = model_card("merged", tmp_path, "user/name")
+    extractor, code = re.findall(r"```python\n(.*?)\n```", card.text, re.DOTALL)
     assigned = {node.targets[0].id: node.value for node in ast.parse(code).body if isinstance(node, ast.Assign)}
     assert ast.literal_eval(assigned["name"]) == "user/name"
     schema, text = EXAMPLES[language][task]
     instruction = ast.literal_eval(assigned["instruction"])
     assert instruction == {"instruction": TEXT[task][language], "schema": schema, "input": text}
-    assert max(map(len, code.splitlines())) < 120
+    call = ast.parse(extractor).body[-1].value.args[0].value
+    asked = {word.arg: ast.literal_eval(word.value) for word in call.keywords}
+    assert (ast.literal_eval(call.args[0]), asked) == (text, {"task": task, "schema": schema})
+    read_schema(schema, task)
+    assert [each for each in ALL_TASKS if f"({each})" in card.text] == [task]
+    assert set(card.data.tags) & set(ALL_TASKS) == {task}
 
 
 @pytest.mark.parametrize("task", ALL_TASKS)
@@ -107,24 +129,70 @@ def test_the_schema_and_the_answer_that_are_shown_are_of_the_task(task: str) -> 
     from iepile_builder.answers.parse import parse_answer
     from iepile_builder.data.instructions import read_asked
 
-    for item, answer in ((ITEMS[task], ANSWERS[task]),):
-        asked, _ = read_asked(json.dumps({"instruction": "", "schema": [json.loads(item)], "input": "A"}), task)
-        parsed = parse_answer(answer, task, asked.schema, False)
-        assert parsed.parsed
-        assert parsed.facts
-        assert parsed.outside == 0
+    asked, _ = read_asked(json.dumps({"instruction": "", "schema": [json.loads(ITEMS[task])], "input": "A"}), task)
+    parsed = parse_answer(ANSWERS[task], task, asked.schema, False)
+    assert parsed.parsed
+    assert parsed.facts
+    assert parsed.outside == 0
 
 
 def test_what_is_unknown_is_left_out(tmp_path: Path) -> None:
-    card = model_card("adapter", tmp_path, "mine")
+    card = model_card("adapter", tmp_path)
     assert card.data.base_model is None
     assert not {"base_model", "base_model_relation", "datasets", "language", "license", "model-index"} & set(
         yaml.safe_load(card.content.split("---\n")[1])
     )
-    for word in ("None", "## Scores", "## Training", "undefined"):
+    for word in ("None", "## Scores", "## Training", "undefined", "Tasks:", "Languages:", "## Schema", "training.png"):
         assert word not in card.text
-    with pytest.raises(InputError, match="its metadata lacks license, base_model"):
-        check_card(card.content, "model")
+    assert not set(card.data.tags) & set(ALL_TASKS)
+
+
+def test_the_card_says_how_the_answers_were_made(report_file: Path, tmp_path: Path) -> None:
+    engine = {"engine": "transformers", "dtype": "bfloat16", "constrain": True, "copied": False, "max_new_tokens": 99}
+    run = {"engine": engine, "data": {"split": "dev"}}
+    (tmp_path / "preds.run.json").write_text(json.dumps(run))
+    facts = ModelFacts("org/base", report_file=report_file, predictions_file=tmp_path / "preds.jsonl")
+    card = model_card("adapter", tmp_path, "user/name", facts)
+    assert "records of the split `dev`; in brackets" in card.text
+    assert "of at most 99 tokens, held to the form that the schema asks for; the model computed in bf" in card.text
+    assert {result.dataset_split for result in card.data.eval_results} == {"dev"}
+
+
+HOSTILE = "a|b `c` </details><script>alert(1)</script> *d* {{ 7 * 7 }}"
+
+
+def test_no_name_or_label_breaks_a_card(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    source = "x|y <script>z"
+    write_corpus(tree / "IE-en" / "NER" / source, [[HOSTILE, "two\nlines"], [], {}], train=[])
+    card = dataset_card(
+        find_corpora([str(tree)]), {"train": Counter({("NER", "en", source): 3})}, [{"given": 1, "split": "train"}],
+        "iepile build", {source: "mit | x\n| a"}, "parquet", plots=[Path("lengths.png"), Path("together_NER_x.png")],
+        example={"instruction": f'{{"schema": ["{HOSTILE}"]}}', "output": None},
+    )  # fmt: skip
+    (row,) = re.findall(r"^\| NER \| en .*$", card.text, re.MULTILINE)
+    assert len(re.findall(r"(?<!\\)\|", row)) == 8 - 1
+    (row,) = re.findall(r"^\| `instruction` \| .*alert.*$", card.text, re.MULTILINE)
+    assert len(re.findall(r"(?<!\\)\|", row)) == 3
+    from markdown_it import MarkdownIt
+
+    html = MarkdownIt("gfm-like", {"linkify": False}).render(card.text)
+    assert "<script" not in html
+    assert html.count("</details>") == html.count("<details>") == 1
+    assert f"<code>{escape(HOSTILE)}</code>, <code>two lines</code>" in html
+    assert "{{ 7 * 7 }}" in html
+    assert 'load_dataset("./parquet")' in card.text  # "parquet" alone is a loader's name
+    assert "CC BY-NC-SA 4.0" in card.text
+    assert "in characters:" in card.text and "Heat map of NER" in card.text
+
+    (tmp_path / "training.json").write_text(
+        json.dumps({**RECORD, "dataset_name": HOSTILE, "settings": {"a": "x | y\nz"}, "base_note": "Q4_1 <b>"})
+    )
+    html = MarkdownIt("gfm-like", {"linkify": False}).render(model_card("adapter", tmp_path).text)
+    assert "<script" not in html and "<b>" not in html
+    assert f"instances of {escape(HOSTILE)}," in html
+    assert "<td>x | y z</td>" in html
+    assert "Q4_1 &lt;b&gt;" in html
 
 
 def test_a_run_is_told_without_its_places_and_its_tokens(hub: LocalHub, tmp_path: Path) -> None:
@@ -163,7 +231,7 @@ def test_a_run_is_told_without_its_places_and_its_tokens(hub: LocalHub, tmp_path
         }
         assert differing <= {"output_dir", "model_name_or_path", "hub_token"}
 
-    card = model_card("adapter", tmp_path, "user/name", "org/base", license=LICENSE)
+    card = model_card("adapter", tmp_path, "user/name", ModelFacts("org/base"), LICENSE)
     assert "Trained on 1,234 instances of [user/data](https://huggingface.co/datasets/user/data)" in card.text
     assert "| learning rate | 0.001 |" in card.text
     assert "| 1 | 1.0000 |" in card.text
@@ -172,10 +240,13 @@ def test_a_run_is_told_without_its_places_and_its_tokens(hub: LocalHub, tmp_path
     assert card.data.datasets == ["user/data"]
 
 
-def test_a_report_without_intervals(report: dict) -> None:
-    check_report(report, Path("report.json"))
-    with pytest.raises(InputError, match=r"report.json: not a report of scripts/score.py"):
-        check_report({"f1": 3}, Path("report.json"))
+def test_a_report_without_intervals(report: dict, tmp_path: Path) -> None:
+    file = tmp_path / "report.json"
     del report["overall"]["intervals"]
-    with pytest.raises(InputError, match=r"score again with --bootstrap 1000"):
-        check_report(report, Path("report.json"))
+    for content, message in (
+        (report, "score again with --bootstrap 1000"),
+        ({"f1": 3}, "not a report of iepile score"),
+    ):
+        file.write_text(json.dumps(content))
+        with pytest.raises(InputError, match=f"report.json: .*{message}"):
+            model_card("adapter", tmp_path, "user/name", ModelFacts("org/base", report_file=file))

@@ -1,0 +1,185 @@
+"""Collect what goes to the Hub of a folder: the files that a model, a dataset or a Space has, by their names."""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from importlib.metadata import requires
+from pathlib import Path
+
+from iepile_builder.errors import InputError
+from iepile_builder.hub.cards import TAG, Form, ModelFacts, demo_card, model_card, python, read_json, render
+from iepile_builder.hub.client import base_license
+from iepile_builder.io import RESOURCES
+from iepile_builder.training.curves import PLOT
+from iepile_builder.training.record import RECIPE, RECORD, is_path
+
+
+Files = Mapping[str, Path | bytes]  # path in the repository to a local file or to content
+
+WEIGHTS = {
+    "adapter": ("adapter_config.json", "adapter_model.safetensors"),
+    "merged": ("config.json", "generation_config.json", "model.safetensors", "model.safetensors.index.json"),
+    "gguf": ("Modelfile",),
+}
+TOKENIZER = (
+    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json", "vocab.txt", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "chat_template.jinja",
+)  # fmt: skip
+TRAINING = (RECORD, RECIPE, PLOT)
+DATA_FILE = re.compile(r"data/[A-Z]+-[a-z]+/(train|validation|test)-\d{5}-of-\d{5}\.parquet")
+
+
+def model_files(form: Form, folder: Path, name: str, facts: ModelFacts | None = None) -> dict[str, Path | bytes]:
+    """
+    Collect the files of a trained model: weights, tokenizer, card, and the record of its training.
+
+    Args:
+        form (`str`):
+            `"adapter"`, `"merged"` or `"gguf"`.
+        folder (`Path`):
+            Of the model.
+        name (`str`):
+            The repository.
+        facts ([`ModelFacts`], *optional*):
+            What the card says beyond what the folder holds.
+
+    Raises:
+        `InputError`: If the folder is no such model, or something that the card must say is not known.
+    """
+    facts = facts or ModelFacts()
+    names = [*WEIGHTS[form], *TOKENIZER, *TRAINING]
+    if form == "gguf":
+        names += sorted(path.name for path in folder.glob("*.gguf") if path.open("rb").read(4) == b"GGUF")
+    elif (folder / "model.safetensors.index.json").is_file():
+        names += sorted(set(read_json(folder / "model.safetensors.index.json")["weight_map"].values()))
+    files = _take(folder, names)
+    suffix = ".gguf" if form == "gguf" else ".safetensors"
+    if not any(path.endswith(suffix) for path in files) or not files.keys() >= {*WEIGHTS[form][:1]} - {"Modelfile"}:
+        pickled = ", but weights in a pickle file: save them as safetensors" if any(folder.glob("*.bin")) else ""
+        raise InputError(f"{folder}: no {form} model in it{pickled}")
+
+    record = read_json(folder / RECORD) if RECORD in files else {}
+    base_model = facts.base_model or record.get("base_model")
+    if form == "adapter":
+        config = read_json(folder / "adapter_config.json")
+        base_model = base_model or config["base_model_name_or_path"]
+        config["base_model_name_or_path"] = base_model
+        files["adapter_config.json"] = (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
+    if base_model is None or is_path(base_model):
+        raise InputError(f"{folder}: its base model has no Hub id: give --base_model")
+    for path, file in {"score_report.json": facts.report_file, "predictions.jsonl": facts.predictions_file}.items():
+        if file is not None:
+            if not file.is_file():
+                raise InputError(f"{file}: no such file")
+            files[path] = file
+    terms = {"license": facts.license} if facts.license else base_license(base_model)
+    facts = ModelFacts(**{**vars(facts), "base_model": base_model})
+    files["README.md"] = str(model_card(form, folder, name, facts, terms)).encode()
+    return files
+
+
+def _take(folder: Path, names: Iterable[str]) -> dict[str, Path | bytes]:
+    """Those of the files that there are; a link must not lead out of the folder."""
+    files: dict[str, Path | bytes] = {}
+    for name in names:
+        path = folder / name
+        if path.is_file():
+            if not path.resolve().is_relative_to(folder.resolve()):
+                raise InputError(f"{path}: a link that leads out of the folder; put the file itself there")
+            files[name] = path
+    return files
+
+
+def dataset_files(folder: Path, name: str) -> dict[str, Path | bytes]:
+    """
+    Collect the files of a dataset that `iepile build --format parquet` wrote: the data, the card, and its plots.
+
+    Args:
+        folder (`Path`):
+            Of the dataset.
+        name (`str`):
+            The repository, which the code in the card loads.
+
+    Raises:
+        `InputError`: If the folder is no such dataset.
+    """
+    shards = [path.relative_to(folder).as_posix() for path in sorted(folder.glob("data/*/*.parquet"))]
+    files = _take(folder, filter(DATA_FILE.fullmatch, shards))
+    if not _take(folder, ["README.md"]) or not files:
+        raise InputError(f"{folder}: no dataset with a card: build it with iepile build --format parquet")
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    files |= _take(folder, re.findall(r"\]\(<?(statistics/[^/>]+\.png)>?\)", card))
+    files["README.md"] = re.sub(r'load_dataset\("[^"]*"', lambda _: f'load_dataset("{name}"', card).encode()
+    return files
+
+
+def metric_files(folder: Path, name: str) -> dict[str, Path | bytes]:
+    """
+    Collect the files of a metric as a Space: its folder, and this library.
+
+    Args:
+        folder (`Path`):
+            With `README.md`, `app.py` and a module of the folder's name.
+        name (`str`):
+            The repository; the module gets its name, because `evaluate` looks for that.
+
+    Raises:
+        `InputError`: If the folder is no metric.
+    """
+    names = ("README.md", "app.py", f"{folder.name}.py")
+    files = _take(folder, names)
+    if missing := [each for each in names if each not in files]:
+        raise InputError(f"{folder}: not a metric: no {', '.join(missing)} in it")
+    files[f"{name.rsplit('/', 1)[-1]}.py"] = files.pop(f"{folder.name}.py")
+    return files | library_files("space")
+
+
+def demo_files(name: str, model: str, adapter: str | None = None) -> dict[str, Path | bytes]:
+    """
+    Make the files of the demo as a Space: this library, and an app that loads a model.
+
+    Args:
+        name (`str`):
+            The repository.
+        model (`str`):
+            Hub id of the model.
+        adapter (`str`, *optional*):
+            Hub id of a LoRA adapter.
+
+    Raises:
+        `InputError`: If the model or the adapter is a folder, which the Space could not load.
+    """
+    for place in filter(None, (model, adapter)):
+        if is_path(place):
+            raise InputError(f"{place}: a Space loads its model from the Hub: push it, and give its Hub id")
+    return library_files("demo") | {
+        "README.md": str(demo_card(name, model, adapter)).encode(),
+        "app.py": render(
+            "demo_app.py.txt", model=python(model), adapter=python(adapter) if adapter else None
+        ).encode(),
+    }
+
+
+def library_files(extra: str) -> dict[str, Path | bytes]:
+    """Collect this library, without the dictionary and the sample corpus, and what it needs with an extra."""
+    library = RESOURCES.parent
+    paths = [path for path in library.rglob("*.py") if RESOURCES not in path.parents]
+    paths += [library / "py.typed", *RESOURCES.glob("templates/*"), *filter(Path.is_file, RESOURCES.iterdir())]
+    files: dict[str, Path | bytes] = {
+        f"{library.name}/{path.relative_to(library).as_posix()}": path
+        for path in sorted(paths)
+        if path.name != "hard_negatives.json"
+    }
+    return files | {"requirements.txt": "".join(f"{line}\n" for line in sorted(_requirements({extra}))).encode()}
+
+
+def _requirements(extras: set[str]) -> set[str]:
+    """What this package needs with some extras, without itself."""
+    found: set[str] = set()
+    for line in requires(TAG) or ():
+        needed, _, marker = line.partition(";")
+        extra = re.search(r"extra == [\"']([\w-]+)", marker)
+        if extra is None or extra[1] in extras:
+            own = re.match(rf"{TAG}\[(.*)\]", needed)
+            found |= _requirements({each.strip() for each in own[1].split(",")}) if own else {needed.strip()}
+    return found
