@@ -1,9 +1,10 @@
-"""Whether two ways of running a model give the same answers: what is compared, and how many are equal."""
+"""Compare two ways of running a model: on which requests, and how many greedy answers are equal."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
 from iepile_builder.chat import to_prompt
@@ -17,50 +18,70 @@ from iepile_builder.io import SAMPLE_CORPUS
 T = TypeVar("T")
 
 
-def sample_requests(dataset: str | None, count: int, engine: Engine, max_new_tokens: int) -> list[Request]:
+@dataclass
+class AgreementOptions:
     """
-    Takes requests from all over a dataset, that fit into the context of a model.
+    Comparison of greedy answers.
 
     Args:
-        dataset (`str`, *optional*):
-            A folder, file or Hub id of instances, of which the test split is used if there is one; by default the
-            test split of the sample corpus.
-        count (`int`):
-            How many, at most.
+        dataset_name (`str`, *optional*):
+            Folder, file or Hub id of instances, whose test split is used if there is one; by default the test split of
+            the sample corpus.
+        num_samples (`int`, *optional*, defaults to 16):
+            Prompts to compare answers on.
+        max_new_tokens (`int`, *optional*, defaults to 64):
+            Longest answer, in tokens.
+        batch_size (`int`, *optional*, defaults to 8):
+            Prompts answered at once.
+    """
+
+    dataset_name: str | None = None
+    num_samples: int = 16
+    max_new_tokens: int = 64
+    batch_size: int = 8
+
+
+def sample_requests(options: AgreementOptions, engine: Engine) -> list[Request]:
+    """
+    Take requests evenly from a dataset that fit into the context of a model.
+
+    Args:
+        options ([`AgreementOptions`]):
+            The dataset, and how many requests.
         engine ([`~iepile_builder.engines.base.Engine`]):
-            What has to answer them.
-        max_new_tokens (`int`):
-            The longest answer, in tokens.
+            The engine that will answer them.
 
     Returns:
         `list[Request]`: The requests, whose answers are free.
 
     Raises:
-        `InputError`: If the dataset cannot be read, or has none that fits.
+        `InputError`: If the dataset cannot be read, or no instance fits.
     """
-    if dataset is None:
+    if options.dataset_name is None:
         with tempfile.TemporaryDirectory() as cache:
             builder = IEPile(data_dir=str(SAMPLE_CORPUS), cache_dir=cache)
             instructions = builder.as_dataset(split="test")["instruction"][:]
     else:
-        splits = load_instances(dataset, columns=("instruction",))
+        splits = load_instances(options.dataset_name, columns=("instruction",))
         instructions = splits.get("test", next(iter(splits.values())))["instruction"][:]
-    requests = [Request(to_prompt({"instruction": instruction})) for instruction in _evenly(instructions, 8 * count)]
-    fitting = [request for request in requests if (engine.context_left(request, max_new_tokens) or 0) >= 0]
+    candidates = _take_evenly(instructions, 8 * options.num_samples)
+    requests = [Request(to_prompt({"instruction": instruction})) for instruction in candidates]
+    fitting = [request for request in requests if (engine.context_left(request, options.max_new_tokens) or 0) >= 0]
     if not fitting:
-        raise InputError(f"{dataset or SAMPLE_CORPUS}: no instance fits into the context to compare answers on")
-    return _evenly(fitting, count)
+        source = options.dataset_name or SAMPLE_CORPUS
+        raise InputError(f"{source}: no instance fits into the context to compare answers on")
+    return _take_evenly(fitting, options.num_samples)
 
 
-def _evenly(items: Sequence[T], count: int) -> list[T]:
-    """So many of them, from the first to the last."""
+def _take_evenly(items: Sequence[T], count: int) -> list[T]:
+    """Take items at equal distances, from the first to the last."""
     count = min(count, len(items))
     return [items[index * len(items) // count] for index in range(count)]
 
 
 def count_equal(answers: Sequence[Completion], others: Sequence[Completion]) -> int:
     """
-    Counts the answers that are the same, to the character.
+    Count the answers that are equal, to the character.
 
     Args:
         answers (`Sequence[Completion]`):

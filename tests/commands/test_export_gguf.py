@@ -1,21 +1,22 @@
-"""Merging an adapter and exporting to GGUF: what is written answers as what it was made from."""
+"""`iepile export-gguf`: llama.cpp answers from the file as transformers does, and Ollama prompts alike."""
 
 import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from helpers.corpora import ROOT, assert_one_clear_line, write_lines
-from helpers.tiny import load_script, make_instances, save_tiny_model
-from jsonargparse import Namespace
+from helpers.corpora import ROOT, write_lines
+from helpers.tiny import make_instances, save_tiny_model
 
 from iepile_builder import InputError
 from iepile_builder.chat import load_tokenizer
-from iepile_builder.commands.modelfile import modelfile
+from iepile_builder.commands.export_gguf import ExportOptions, main, write_modelfile
+from iepile_builder.engines import ModelOptions
+from iepile_builder.engines.agreement import AgreementOptions
 from iepile_builder.engines.base import Request
 from iepile_builder.engines.loading import load_model
-from iepile_builder.engines.transformers import TransformersEngine
 
 
 @pytest.fixture(scope="module")
@@ -23,78 +24,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_model(tmp_path_factory.mktemp("base"))
 
 
-@pytest.fixture(scope="module")
-def adapter(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from peft import LoraConfig, get_peft_model
-
-    folder = tmp_path_factory.mktemp("adapter")
-    lora = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear", init_lora_weights=False)
-    get_peft_model(load_model(str(base)), lora).save_pretrained(folder)
-    tokenizer = load_tokenizer(str(base))
-    tokenizer.chat_template = tokenizer.chat_template.replace("assistant", "helper")
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def merge(base: Path, adapter: Path, tmp_path: Path) -> Callable[..., Path]:
-    script = load_script("merge_adapter")
-    data = write_lines(tmp_path / "test.jsonl", make_instances(12))
-
-    def run(**args: object) -> Path:
-        settings = {
-            "model_name_or_path": str(base),
-            "adapter_name_or_path": str(adapter),
-            "output_dir": str(tmp_path / "merged"),
-            "chat_template_path": None,
-            "dtype": "auto",
-            "dataset": str(data),
-            "num_samples": 12,
-            "max_new_tokens": 16,
-            "batch_size": 4,
-            "min_equal": 1.0,
-        }
-        script.main(Namespace(**{**settings, **args}))
-        return tmp_path / "merged"
-
-    return run
-
-
-def test_the_merged_model_answers_alone(
-    merge: Callable[..., Path], base: Path, adapter: Path, capsys: pytest.CaptureFixture
-) -> None:
-    merged = merge()
-    assert "12 of 12 greedy answers are equal" in capsys.readouterr().out
-    requests = [Request([{"role": "user", "content": row["instruction"]}]) for row in make_instances(5)]
-    answers = TransformersEngine.from_pretrained(str(merged)).generate(requests, 16)
-    assert answers == TransformersEngine.from_pretrained(str(base), str(adapter)).generate(requests, 16)
-    assert answers != TransformersEngine.from_pretrained(str(base)).generate(requests, 16)
-
-    assert load_tokenizer(str(merged)).chat_template == load_tokenizer(str(adapter)).chat_template
-    names = {path.name for path in merged.iterdir()}
-    assert names >= {"model.safetensors", "generation_config.json", "chat_template.jinja", "tokenizer.json"}
-    assert not {"adapter_config.json", "pytorch_model.bin"} & names
-    assert [path.name for path in merged.parent.glob(".merging*")] == []
-
-
-def test_a_merge_that_changes_answers_is_refused(merge: Callable[..., Path], tmp_path: Path) -> None:
-    # The weights of this model are so large that rounding them to 8 bits of precision changes what it says.
-    with pytest.raises(InputError, match=r"only \d+ of 12 greedy answers are equal .*--dtype float32"):
-        merge(dtype="bfloat16")
-    assert {path.name for path in tmp_path.iterdir()} <= {"datasets_cache", "test.jsonl"}
-    merged = merge(dtype="bfloat16", min_equal=0.0)
-    assert json.loads((merged / "config.json").read_text())["dtype"] == "bfloat16"
-
-
-@pytest.mark.parametrize("script", ["merge_adapter.py", "export_gguf.py"])
-def test_a_folder_that_exists_is_left_alone(script: str, run_script: Callable, tmp_path: Path) -> None:
-    names = ("--model_name_or_path", "none", "--adapter_name_or_path", "none", "--output_dir", tmp_path)
-    assert_one_clear_line(run_script(script, *names, check=False), f"{tmp_path} exists already")
-
-
-def test_what_is_no_adapter(merge: Callable[..., Path], base: Path) -> None:
-    with pytest.raises(InputError, match="not an adapter for"):
-        merge(adapter_name_or_path=str(base))
+def test_a_folder_that_exists_is_left_alone(export: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="exists already"):
+        export("none", output_dir=tmp_path)
 
 
 MESSAGE = '{"schema": ["city"], "input": "Rome"}'
@@ -121,7 +53,7 @@ def test_ollama_prompts_as_the_chat_template_does(template: str | None, add_bos:
     tokenizer = load_tokenizer(str(base))
     tokenizer.bos_token = "<|bos|>"
     tokenizer.chat_template = template or tokenizer.chat_template
-    text = modelfile("model.gguf", tokenizer, 512, add_bos)
+    text = write_modelfile("model.gguf", tokenizer, 512, add_bos)
     go = text.split('"""')[1].removesuffix("{{ .Response }}<|im_end|>")
     assert text.startswith("FROM ./model.gguf\n") and 'PARAMETER stop "<|im_end|>"' in text
 
@@ -147,7 +79,7 @@ def test_a_chat_template_that_ollama_cannot_use(template: str, base: Path) -> No
     tokenizer = load_tokenizer(str(base))
     tokenizer.chat_template = template
     with pytest.raises(InputError, match="Ollama cannot use it"):
-        modelfile("model.gguf", tokenizer, 512, False)
+        write_modelfile("model.gguf", tokenizer, 512, False)
 
 
 def needs_converter() -> None:
@@ -158,24 +90,22 @@ def needs_converter() -> None:
 
 @pytest.fixture
 def export(tmp_path: Path) -> Callable[..., Path]:
-    script = load_script("export_gguf")
+    data = write_lines(tmp_path / "test.jsonl", make_instances(6))
 
-    def run(model: str, **args: object) -> Path:
-        settings = {
-            "model_name_or_path": model,
-            "adapter_name_or_path": None,
-            "output_dir": str(tmp_path / "exported"),
-            "outtype": "f32",
-            "chat_template_path": None,
-            "dtype": "float32",
-            "dataset": str(write_lines(tmp_path / "test.jsonl", make_instances(6))),
-            "num_samples": 6,
-            "max_new_tokens": 16,
-            "batch_size": 4,
-            "min_equal": 0.0,
-        }
-        script.main(Namespace(**{**settings, **args}))
-        return tmp_path / "exported"
+    def run(
+        model: str,
+        adapter: str | None = None,
+        output_dir: Path = tmp_path / "exported",
+        min_equal: float = 0.0,
+        outtype: Any = "f32",
+        **args: Any,
+    ) -> Path:
+        main(
+            ExportOptions(output_dir, outtype, min_equal),
+            ModelOptions(model, adapter, dtype="float32"),
+            AgreementOptions(**{"dataset_name": str(data), "num_samples": 6, "max_new_tokens": 16, **args}),
+        )
+        return output_dir
 
     return run
 
@@ -217,7 +147,7 @@ def test_an_adapter_runs_in_llama(
     lora = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear", init_lora_weights=False)
     get_peft_model(load_model(str(tiny)), lora).save_pretrained(adapter)
 
-    exported = export(str(tiny), adapter_name_or_path=str(adapter), min_equal=1.0)
+    exported = export(str(tiny), adapter=str(adapter), min_equal=1.0)
     out = capsys.readouterr().out
     assert "prompts with as many tokens in llama.cpp as in transformers: 6 of 6" in out
     assert "equal greedy answers: 6 of 6 (100%)" in out
@@ -238,7 +168,7 @@ def test_the_real_model_answers_by_a_schema_from_its_gguf(
 
     questions = [f"What is the capital of {country}? One word." for country in ("France", "Italy", "Japan", "Spain")]
     data = write_lines(tmp_path / "questions.jsonl", [{"instruction": question} for question in questions])
-    exported = export(smollm2, outtype="f16", dtype="float32", dataset=str(data), num_samples=4, max_new_tokens=12)
+    exported = export(smollm2, outtype="f16", dataset_name=str(data), num_samples=4, max_new_tokens=12)
     out = capsys.readouterr().out
     assert "prompts with as many tokens in llama.cpp as in transformers: 4 of 4" in out
     assert int(out.split("equal greedy answers: ")[1].split(" of 4")[0]) >= 3
