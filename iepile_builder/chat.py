@@ -10,11 +10,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from iepile_builder.errors import InputError
-from iepile_builder.io import first_line
+from iepile_builder.io import find_resource, first_line
 
 
 if TYPE_CHECKING:
@@ -150,7 +149,8 @@ def load_tokenizer(name: str, chat_template_path: str | None = None, **kwargs: A
         name (`str`):
             A folder or a Hub id.
         chat_template_path (`str`, *optional*):
-            A Jinja file to use in place of the tokenizer's own template.
+            A Jinja file to use in place of the tokenizer's own template, or the name of one among the recipes, such as
+            `chat_templates/qwen3.jinja`.
         **kwargs:
             Passed to [`~transformers.AutoTokenizer.from_pretrained`].
 
@@ -164,10 +164,10 @@ def load_tokenizer(name: str, chat_template_path: str | None = None, **kwargs: A
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **kwargs)
-        if chat_template_path is not None:
-            tokenizer.chat_template = Path(chat_template_path).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise InputError(f"{name}: no tokenizer can be loaded from it: {first_line(error)}") from None
+    if chat_template_path is not None:
+        tokenizer.chat_template = find_resource("recipes", chat_template_path).read_text(encoding="utf-8")
     if tokenizer.chat_template is None:
         raise InputError(f"{name}: its tokenizer has no chat template: give one to sft.py with --chat_template_path")
     return tokenizer

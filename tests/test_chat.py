@@ -113,3 +113,12 @@ def test_control_tokens_in_a_text_are_characters(template: Path) -> None:
         assert control == expected, "no turn is opened or closed by a text"
         assert ends == ends_expected, "the answer has one end"
         assert json.dumps(text)[1:-1] in tokenizer.decode(prompt), "nothing of the text is lost"
+
+
+def test_a_template_of_the_recipes_is_found_by_name(tmp_path: Path) -> None:
+    model = save_tiny_model(tmp_path / "model")
+    expected = (ROOT / "recipes" / "chat_templates" / "qwen3.jinja").read_text(encoding="utf-8")
+    for name in ("chat_templates/qwen3.jinja", "recipes/chat_templates/qwen3.jinja"):
+        assert load_tokenizer(str(model), name).chat_template == expected
+    with pytest.raises(InputError, match="chat_templates/qwen3.jinja"):
+        load_tokenizer(str(model), "chat_templates/qwen4.jinja")

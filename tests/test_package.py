@@ -23,6 +23,15 @@ from iepile_builder.scoring.scorer import score
 rows = IEPile(data_dir=sys.argv[1], tasks=sys.argv[3:], max_records=5, cache_dir=sys.argv[2]).as_dataset(split="test")
 print(score(rows)["overall"]["f1"])
 """
+FROM_PRETRAINED = """
+import sys
+sys.modules["torch"] = sys.modules["transformers"] = None
+from iepile_builder import Extractor, InputError
+try:
+    Extractor.from_pretrained("user/model")
+except InputError as error:
+    print(error)
+"""
 HELP = """
 import contextlib, io, json, sys
 from iepile_builder.commands import cli
@@ -42,6 +51,11 @@ def test_the_core_needs_no_torch(tmp_path: Path) -> None:
     command = [sys.executable, "-c", WITHOUT_TORCH, str(SAMPLE_CORPUS), str(tmp_path), *ALL_TASKS]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.stdout == "100.0\n", done.stderr
+
+
+def test_an_extractor_without_torch_says_what_to_install() -> None:
+    done = subprocess.run([sys.executable, "-c", FROM_PRETRAINED], capture_output=True, text=True)
+    assert done.stdout.endswith("is not installed: pip install 'iepile-builder[extract]'\n"), done.stderr
 
 
 @pytest.mark.parametrize("command", COMMANDS)

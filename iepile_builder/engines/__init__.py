@@ -23,7 +23,7 @@ class ModelOptions:
         adapter_name_or_path (`str`, *optional*):
             Folder or Hub id of a LoRA adapter. Its tokenizer is used where it has one.
         chat_template_path (`str`, *optional*):
-            A Jinja file in place of the tokenizer's own chat template.
+            A Jinja file in place of the tokenizer's own chat template, or the name of a recipe's.
         dtype (`str`, *optional*, defaults to `"auto"`):
             Precision of the weights; `auto`: as they are stored.
     """

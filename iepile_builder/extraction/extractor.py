@@ -90,7 +90,11 @@ class Extractor:
                 [`TransformersEngine.from_pretrained`][iepile_builder.engines.transformers.TransformersEngine.from_pretrained].
         """
         options = take_options(kwargs)
-        return cls(TransformersEngine.from_pretrained(model, adapter, **kwargs), **options)
+        try:
+            engine = TransformersEngine.from_pretrained(model, adapter, **kwargs)
+        except ModuleNotFoundError as error:
+            raise InputError(f"{error.name} is not installed: pip install 'iepile-builder[extract]'") from None
+        return cls(engine, **options)
 
     @classmethod
     def from_endpoint(cls, base_url: str, **kwargs: Any) -> Extractor:
