@@ -334,6 +334,18 @@ class IEPile(datasets.ArrowBasedBuilder):
             if len(table):
                 yield index, table
 
+    def _prepare_split_single(self, *args: Any, **kwargs: Any) -> Iterator[tuple[int, bool, Any]]:
+        """As in `datasets`, which says of an error in `_generate_tables` only that there was one."""
+        try:
+            yield from super()._prepare_split_single(*args, **kwargs)
+        except datasets.exceptions.DatasetGenerationError as error:
+            if isinstance(error.__cause__, InputError):
+                raise error.__cause__ from None
+            if isinstance(error.__cause__, OSError):  # a full disk, and the like
+                place = error.__cause__.filename or self._cache_dir_root
+                raise InputError(f"{place}: {error.__cause__.strerror}") from error
+            raise
+
     def note_lengths(self, shard: Shard, more: int, too_long: int) -> None:
         """Write down what was too long in a shard; the processes of a build write one file."""
         if os.path.isdir(self._output_dir):  # there is none when streaming

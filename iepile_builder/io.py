@@ -1,5 +1,6 @@
 """Read JSON lines with file and line in every error; write files whole."""
 
+import os
 import sys
 from codecs import BOM_UTF8
 from collections.abc import Iterator
@@ -89,6 +90,7 @@ def read_lines(path: Path, start: int = 0, end: int = sys.maxsize) -> Iterator[t
     """
     if not path.exists():
         return
+    check_file(path)
     with path.open("rb") as file:
         offset = start
         if start == 0 and file.read(len(BOM_UTF8)) == BOM_UTF8:
@@ -122,16 +124,37 @@ def read_json(line: bytes) -> dict[str, Any]:
     return record
 
 
+def check_file(path: Path) -> None:
+    """Raise an `InputError` if something that is no file, such as a folder or a pipe, stands in a file's place."""
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: not a file")
+
+
 def write_whole(path: Path, text: str) -> None:
-    """Write a file under a temporary name and rename it, so that no half of it is ever taken for the whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.incomplete")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    """
+    Write a file under a temporary name and rename it, so that no half of it is ever taken for the whole.
+
+    Raises:
+        `InputError`: If it cannot be written.
+    """
+    try:
+        check_file(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        target = Path(os.path.realpath(path))  # a symbolic link stays one
+        temporary = target.with_name(f".{target.name}.incomplete")
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from error
 
 
 def hash_file(path: Path) -> str:
     """Return the sha256 of a file's content."""
+    check_file(path)
     digest = sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):

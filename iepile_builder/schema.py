@@ -5,7 +5,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+import orjson
+
 from iepile_builder.errors import InputError
+from iepile_builder.io import check_file
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,8 @@ class Schema:
             `InputError`: if the file is missing or is not three lines of JSON of these shapes, or repeats a label.
         """
         try:
-            lines = [line for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+            check_file(Path(path))
+            lines = [line for line in Path(path).read_text(encoding="utf-8-sig").split("\n") if line.strip()]
         except FileNotFoundError:
             raise InputError(f"{path}: missing; a corpus needs one beside its train, dev and test.json") from None
         except UnicodeDecodeError as error:
@@ -49,7 +53,7 @@ class Schema:
         values = []
         for number, line in enumerate(lines, start=1):
             try:
-                values.append(json.loads(line))
+                values.append(orjson.loads(line))
             except ValueError as error:
                 raise InputError(f"{path}, line {number}: not JSON ({error})") from None
         types, roles, type_roles = values

@@ -26,11 +26,12 @@ from jsonargparse import ArgumentParser, Namespace
 
 from iepile_builder import IEPile, IEPileConfig, InputError
 from iepile_builder.data.corpus import SPLIT_FILES, Corpus
+from iepile_builder.data.output import end_children_with_us, replace_folder
 from iepile_builder.data.readers import read_conll, read_instances
 from iepile_builder.data.statistics import count_instances, look_into, plot
 from iepile_builder.hub.cards import dataset_card
 from iepile_builder.iepile import TO_FIT, TOO_LONG
-from iepile_builder.io import to_json, write_whole
+from iepile_builder.io import check_file, to_json, write_whole
 
 
 OPTIONS = {field.name for field in fields(IEPileConfig)}
@@ -87,48 +88,35 @@ def main() -> None:
     args = parser.parse_args()
 
     output_dir = args.output_dir
-    if output_dir.exists() and not output_dir.is_dir():
-        raise InputError(f"{output_dir}: not a folder")
-    if output_dir.is_dir() and any(output_dir.iterdir()) and not args.overwrite:
-        raise InputError(f"{output_dir}: not empty; give another folder or --overwrite")
     if args.push_to_hub is not None and args.format != "parquet":
         raise InputError("--push_to_hub needs --format parquet")
     options = {name: value for name, value in vars(args).items() if name in OPTIONS}
+    IEPileConfig(**options).check()
 
-    # Everything is made beside the output folder and moved there when it is whole. What a killed build leaves in the
-    # cache of this folder, split by split, is taken up by the next one.
-    work = output_dir.parent / f".{output_dir.name}.incomplete"
-    work.mkdir(parents=True, exist_ok=True)
-    try:
-        dataset, report, corpora = build_splits(args, options, work)
-    except InputError:
-        shutil.rmtree(work)
-        raise
-    notes = length_notes(report, args.max_length) if args.max_length is not None else []
-    counts = {split: count_instances(rows) for split, rows in dataset.items()}
-
-    whole = work / "whole"
-    shutil.rmtree(whole, ignore_errors=True)
-    whole.mkdir()
-    if args.format == "jsonl":
-        write_jsonl(dataset, whole)
-    else:
-        write_parquet(dataset, counts, whole)
-        plots = []
-        if args.statistics:
-            (whole / "statistics").mkdir()
-            plots = plot(look_into(next(iter(dataset.values()))), whole / "statistics")
-        command = shlex.join(["python", *sys.argv]).replace(str(Path.home()), "~")
-        name = args.push_to_hub or output_dir.name
-        example = next(iter(dataset.values()))[0]
-        card = dataset_card(corpora, counts, report, command, args.licenses, name, notes, plots, example)
-        card.save(whole / "README.md")
     if args.report_file is not None:
-        write_whole(args.report_file, "".join(to_json(of_split) + "\n" for of_split in report))
-    if output_dir.exists():
-        shutil.rmtree(output_dir)
-    whole.replace(output_dir)
-    shutil.rmtree(work)
+        check_file(args.report_file)
+
+    # Splits that a killed build has finished are in the cache, from which the next one takes them.
+    end_children_with_us()
+    with replace_folder(output_dir, "build", args.overwrite, args.corpus_dir) as new:
+        dataset, report, corpora = build_splits(args, options, new.parent)
+        notes = length_notes(report, args.max_length) if args.max_length is not None else []
+        counts = {split: count_instances(rows) for split, rows in dataset.items()}
+        if args.format == "jsonl":
+            write_jsonl(dataset, new)
+        else:
+            write_parquet(dataset, counts, new)
+            plots = []
+            if args.statistics:
+                (new / "statistics").mkdir()
+                plots = plot(look_into(next(iter(dataset.values()))), new / "statistics")
+            command = shlex.join(["python", *sys.argv]).replace(str(Path.home()), "~")
+            name = args.push_to_hub or output_dir.name
+            example = next(iter(dataset.values()))[0]
+            card = dataset_card(corpora, counts, report, command, args.licenses, name, notes, plots, example)
+            card.save(new / "README.md")
+        if args.report_file is not None:
+            write_whole(args.report_file, "".join(to_json(of_split) + "\n" for of_split in report))
 
     for split, of_split in counts.items():
         by_task: Counter[str] = Counter()

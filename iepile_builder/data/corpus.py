@@ -7,7 +7,7 @@ from pathlib import Path
 
 from iepile_builder.data.instructions import LANGUAGES
 from iepile_builder.errors import InputError
-from iepile_builder.io import located, read_json, read_lines
+from iepile_builder.io import check_file, located, read_json, read_lines
 from iepile_builder.schema import Schema
 from iepile_builder.tasks import TASKS
 from iepile_builder.tasks.relations import check_types
@@ -84,7 +84,10 @@ def find_corpora(
         if not Path(corpus_dir).is_dir():
             raise InputError(f"{corpus_dir}: no such folder of corpora")
         root = Path(corpus_dir).resolve()
-        found = sorted({file.parent for name in SPLIT_FILES.values() for file in root.rglob(name)})
+        files = [file for name in SPLIT_FILES.values() for file in root.rglob(name)]
+        for file in files:
+            check_file(file)
+        found = sorted({file.parent for file in files})
         if not found:
             raise InputError(f"{corpus_dir}: no train.json, dev.json or test.json in it")
         for path in found:

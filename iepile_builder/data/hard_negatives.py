@@ -1,12 +1,14 @@
 """The dictionary label -> confusable labels: labels that are asked together with the positive ones."""
 
-import json
+from codecs import BOM_UTF8
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from iepile_builder.errors import InputError
-from iepile_builder.io import RESOURCES
+from iepile_builder.io import RESOURCES, check_file
 
 
 PUBLISHED = RESOURCES / "hard_negatives.json"
@@ -44,7 +46,8 @@ def load_table(path: str | Path, is_flat: Callable[[object], bool], what: str, v
         `InputError`: if the file is missing or has neither form.
     """
     try:
-        table: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+        check_file(Path(path))
+        table: dict[str, Any] = orjson.loads(Path(path).read_bytes().removeprefix(BOM_UTF8))
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; give {what} in JSON") from None
     except ValueError as error:

@@ -48,6 +48,8 @@ class Shard:
             How often these records have been given before.
         fix (`bool`, *optional*, defaults to `False`):
             Whether the records are to be fixed.
+        state (`tuple[int, int]`, *optional*):
+            Size and time of the file when it was indexed; offsets into a file that was changed since are of no use.
     """
 
     corpus: Corpus
@@ -56,6 +58,7 @@ class Shard:
     occurrences: np.ndarray
     repetition: int = 0
     fix: bool = False
+    state: tuple[int, int] | None = None
 
 
 class Index(NamedTuple):
@@ -72,12 +75,15 @@ class Index(NamedTuple):
             How many records were read, left out, and why.
         first_fault (`str`, *optional*):
             File, line and fault of the first record that cannot be used as it is.
+        state (`tuple[int, int]`, *optional*):
+            Size and time of the file, before it was read.
     """
 
     rows: np.ndarray
     signatures: np.ndarray
     report: Counter[str]
     first_fault: str | None
+    state: tuple[int, int] | None = None
 
     def keep(self, kept: np.ndarray, reason: str) -> "Index":
         """Some of the records, the others counted."""
@@ -137,6 +143,7 @@ def index_split(
         `InputError`: that names file and line of the first record that cannot be used, with `on_error="raise"`.
     """
     path = corpus.file(split)
+    state = file_state(path)
     spans = file_parts(path) if max_records is None else [(0, sys.maxsize)]
     arguments = [(corpus, split, *span, cleaning, max_records) for span in spans]
     if num_proc is not None and num_proc > 1 and len(spans) > 1:
@@ -149,6 +156,7 @@ def index_split(
         np.concatenate([part.signatures for part in parts]),
         sum((part.report for part in parts), Counter()),
         next((part.first_fault for part in parts if part.first_fault is not None), None),
+        state,
     )
     if split == "train" and cleaning.deduplicate != "none":
         index = index.keep(count_occurrences(index.rows[:, CONTENT]) == 1, "duplicates")
@@ -180,6 +188,14 @@ def collector_off() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+def file_state(path: Path) -> tuple[int, int] | None:
+    """Size and time of a file."""
+    if not path.exists():
+        return None
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
 
 
 def file_parts(path: Path) -> list[tuple[int, int]]:
@@ -289,7 +305,7 @@ def to_shards(
         for start in range(0, len(rows), SHARD_RECORDS):
             offsets = rows[start : start + SHARD_RECORDS, OFFSET]
             of_shard = occurrences[before : before + len(offsets)]
-            shards.append(Shard(corpus, split, offsets, of_shard, repetition, on_error == "fix"))
+            shards.append(Shard(corpus, split, offsets, of_shard, repetition, on_error == "fix", index.state))
             before += len(offsets)
     return shards
 
@@ -311,15 +327,20 @@ def read_shard(shard: Shard) -> Iterator[dict[str, Any]]:
 
     The id is the sha256 of the text, with `-2`, `-3`, ... behind it for further records of the same text in the file.
     """
-    field = TASKS[shard.corpus.task].field
-    with shard.corpus.file(shard.split).open("rb") as file:
-        for offset, occurrence in zip(shard.offsets.tolist(), shard.occurrences.tolist(), strict=True):
+    field, path = TASKS[shard.corpus.task].field, shard.corpus.file(shard.split)
+    lines = []
+    with path.open("rb") as file:
+        for offset in shard.offsets.tolist():
             file.seek(offset)
-            record = read_json(file.readline())
-            if shard.fix:
-                fix_record(record, shard.corpus)
-            id = sha256(record["text"].encode()).hexdigest() + (f"-{occurrence}" if occurrence > 1 else "")
-            yield {"id": id, "text": record["text"], field: record.get(field)}
+            lines.append(file.readline())
+    if file_state(path) != shard.state:
+        raise InputError(f"{path}: changed while it was read; give the command again")
+    for line, occurrence in zip(lines, shard.occurrences.tolist(), strict=True):
+        record = read_json(line)
+        if shard.fix:
+            fix_record(record, shard.corpus)
+        id = sha256(record["text"].encode()).hexdigest() + (f"-{occurrence}" if occurrence > 1 else "")
+        yield {"id": id, "text": record["text"], field: record.get(field)}
 
 
 def read_split(

@@ -1,15 +1,19 @@
 """`scripts/build_dataset.py` as a user runs it."""
 
 import json
+import os
 import re
+import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from datasets import load_dataset
 from helpers.corpora import ALL_TASKS, ROOT, SAMPLE_CORPUS, assert_one_clear_line
 from helpers.hub_server import LocalHub
+from helpers.processes import is_running, wait_until_gone
 from huggingface_hub import DatasetCard
 
 from iepile_builder import IEPile
@@ -24,6 +28,7 @@ def test_jsonl_holds_the_builders_rows_without_what_is_absent(run_script, people
     done = run_script("build_dataset.py", "--corpus_dir", people, "--output_dir", tmp_path / "out")
     assert "train: 2 instances (NER 2)" in done.stdout
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        ".iepile",
         "test.jsonl",
         "train.jsonl",
         "validation.jsonl",
@@ -86,8 +91,7 @@ def test_the_card_says_what_is_in_it(run_script, tmp_path: Path) -> None:
 
 KILLED = """
 import os, signal, sys
-sys.path.insert(0, {scripts!r})
-import build_dataset
+from iepile_builder.commands import build as build_dataset
 when, sys.argv[1:] = sys.argv[1], sys.argv[2:]
 prepare = build_dataset.IEPile.download_and_prepare
 
@@ -108,7 +112,7 @@ build_dataset.main()
 def test_a_killed_build_leaves_nothing_that_looks_whole_and_goes_on(run_script, people: Path, tmp_path: Path) -> None:
     output_dir, work = tmp_path / "out", tmp_path / ".out.incomplete"
     arguments = ["--corpus_dir", str(people), "--output_dir", str(output_dir)]
-    program = KILLED.format(scripts=str(ROOT / "scripts"))
+    program = KILLED
     built = []
     for when in ("test", "writing"):
         done = subprocess.run([sys.executable, "-c", program, when, *arguments], cwd=tmp_path, capture_output=True)
@@ -145,7 +149,7 @@ def test_a_build_can_be_pushed_and_loaded(people: Path, tmp_path: Path, hub: Loc
     written = {
         path.relative_to(output_dir).as_posix(): path.read_bytes()
         for path in output_dir.rglob("*.*")
-        if path.is_file()
+        if path.is_file() and path.name != ".iepile"
     }
     assert "statistics/lengths.png" in written
     written["README.md"] = written["README.md"].replace(b'load_dataset("./mine"', b'load_dataset("user/mine"')
@@ -184,11 +188,70 @@ def test_an_output_folder_is_replaced_only_when_told(run_script, people: Path, t
     output_dir.mkdir()
     (output_dir / "precious.txt").write_text("mine")
     arguments = ("build_dataset.py", "--corpus_dir", people, "--output_dir", output_dir)
-    assert_one_clear_line(run_script(*arguments, check=False), str(output_dir), "not empty")
-    assert (output_dir / "precious.txt").exists()
-    run_script(*arguments, "--overwrite")
-    assert not (output_dir / "precious.txt").exists()
+    for overwrite in ([], ["--overwrite"]):
+        done = run_script(*arguments, *overwrite, check=False)
+        assert_one_clear_line(done, str(output_dir), "not empty, and not written by iepile build")
+    (output_dir / "precious.txt").rename(tmp_path / "precious.txt")
+    run_script(*arguments, "--splits", "test")
+    assert_one_clear_line(run_script(*arguments, check=False), "not empty; give another folder or --overwrite")
+    run_script(*arguments, "--splits", "train", "--overwrite")
+    assert sorted(path.name for path in output_dir.iterdir()) == [".iepile", "train.jsonl"]
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".out")] == []
+
+
+@pytest.mark.parametrize(
+    ("output_dir", "how"), [(".", "is the working"), ("..", "holds the working"), ("tree", "is the corpus")]
+)
+def test_no_build_writes_over_its_corpora(run_script, people: Path, tmp_path: Path, output_dir: str, how: str) -> None:
+    before = sorted(people.rglob("*"))
+    done = run_script(
+        "build_dataset.py", "--corpus_dir", people, "--output_dir", output_dir, "--overwrite", check=False
+    )
+    assert_one_clear_line(done, f"error: {output_dir}: the output folder {how}")
+    assert sorted(people.rglob("*")) == before
+
+
+def test_a_wrong_option_does_not_throw_away_what_a_killed_build_has_done(
+    run_script, people: Path, tmp_path: Path
+) -> None:
+    arguments = ["--corpus_dir", str(people), "--output_dir", str(tmp_path / "out")]
+    program = KILLED
+    subprocess.run([sys.executable, "-c", program, "test", *arguments], cwd=tmp_path, capture_output=True)
+    (finished,) = (tmp_path / ".out.incomplete").rglob("*train*.arrow")
+    for wrong in (["--negatives", "nonsense"], ["--corpora", "animals"], ["--hard_negatives", "nowhere.json"]):
+        assert_one_clear_line(run_script("build_dataset.py", *arguments, *wrong, check=False), wrong[1])
+        assert finished.exists()
+
+
+RUNNING = """
+import os, sys, time
+from iepile_builder.commands import build as build_dataset
+from iepile_builder.data import batching
+
+def wait(self, records):
+    print(os.getpid(), flush=True)
+    time.sleep(600)
+
+batching.SchemaBatching.__call__ = wait
+build_dataset.main()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
+def test_one_build_at_a_time_and_its_processes_end_with_it(run_script, people: Path, tmp_path: Path) -> None:
+    train = people / "IE-en" / "NER" / "people" / "train.json"
+    train.write_text(train.read_text() * 1000)
+    arguments = ["--corpus_dir", str(people), "--output_dir", str(tmp_path / "out")]
+    program = RUNNING
+    command = [sys.executable, "-c", program, *arguments, "--num_proc", "2"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as first:
+        pids = [int(first.stdout.readline()) for _ in range(2)]
+        for options in ([], ["--overwrite"], ["--negatives", "nonsense"]):
+            done = run_script("build_dataset.py", *arguments, *options, check=False)
+            assert_one_clear_line(done, "unknown negatives" if "nonsense" in options else "another run is writing it")
+        assert all(map(is_running, pids))
+        first.kill()
+    wait_until_gone(pids)
 
 
 @pytest.mark.parametrize(
@@ -237,6 +300,133 @@ def test_wrong_corpora_end_with_one_clear_line(
     arguments = ("build_dataset.py", "--corpus_dir", people, "--output_dir", tmp_path / "out", "--num_proc", 2)
     assert_one_clear_line(run_script(*arguments, check=False), *parts)
     assert not (tmp_path / "out").exists()
+
+
+def break_train_file(people: Path) -> list[str]:
+    (people / "IE-en" / "NER" / "people" / "train.json").unlink()
+    (people / "IE-en" / "NER" / "people" / "train.json").mkdir()
+    return ["train.json: not a file"]
+
+
+def pipe_train_file(people: Path) -> list[str]:
+    (people / "IE-en" / "NER" / "people" / "train.json").unlink()
+    os.mkfifo(people / "IE-en" / "NER" / "people" / "train.json")
+    return ["train.json: not a file"]
+
+
+def break_schema(people: Path) -> list[str]:
+    (people / "IE-en" / "NER" / "people" / "schema.json").unlink()
+    (people / "IE-en" / "NER" / "people" / "schema.json").mkdir()
+    return ["schema.json: not a file"]
+
+
+def halve_a_pair(people: Path) -> list[str]:
+    (people / "IE-en" / "NER" / "people" / "schema.json").write_text('["ci\\ud800ty"]\n[]\n{}\n')
+    return ["schema.json, line 1: not JSON", "surrogate"]
+
+
+def nest_the_schema(people: Path) -> list[str]:
+    (people / "IE-en" / "NER" / "people" / "schema.json").write_text("[" * 100_000 + "\n[]\n{}\n")
+    return ["schema.json, line 1: not JSON", "depth limit"]
+
+
+def nest_the_dictionary(people: Path) -> list[str]:
+    (people.parent / "dictionary.json").write_text("[" * 100_000)
+    return ["dictionary.json: not JSON", "depth limit"]
+
+
+def break_the_dictionary(people: Path) -> list[str]:
+    (people.parent / "dictionary.json").mkdir()
+    return ["dictionary.json: not a file"]
+
+
+def take_the_parent(people: Path) -> list[str]:
+    (people.parent / "far").write_text("a file")
+    return ["far", "Not a directory"]
+
+
+def take_the_report(people: Path) -> list[str]:
+    (people.parent / "report.jsonl").mkdir()
+    return ["report.jsonl: not a file"]
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        break_train_file,
+        pipe_train_file,
+        break_schema,
+        halve_a_pair,
+        nest_the_schema,
+        nest_the_dictionary,
+        break_the_dictionary,
+        take_the_parent,
+        take_the_report,
+    ],
+)
+def test_what_cannot_be_read_or_written_ends_with_one_clear_line(
+    run_script, people: Path, tmp_path: Path, harm: Callable[[Path], list[str]]
+) -> None:
+    (tmp_path / "dictionary.json").write_text("{}") if harm is not break_the_dictionary else None
+    parts = harm(people)
+    before = sorted(tmp_path.rglob("*"))
+    done = run_script(
+        "build_dataset.py", "--corpus_dir", people, "--hard_negatives", tmp_path / "dictionary.json",
+        "--report_file", tmp_path / "report.jsonl", "--output_dir", tmp_path / "far" / "out", check=False,
+    )  # fmt: skip
+    assert_one_clear_line(done, *parts)
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert sorted(path for path in tmp_path.rglob("*") if "cache" not in path.parts) == before
+
+
+@pytest.mark.parametrize("num_proc", [1, 2])
+def test_a_full_disk_ends_with_one_clear_line_and_keeps_the_old(
+    people: Path, tmp_path: Path, num_proc: int, run_script
+) -> None:
+    arguments = ["--corpus_dir", str(people), "--output_dir", str(tmp_path / "out")]
+    run_script("build_dataset.py", *arguments)
+    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    train = people / "IE-en" / "NER" / "people" / "train.json"
+    train.write_text(train.read_text() * 2000)
+    command = [sys.executable, str(ROOT / "scripts" / "build_dataset.py"), *arguments, "--overwrite"]
+    command = ["bash", "-c", f"ulimit -f 500; exec {shlex.join(command)} --num_proc {num_proc}"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert_one_clear_line(done, "File too large")
+    assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+    run_script("build_dataset.py", *arguments, "--overwrite")
+    assert len(read(tmp_path / "out" / "train.jsonl")) == 4000
+    assert not (tmp_path / ".out.incomplete").exists()
+
+
+CHANGING = """
+import sys
+from iepile_builder.commands import build as build_dataset
+from iepile_builder import iepile
+from pathlib import Path
+to_shards = iepile.to_shards
+
+def change(corpus, split, *args):
+    path = corpus.file("train")
+    path.write_text(path.read_text().replace("city", "river", 1))
+    return to_shards(corpus, split, *args)
+
+iepile.to_shards = change
+try:
+    build_dataset.main()
+except build_dataset.InputError as error:
+    sys.exit(f"error: {error}")
+"""
+
+
+@pytest.mark.parametrize("num_proc", [1, 2])
+def test_a_corpus_that_changes_during_the_build_is_named(people: Path, tmp_path: Path, num_proc: int) -> None:
+    train = people / "IE-en" / "NER" / "people" / "train.json"
+    train.write_text(train.read_text() * 1000)
+    command = [sys.executable, "-c", CHANGING, "--corpus_dir", str(people)]
+    command += ["--output_dir", str(tmp_path / "out"), "--num_proc", str(num_proc)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert_one_clear_line(done, f"{train}: changed while it was read")
+    assert not (tmp_path / ".out.incomplete").exists()
 
 
 def test_unusable_records_can_be_skipped_and_are_counted(run_script, people: Path, tmp_path: Path) -> None:
