@@ -229,7 +229,7 @@ from iepile_builder.commands import build as build_dataset
 from iepile_builder.data import batching
 
 def wait(self, records):
-    os.write(1, f"{os.getpid()}\n".encode())  # in one piece
+    os.write(1, f"{os.getpid()}\\n".encode())  # in one piece
     time.sleep(600)
 
 batching.SchemaBatching.__call__ = wait

@@ -235,7 +235,7 @@ import multiprocess
 from iepile_builder.data.output import end_children_with_us
 
 def report(_):
-    os.write(1, f"{os.getpid()}\n".encode())  # in one piece
+    os.write(1, f"{os.getpid()}\\n".encode())  # in one piece
     time.sleep(600)
 
 if __name__ == "__main__":
@@ -245,7 +245,7 @@ if __name__ == "__main__":
     for pool in pools:
         pool.map_async(report, range(2), chunksize=1)
     manager = multiprocess.get_context("fork").Manager()
-    os.write(1, f"{manager._process.pid}\n".encode())
+    os.write(1, f"{manager._process.pid}\\n".encode())
     time.sleep(600)
 """
 
