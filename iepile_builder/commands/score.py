@@ -9,6 +9,7 @@ Score a file of predictions: precision, recall and F1 by task, by corpus and ove
 The file has JSON lines with `id`, `task`, `source`, `instruction`, `label` and `output`, as `iepile predict` and the
 code that was published with IEPile write them. The screen shows a table by task; the full report, with scores by
 corpus, language and label, goes to `--output_file` as JSON, or to the standard output with `--json`.
+In Python: `evaluate.load(iepile_builder.metric_path())`.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""`scripts/extract.py`: what it shows in the terminal and what it writes; the engine answers from rules."""
+"""`iepile extract`: what it shows in the terminal and what it writes; the engine answers from rules."""
 
 import io
 import json
@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 from helpers.rules import AnswerEngine
-from helpers.tiny import load_script
-from rich.console import Console
 
-from iepile_builder import Extractor, InputError
+from iepile_builder import InputError
+from iepile_builder.commands import extract
+from iepile_builder.commands.cli import parse_options
 
 
 TEXT = "Ada Lovelace resigned from Acme on Monday."
@@ -26,16 +26,14 @@ ANSWER = {
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable[..., str]:
-    """Run the program in this process, with an engine that gives an answer; returns what it prints."""
-    script = load_script("extract")
+    """Run the command in this process, with an engine that gives an answer; returns what it prints."""
 
     def run(*arguments: object, answer: dict | None = None, stdin: str | None = None) -> str:
-        monkeypatch.setattr(sys, "argv", ["extract.py", *map(str, arguments)])
         if answer is not None:
-            monkeypatch.setattr(script, "load", lambda args: Extractor(AnswerEngine(answer)))
+            monkeypatch.setattr(extract, "load_engine", lambda options: AnswerEngine(answer))
         if stdin is not None:
             monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
-        script.main()
+        extract.main(*parse_options("extract", "", extract.OPTIONS, list(map(str, arguments))))
         return capsys.readouterr().out
 
     return run
@@ -80,28 +78,6 @@ def test_relations_in_the_terminal(run: Callable[..., str], task: str) -> None:
     }[task]
     out = run("--text", TEXT, "--task", task, "--schema", schema, answer=answer)
     assert re.search(r"Ada Lovelace 0:12 +employer +(company +)?Acme 27:31", out)
-
-
-def test_nothing_in_a_text_moves_the_terminal() -> None:
-    script = load_script("extract")
-    text = "\x1b[2J\x1b]0;title\x07Ada [bold]here[/bold]\x9b31m \r\b " + "x" * 7000
-    result = Extractor(AnswerEngine({"per\x1bson": ["Ada", "\x1b[31mEve"]}))(text, "NER", ["per\x1bson"])
-    console = Console(file=io.StringIO(), force_terminal=True, color_system="truecolor", width=200)
-    script.show(result, console)
-    out = console.file.getvalue()  # type: ignore[attr-defined]
-    assert not set(re.sub(r"\x1b\[[0-9;]*m", "", out)) & set(map(chr, (*range(10), *range(11, 32), 155)))
-    assert "[bold]here[/bold]" in out and "more characters: see --html" in out
-    assert re.search(r"\x1b\[1;30;48;2;[0-9;]+mAda", out)
-
-
-def test_spans_within_and_across_each_other() -> None:
-    script = load_script("extract")
-    answer = {"a": ["New York City"], "b": ["New York"], "c": ["City Council"]}
-    result = Extractor(AnswerEngine(answer))("The New York City Council met.", "NER", ["a", "b", "c"])
-    text = script.marked(result, ["a", "b", "c"])
-    assert text.plain == "The New York b  City a  Council c  met."
-    bold = sorted(text.plain[span.start : span.end] for span in text.spans if "bold" in str(span.style))
-    assert bold == ["City a  Council", "New York", "New York b  City"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,115 @@
+"""Show an extraction in the terminal: the text with its mentions in colour, and the facts as a table."""
+
+from __future__ import annotations
+
+from colorsys import hls_to_rgb
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from iepile_builder.answers.grounding import Mention, as_mention
+from iepile_builder.extraction.graph import hue
+from iepile_builder.extraction.page import colored, counted, marks, remarks
+from iepile_builder.tasks import TASKS
+
+
+if TYPE_CHECKING:
+    from iepile_builder.extraction.result import Extraction
+
+_MAX_CHARACTERS = 6_000  # of the text
+_MAX_ROWS = 200
+# what would move the cursor or colour the terminal, if a text had it
+_CONTROL = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)), "\ufffd")
+_ANSI = ("yellow", "cyan", "green", "magenta", "red", "blue")
+
+
+def show(result: Extraction, console: Console | None = None) -> None:
+    """
+    Print an extraction: the text with its mentions in colour, and the facts as a table.
+
+    Args:
+        result ([`Extraction`]):
+            The result.
+        console (`rich.console.Console`, *optional*):
+            Where to print; by default the terminal.
+    """
+    console = console or Console()
+    colors = label_styles(colored(result), console.color_system)
+    console.print(mark_text(result, colors))
+    console.print()
+    if TASKS[result.task].has_events:
+        table = Table("event", "trigger", "arguments", box=None, header_style="bold dim")
+        for event in result.events[:_MAX_ROWS]:
+            arguments = Text("\n").join(
+                Text.assemble(_label(fact.role, colors), " ", _cell(fact.argument)) for fact in event.arguments
+            )
+            table.add_row(_label(event.event_type, colors), _cell(event.trigger), arguments)
+        shown, all_of_them = len(result.events[:_MAX_ROWS]), len(result.events)
+    else:
+        columns = result.facts[0].columns if result.facts else ()
+        table = Table(*(head for head, _ in columns), box=None, header_style="bold dim")
+        for fact in result.facts[:_MAX_ROWS]:
+            values = [getattr(fact, field) for _, field in columns]
+            table.add_row(*(_cell(each) if isinstance(each, Mention) else _label(each, colors) for each in values))
+        shown, all_of_them = len(result.facts[:_MAX_ROWS]), len(result.facts)
+    if shown:
+        console.print(table)
+    if shown < all_of_them:
+        console.print(f"{all_of_them - shown} more: see --html or --json", style="dim")
+    console.print(f"{'; '.join(remarks(result))}.", style="dim")
+
+
+def mark_text(result: Extraction, colors: dict[str, str]) -> Text:
+    """Colour the mentions in the text, each followed by its labels."""
+    text = Text()
+    place = 0
+    inside = [mark for mark in marks(result) if mark.end <= _MAX_CHARACTERS]
+    moved = {0: 0}  # offsets in the text to offsets in what is shown
+    for mark in sorted(inside, key=lambda mark: (mark.end, -mark.start)):
+        text.append(_plain(result.text[place : mark.end]))
+        moved.update(
+            (start, len(text) - mark.end + start) for start in range(place, mark.end + 1) if start not in moved
+        )
+        place = mark.end
+        text.append(f" {_plain(', '.join(mark.labels))} ", style=f"italic {colors[mark.labels[0]]}")
+    end = min(len(result.text), _MAX_CHARACTERS)
+    text.append(_plain(result.text[place:end]))
+    moved.update((start, len(text) - end + start) for start in range(place, end + 1) if start not in moved)
+    for mark in inside:
+        text.stylize(f"bold {colors[mark.labels[0]]}", moved[mark.start], moved[mark.end])
+    if len(result.text) > _MAX_CHARACTERS:
+        text.append(f" ... {counted(len(result.text) - _MAX_CHARACTERS, 'more character')}: see --html", style="dim")
+    return text
+
+
+def label_styles(labels: list[str], color_system: str | None) -> dict[str, str]:
+    """Give each label a background; a terminal of 8 or 16 colours has six that differ, which are used in turn."""
+    if color_system in ("standard", "windows"):
+        return {name: f"black on {_ANSI[number % len(_ANSI)]}" for number, name in enumerate(labels)}
+    styles = {}
+    for name in labels:
+        red, green, blue = hls_to_rgb(hue(name, labels) / 360, 0.82, 0.7)
+        styles[name] = f"black on #{int(red * 255):02x}{int(green * 255):02x}{int(blue * 255):02x}"
+    return styles
+
+
+def _plain(text: str) -> str:
+    """Replace what would control the terminal."""
+    return text.translate(_CONTROL)
+
+
+def _label(name: str, colors: dict[str, str]) -> Text:
+    return Text(_plain(name), style=colors.get(name, ""))
+
+
+def _cell(string: str) -> Text:
+    """Show a mention with its span."""
+    mention = as_mention(string)
+    if not mention:
+        return Text("")
+    if mention.start is None:
+        return Text.assemble(_plain(mention), (" not in the text", "red"))
+    how = {"exact": "", "normalized": ", other spelling", "fuzzy": f", similarity {mention.score:.2f}"}
+    return Text.assemble(_plain(mention), (f" {mention.start}:{mention.end}{how[mention.match or 'exact']}", "dim"))

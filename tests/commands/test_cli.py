@@ -1,0 +1,76 @@
+"""The command `iepile`: options, recipes by name, errors in one line."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from iepile_builder.commands import cli
+from iepile_builder.errors import InputError
+
+
+@dataclass
+class Options:
+    """
+    Some options.
+
+    Args:
+        model_name_or_path (`str`):
+            A model.
+        lora_r (`int`, *optional*, defaults to 8):
+            A rank.
+        flag (`bool`, *optional*, defaults to `False`):
+            A flag.
+        names (`list[str]`, *optional*):
+            Some names.
+    """
+
+    model_name_or_path: str
+    lora_r: int = 8
+    flag: bool = False
+    names: list[str] | None = None
+    internal: int = 0  # not documented, so no option
+    __module__ = "iepile_builder.commands.some"  # options are documented in the library
+
+
+def parse(*argv: str) -> Options:
+    (options,) = cli.parse_options("score", "Doc.", (Options,), argv)
+    return options
+
+
+def test_options_are_the_documented_fields() -> None:
+    assert parse("--model_name_or_path", "m") == Options("m")
+    given = parse("--model_name_or_path", "m", "--lora_r", "4", "--flag", "--names", "a", "b")
+    assert given == Options("m", 4, True, ["a", "b"])
+    assert parse("--model_name_or_path", "m", "--flag", "false") == Options("m")
+    with pytest.raises(InputError, match="internal"):
+        parse("--model_name_or_path", "m", "--internal", "1")
+    with pytest.raises(InputError, match="model_name_or_path.*see iepile score --help"):
+        parse()
+
+
+def test_a_config_is_a_file_or_a_recipe_s_name_and_the_command_line_wins(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("model_name_or_path: m\nlora_r: 2\n")
+    assert parse("--config", str(file)) == Options("m", 2)
+    assert parse("--config", str(file), "--lora_r", "3") == Options("m", 3)
+    with pytest.raises(InputError, match="'(dtype|attn_implementation)' is not accepted"):
+        parse("--config", "qwen3-4b/sft/config_lora.yaml")  # found by name; it has options of `iepile train`
+    with pytest.raises(InputError, match="qwen3-4b, qwen3-8b"):
+        parse("--config", "qwen3/config.yaml")
+
+
+def test_a_missing_package_names_the_extra_that_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def main() -> None:
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+    module = SimpleNamespace(main=main, OPTIONS=(), __doc__="Doc.")
+    monkeypatch.setattr(cli, "import_module", lambda name: module)
+    with pytest.raises(SystemExit, match=r"^error: torch is not installed: pip install 'iepile-builder\[extract\]'$"):
+        cli.run("predict", [])
+
+
+def test_an_unknown_command_lists_the_known_ones() -> None:
+    with pytest.raises(SystemExit, match="unknown command 'buidl'; known: build, mine"):
+        cli.main(["buidl"])
