@@ -27,8 +27,9 @@ from iepile_builder.engines import EngineOptions, load_engine
 from iepile_builder.engines.base import Completion, Engine, Request
 from iepile_builder.errors import InputError
 from iepile_builder.extraction.extractor import Extractor
-from iepile_builder.extraction.page import DARK, MARKS, event_table, fact_table, graph, marked_text, page, remarks
+from iepile_builder.extraction.page import render_fragment, render_page
 from iepile_builder.extraction.result import Extraction
+from iepile_builder.html import render
 from iepile_builder.tasks import TASKS
 
 
@@ -97,7 +98,7 @@ STYLE = f"""<style>
 .ie {{ --ink: var(--body-text-color); --soft: color-mix(in srgb, var(--body-text-color) 65%, transparent);
   --line: var(--border-color-primary); --page: var(--background-fill-primary);
   --card: var(--background-fill-secondary); font-size: 15px; }}
-{MARKS} {DARK.replace(".ie", ".dark .ie")}
+{render("extraction.css")}
 .ie h3 {{ font-size: 1rem; font-weight: 600; margin: 1.2rem 0 .4rem; }} .ie a {{ color: var(--link-text-color); }}
 .ie p {{ margin: .3rem 0 .8rem; }}
 </style>"""
@@ -193,9 +194,11 @@ def _embed(*parts: str) -> str:
 
 def _download_links(result: Extraction) -> str:
     """Make links that hold what they download, so that the server stores no file."""
-    files = (("extraction.json", "application/json", result.to_json()), ("extraction.html", "text/html", page(result)))
     links = []
-    for name, kind, content in files:
+    for name, kind, content in (
+        ("extraction.json", "application/json", result.to_json()),
+        ("extraction.html", "text/html", render_page(result)),
+    ):
         data = base64.b64encode(content.encode("utf-8", "xmlcharrefreplace")).decode()
         links.append(f'<a download="{name}" href="data:{kind};base64,{data}">{name}</a>')
     return f'<p class="note">Download: {" · ".join(links)}</p>'
@@ -242,14 +245,7 @@ def build_demo(extractor: Extractor, max_characters: int = 20_000, max_seconds: 
             )
         except InputError as error:
             raise gr.Error(str(error), print_exception=False) from None
-        drawn, table = graph(result), event_table(result) + fact_table(result)
-        found = _embed(
-            f'<h3>Text</h3>{marked_text(result)}<p class="note">{"; ".join(remarks(result))}.</p>',
-            f"<h3>Graph</h3>{drawn}" if drawn else "",
-            f"<h3>{'Events' if result.events else 'Facts'}</h3>{table}" if table else "",
-            _download_links(result),
-        )
-        return found, result.to_json()
+        return _embed(render_fragment(result), _download_links(result)), result.to_json()
 
     def shown_for(task: str) -> tuple[Any, Any]:
         return gr.update(info=HINTS[task]), gr.update(visible=task == "EEA")

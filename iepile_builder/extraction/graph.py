@@ -1,35 +1,104 @@
-"""Draw the graph of an extraction as SVG."""
+"""Draw the graph of an extraction as SVG, in columns from left to right."""
 
 from __future__ import annotations
 
 import unicodedata
 from collections import Counter, defaultdict
-from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+
+from iepile_builder.html import render
 
 
 if TYPE_CHECKING:
     from iepile_builder.extraction.result import Edge, Node
 
 
-ROW, CHARACTER, PADDING = 44, 7.4, 12  # pixels of the graph
+ROW, CHARACTER, PADDING = 44, 7.4, 12  # pixels
+MAX_NODE, MAX_LABEL = 34, 36  # characters
+
+Ends = tuple[str, str]  # source and target of an edge
+Point = tuple[float, float]
+
+
+class _Box(NamedTuple):
+    """A node's rectangle: the middle of its left side and of its right side."""
+
+    column: int
+    left: Point
+    right: Point
 
 
 def hue(label: str, labels: list[str]) -> int:
-    """A colour of a label's own, in degrees: each as far as possible from those before it."""
+    """Choose the hue of a label, in degrees: each as far as possible from those before it."""
     index = labels.index(label) if label in labels else len(labels)
     return round(index * 137.508 + 215) % 360
 
 
-def columns(edges: list[Edge]) -> dict[str, int]:
-    """How far each node is from one that nothing points to."""
+def draw(nodes: dict[str, Node], edges: list[Edge], colors: list[str]) -> str:
+    """
+    Draw a graph.
+
+    Args:
+        nodes (`dict[str, Node]`):
+            Nodes by name; those without an edge are left out.
+        edges (`list[Edge]`):
+            Edges, at least one.
+        colors (`list[str]`):
+            Types of nodes, in the order of their colours.
+
+    Returns:
+        `str`: An SVG element.
+    """
+    labels, mutual = _join_labels(edges)
+    depth = _count_steps(edges)
+    names = {name: _shorten(nodes[name].label, MAX_NODE) for name in depth}
+    gap = max(90.0, max(_measure(label) for label in labels.values()) * 0.9 + 50)
+    boxes, right, height = _place(names, depth, edges, gap)
+    lines = []
+    going, coming = Counter(source for source, _ in labels), Counter(target for _, target in labels)
+    for ends, label in labels.items():
+        # the label goes where the edges that share an end are apart
+        share = 0.66 if going[ends[0]] >= coming[ends[1]] else 0.34
+        share, curve = _route(boxes[ends[0]], boxes[ends[1]], right, share)
+        middle = [_interpolate(share, *values) for values in zip(*curve, strict=True)]
+        lines.append((curve, ends in mutual, label, middle, _measure(label)))
+    return render(
+        "graph.svg",
+        width=max(right.values()) + 70,
+        height=height + 8,
+        lines=lines,
+        boxes=[
+            (nodes[name], hue(nodes[name].kind, colors), *box.left, box.right[0] - box.left[0], names[name])
+            for name, box in boxes.items()
+        ],
+        padding=PADDING,
+    )
+
+
+def _join_labels(edges: list[Edge]) -> tuple[dict[Ends, str], set[Ends]]:
+    """Join the labels of edges with the same ends; the set has those that also stand for the reverse direction."""
+    joined: dict[Ends, list[str]] = defaultdict(list)
+    for edge in edges:
+        joined[edge.source, edge.target].append(edge.label)
+    labels = {ends: _shorten(", ".join(said), MAX_LABEL) for ends, said in joined.items()}
+    mutual = set()
+    for source, target in joined:
+        reverse = target, source
+        if source != target and reverse not in mutual and labels.get(reverse) == labels[source, target]:
+            mutual.add((source, target))
+            del labels[reverse]
+    return labels, mutual
+
+
+def _count_steps(edges: list[Edge]) -> dict[str, int]:
+    """Count the steps from a node without incoming edges to each node."""
     targets: dict[str, list[str]] = defaultdict(list)
     for edge in edges:
         targets[edge.source].append(edge.target)
     pointed_at = {edge.target for edge in edges if edge.target != edge.source}
     depth: dict[str, int] = {}
     starts = [edge.source for edge in edges if edge.source not in pointed_at]
-    for start in [*starts, *(edge.source for edge in edges)]:  # the latter for circles
+    for start in [*starts, *(edge.source for edge in edges)]:  # the latter for cycles
         if start in depth:
             continue
         depth[start] = 0
@@ -42,109 +111,64 @@ def columns(edges: list[Edge]) -> dict[str, int]:
     return depth
 
 
-def draw(nodes: dict[str, Node], edges: list[Edge], colors: list[str]) -> str:
-    """A graph as SVG."""
-    together: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for edge in edges:
-        together[edge.source, edge.target].append(edge.label)
-    labels = {ends: short(", ".join(said), 36) for ends, said in together.items()}
-    mutual = set()  # one line with two heads for what is said in both directions
-    for source, target in together:
-        if (
-            source != target
-            and (target, source) not in mutual
-            and labels.get((target, source)) == labels[source, target]
-        ):
-            mutual.add((source, target))
-            del labels[target, source]
-    depth = columns(edges)
-    names = {name: short(nodes[name].label, 34) for name in depth}
-
-    # rows: in each column in the order of what points to it
-    by_column: dict[int, list[str]] = defaultdict(list)
+def _place(
+    names: dict[str, str], depth: dict[str, int], edges: list[Edge], gap: float
+) -> tuple[dict[str, _Box], dict[int, float], float]:
+    """Place the nodes in columns: the boxes, the right side of each column, and the height of all."""
+    columns: dict[int, list[str]] = defaultdict(list)
     for name in depth:
-        by_column[depth[name]].append(name)
-    height = ROW * max(map(len, by_column.values()))
-    y: dict[str, float] = {}
-    for column in sorted(by_column):
-        before = {
-            name: [y[source] for source, target in together if target == name and source in y]
-            for name in by_column[column]
-        }
-        order = sorted(
-            by_column[column], key=lambda name: sum(before[name]) / len(before[name]) if before[name] else 0
-        )
-        step = height / len(order)
-        for number, name in enumerate(order):
-            y[name] = step * (number + 0.5)
-
-    # columns: as wide as their nodes, and as far apart as the labels between them need
-    gap = max(90.0, max(width(label) for label in labels.values()) * 0.9 + 50)
-    x: dict[str, float] = {}
+        columns[depth[name]].append(name)
+    height = float(ROW * max(map(len, columns.values())))
+    boxes: dict[str, _Box] = {}
     right: dict[int, float] = {}
     left = 8.0
-    for column in sorted(by_column):
-        for name in by_column[column]:
-            x[name] = left
-        right[column] = left + max(width(names[name]) + 2 * PADDING for name in by_column[column])
+    pairs = list(dict.fromkeys((edge.source, edge.target) for edge in edges))
+    for column in sorted(columns):
+        sources = {
+            name: [boxes[source].left[1] for source, target in pairs if target == name and source in boxes]
+            for name in columns[column]
+        }
+        # in the order of the nodes that point to them
+        order = sorted(
+            columns[column], key=lambda name: sum(sources[name]) / len(sources[name]) if sources[name] else 0
+        )
+        for number, name in enumerate(order):
+            y = height / len(order) * (number + 0.5)
+            boxes[name] = _Box(column, (left, y), (left + _measure(names[name]) + 2 * PADDING, y))
+        right[column] = max(boxes[name].right[0] for name in order)
         left = right[column] + gap
-    total = left - gap + 70
+    return {name: boxes[name] for name in names}, right, height
 
-    lines, boxes = [], []
-    going, coming = Counter(source for source, _ in labels), Counter(target for _, target in labels)
-    for (source, target), label in labels.items():
-        # the label is where the edges that share an end are apart
-        share = 0.66 if going[source] >= coming[target] else 0.34
-        start, end = (x[source] + width(names[source]) + 2 * PADDING, y[source]), (x[target], y[target])
+
+def _route(source: _Box, target: _Box, right: dict[int, float], share: float) -> tuple[float, list[Point]]:
+    """Route an edge: the share of the way at which its label stands, and the four points of a cubic curve."""
+    if target.column == source.column:  # around the right side, to the node itself too
+        start, (x, y) = source.right, target.right
+        end = (x, y + 8 if source is target else y)
+        around = right[source.column] + 30
+        return 0.5, [start, (around, start[1] - 10), (around, end[1] + 10), end]
+    if target.column > source.column:
+        start, end = source.right, target.left
         bend = max(abs(end[0] - start[0]) / 2, 30)
-        if depth[target] > depth[source]:
-            first, second = (start[0] + bend, start[1]), (end[0] - bend, end[1])
-        elif depth[target] == depth[source]:  # around the right side; to itself, too
-            end = (x[target] + width(names[target]) + 2 * PADDING, y[target] + (8 if source == target else 0))
-            share, around = 0.5, right[depth[source]] + 30
-            first, second = (around, start[1] - 10), (around, end[1] + 10)
-        else:  # back, below what goes forth
-            start = (x[source], y[source] + 6)
-            end = (x[target] + width(names[target]) + 2 * PADDING, y[target] + 6)
-            share = 0.34
-            bend = max((start[0] - end[0]) / 2, 30)
-            first, second = (start[0] - bend, start[1] + 18), (end[0] + bend, end[1] + 18)
-        curve = " ".join(f"{point[0]:.1f},{point[1]:.1f}" for point in (first, second, end))
-        both = ' marker-start="url(#arrow)"' if (source, target) in mutual else ""
-        lines.append(
-            f'<path class="edge" marker-end="url(#arrow)"{both} d="M{start[0]:.1f},{start[1]:.1f} C{curve}"/>'
-        )
-        where = [bezier(share, *values) for values in zip(start, first, second, end, strict=True)]
-        boxes.append(f'<text class="label" x="{where[0]:.1f}" y="{where[1] + 4:.1f}">{escape(label)}</text>')
-    for name, label in names.items():
-        wide = width(label) + 2 * PADDING
-        look = f'style="--hue:{hue(nodes[name].kind, colors)}"' if nodes[name].kind else 'class="plain"'
-        boxes.append(
-            f"<g><title>{escape(nodes[name].label)}{escape(f' ({nodes[name].kind})' if nodes[name].kind else '')}"
-            f'</title><rect {look} x="{x[name]:.1f}" y="{y[name] - 14:.1f}" width="{wide:.1f}" height="28" rx="7"/>'
-            f'<text x="{x[name] + PADDING:.1f}" y="{y[name] + 4.5:.1f}">{escape(label)}</text></g>'
-        )
-    return (
-        f'<svg role="img" aria-label="graph of the facts" width="{total:.0f}" height="{height + 8:.0f}" '
-        f'viewBox="0 0 {total:.0f} {height + 8:.0f}"><defs><marker id="arrow" viewBox="0 0 8 8" refX="8" refY="4" '
-        'markerWidth="7" markerHeight="7" orient="auto-start-reverse"><path d="M0,0 8,4 0,8z" fill="currentColor" '
-        'opacity=".6"/>'
-        f"</marker></defs>{''.join(lines)}{''.join(boxes)}</svg>"
-    )
+        return share, [start, (start[0] + bend, start[1]), (end[0] - bend, end[1]), end]
+    # back, below the edges that go forward
+    start, end = (source.left[0], source.left[1] + 6), (target.right[0], target.right[1] + 6)
+    bend = max((start[0] - end[0]) / 2, 30)
+    return 0.34, [start, (start[0] - bend, start[1] + 18), (end[0] + bend, end[1] + 18), end]
 
 
-def bezier(t: float, a: float, b: float, c: float, d: float) -> float:
-    """A coordinate of a cubic curve."""
+def _interpolate(t: float, a: float, b: float, c: float, d: float) -> float:
+    """Compute a coordinate of a cubic curve."""
     s = 1 - t
     return s * s * s * a + 3 * s * s * t * b + 3 * s * t * t * c + t * t * t * d
 
 
-def width(text: str) -> float:
-    """About how many pixels wide a text is."""
+def _measure(text: str) -> float:
+    """Estimate the width of a text in pixels."""
     return sum(CHARACTER * (1.8 if unicodedata.east_asian_width(character) in "WF" else 1) for character in text)
 
 
-def short(text: str, length: int) -> str:
-    """A text of at most so many characters, on one line."""
+def _shorten(text: str, length: int) -> str:
+    """Put a text on one line of at most `length` characters."""
     text = " ".join(text.split())
     return text if len(text) <= length else text[: length - 1] + "…"

@@ -1,15 +1,13 @@
-"""An extraction to look at: the text with its mentions marked, the facts as a graph and as tables, in one page."""
+"""Show an extraction as HTML: the text with its mentions marked, the facts as a graph and as a table."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
-from html import escape
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from iepile_builder.answers.grounding import Mention, as_mention
 from iepile_builder.extraction.graph import draw, hue
-from iepile_builder.io import RESOURCES
+from iepile_builder.html import render
 from iepile_builder.tasks import TASKS
 
 
@@ -17,84 +15,69 @@ if TYPE_CHECKING:
     from iepile_builder.extraction.result import Extraction
 
 
-STYLE = (RESOURCES / "templates" / "page.css").read_text(encoding="utf-8")
 MAX_MARKS = 20_000
 MAX_DEPTH = 6  # marks within marks
 MAX_LABELS = 3  # of one mention that are shown in the text
 MAX_EDGES = 80
 MAX_ROWS = 1_000
 
-# for the page and for what is put into another one; colours are those of report.STYLE
-MARKS = """
-.ie { --light: 88%; --strong: 30%; --chroma: 75%; color: var(--ink); }
-.ie .text { line-height: 2.1; margin: .5rem 0; max-height: 32rem; overflow: auto; overflow-wrap: anywhere;
-  white-space: pre-wrap; }
-.ie mark { background: hsl(var(--hue) var(--chroma) var(--light)); border-radius: 4px; color: inherit;
-  padding: .1em .25em; -webkit-box-decoration-break: clone; box-decoration-break: clone; }
-.ie mark mark { outline: 1px solid var(--page); }
-.ie mark small { color: hsl(var(--hue) 80% var(--strong)); font-size: .68em; font-weight: 650; margin-left: .35em;
-  user-select: none; white-space: nowrap; }
-.ie .scroll { overflow-x: auto; } .ie table { border-collapse: collapse; font-size: .92em; }
-.ie :is(th, td) { border: 0; border-bottom: 1px solid var(--line); padding: .25rem .8rem .25rem 0; text-align: left;
-  vertical-align: top; overflow-wrap: break-word; min-width: 6rem; max-width: 24rem; }
-.ie thead th { color: var(--soft); font-weight: 600; } .ie td small { color: var(--soft); white-space: nowrap; }
-.ie td .off { color: #c2410c; } .ie .kind { display: inline-block; border-radius: 4px; padding: 0 .35em;
-  background: hsl(var(--hue) var(--chroma) var(--light)); }
-.ie .note { color: var(--soft); } .ie svg { display: block; height: auto; }
-.ie svg text { fill: var(--ink); font: 13px system-ui, sans-serif; }
-.ie svg .edge { fill: none; stroke: var(--soft); stroke-width: 1.2; }
-.ie svg .label { fill: var(--soft); font-size: 11.5px; paint-order: stroke; stroke: var(--page); stroke-width: 4px;
-  text-anchor: middle; }
-.ie svg rect { fill: hsl(var(--hue) var(--chroma) var(--light)); stroke: hsl(var(--hue) 45% 55%); }
-.ie svg rect.plain { fill: var(--card); stroke: var(--line); }
-.ie pre { background: var(--card); max-height: 24rem; overflow: auto; overflow-wrap: anywhere; padding: .7rem;
-  white-space: pre-wrap; }
-.ie summary { color: var(--soft); cursor: pointer; }
-"""
-DARK = ".ie { --light: 26%; --strong: 78%; --chroma: 42%; } .ie td .off { color: #fb923c; }"
-
 
 class Mark(NamedTuple):
-    """A part of a text, and what it is."""
+    """A span of a text, and its labels."""
 
     start: int
     end: int
     labels: tuple[str, ...]
 
 
-def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A table of cells that are HTML."""
-    lines = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
-    names = "".join(f"<th>{name}</th>" for name in head)
-    return f'<div class="scroll"><table><thead><tr>{names}</tr></thead><tbody>{lines}</tbody></table></div>'
+class _Cell(NamedTuple):
+    """A label or a mention in a table."""
+
+    text: str
+    note: str = ""
+    off: bool = False  # not in the text
+    hue: int | None = None
 
 
-def page(result: Extraction) -> str:
-    """The whole page, which needs no network."""
-    title = f"{result.task}: {counted(len(result.facts), 'fact')}"
-    answers = "\n".join(result.answers)
-    return (
-        f'<!DOCTYPE html>\n<html lang="{result.language}"><head><meta charset="utf-8">'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title>'
-        f"<style>{STYLE}{MARKS}@media (prefers-color-scheme: dark) {{ {DARK} }}</style></head>"
-        f'<body class="ie">\n<h1>{title}</h1>\n<p class="note">{"; ".join(remarks(result))}.</p>\n'
-        f"{marked_text(result)}\n{section('Graph', graph(result))}"
-        f"{section('Events', event_table(result))}{section('Facts', fact_table(result))}"
-        f"<h2>Data</h2><details><summary>JSON</summary><pre>{escape(result.to_json())}</pre></details>\n"
-        f"<details><summary>What the model wrote</summary><pre>{escape(answers)}</pre></details>\n</body></html>\n"
-    )
+class _Table(NamedTuple):
+    """Rows of columns of lines of cells."""
+
+    what: str
+    heads: list[str]
+    rows: list[list[list[list[_Cell]]]]
+    more: int  # rows that are not shown
 
 
-def section(title: str, content: str) -> str:
-    """A part of the page, if there is anything in it."""
-    return f"<h2>{title}</h2>\n{content}\n" if content else ""
+def render_page(result: Extraction) -> str:
+    """Render the whole page, which needs no network."""
+    title = f"{result.task}: {pluralize(len(result.facts), 'fact')}"
+    data = {"json": result.to_json(), "answers": result.answers}
+    return render("extraction.html", title=title, language=result.language, **data, **_describe(result))
 
 
-def remarks(result: Extraction) -> list[str]:
-    """How the text was asked about, and what went wrong."""
-    asked = f"{counted(len(result.answers), 'answer')} about {counted(len(result.passages), 'passage')}"
-    said = [f"{asked}, instructions in {result.language}"]
-    for count, one, what in (
+def render_fragment(result: Extraction) -> str:
+    """Render text, graph and table for an element of class `ie` of another page with the style `extraction.css`."""
+    return render("extraction_fragment.html", **_describe(result))
+
+
+def _describe(result: Extraction) -> dict[str, Any]:
+    """Collect what the templates show."""
+    nodes, edges = result.graph()
+    colors = list_colors(result)
+    return {
+        "remarks": list_remarks(result),
+        "tokens": _cut_text(result, colors),
+        "graph": draw(nodes, edges[:MAX_EDGES], colors) if edges else "",
+        "more_edges": max(len(edges) - MAX_EDGES, 0),
+        "table": _make_table(result, colors),
+    }
+
+
+def list_remarks(result: Extraction) -> list[str]:
+    """List how the text was asked about, and what went wrong."""
+    answers, passages = pluralize(len(result.answers), "answer"), pluralize(len(result.passages), "passage")
+    remarks = [f"{answers} about {passages}, instructions in {result.language}"]
+    for count, noun, what in (
         (len(result.ungrounded), "fact", "not in the text"),
         (result.cut, "answer", "cut at the token limit"),
         (result.unparsed, "answer", "no JSON"),
@@ -102,22 +85,22 @@ def remarks(result: Extraction) -> list[str]:
         (result.left_out, "fact", "left out: not asked for, or without a usable form"),
     ):
         if count:
-            said.append(f"{counted(count, one)} {what}")
-    return said
+            remarks.append(f"{pluralize(count, noun)} {what}")
+    return remarks
 
 
-def counted(number: int, one: str) -> str:
-    """So many of something."""
-    return f"{number} {one}{'' if number == 1 else 's'}"
+def pluralize(number: int, noun: str) -> str:
+    """Put a number before a noun, which gets an "s" unless there is one."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def colored(result: Extraction) -> list[str]:
-    """All that has a colour of its own, in the order in which it is found."""
+def list_colors(result: Extraction) -> list[str]:
+    """List the labels that have a colour of their own, in order of first occurrence."""
     return list(dict.fromkeys(label for fact in result.facts for _, label in fact.named_mentions))
 
 
-def marks(result: Extraction) -> list[Mark]:
-    """What is to be marked in the text, outer ones before those within them."""
+def find_marks(result: Extraction) -> list[Mark]:
+    """Find the spans to mark in the text, outer ones before those within them."""
     found: dict[tuple[int, int], dict[str, None]] = defaultdict(dict)
     for fact in result.facts:
         for string, label in fact.named_mentions:
@@ -128,11 +111,10 @@ def marks(result: Extraction) -> list[Mark]:
     return [Mark(start, end, tuple(found[start, end])) for start, end in places[:MAX_MARKS]]
 
 
-def marked_text(result: Extraction) -> str:
-    """The text with its mentions marked; of two that overlap, the later one is shown in two parts."""
-    colors = colored(result)
+def _cut_text(result: Extraction, colors: list[str]) -> list[tuple[str, str | int]]:
+    """Cut the text where marks open (with a hue) and close (with labels); a mark that crosses another is split."""
     text = result.text
-    pieces: list[str] = []
+    tokens: list[tuple[str, str | int]] = []
     stack: list[Mark] = []
     place = 0
 
@@ -140,92 +122,66 @@ def marked_text(result: Extraction) -> str:
         nonlocal place
         while stack and stack[-1].end <= end:
             mark = stack.pop()
-            pieces.append(escape(text[place : mark.end]))
+            tokens.append(("text", text[place : mark.end]))
             place = max(place, mark.end)
-            shown = ", ".join(mark.labels[:MAX_LABELS])
             more = f" +{len(mark.labels) - MAX_LABELS}" if len(mark.labels) > MAX_LABELS else ""
-            pieces.append(f"<small>{escape(shown)}{more}</small></mark>" if mark.labels else "</mark>")
+            tokens.append(("close", ", ".join(mark.labels[:MAX_LABELS]) + more))
 
-    queue = marks(result)[::-1]
+    queue = find_marks(result)[::-1]
     while queue:
         mark = queue.pop()
         close_until(mark.start)
         if len(stack) >= MAX_DEPTH:
             continue
-        if stack and mark.end > stack[-1].end:  # they cross: what is behind the outer one comes after it
+        label = mark.labels[0]
+        if stack and mark.end > stack[-1].end:  # they cross: the part behind the outer one comes after it
             rest = Mark(stack[-1].end, mark.end, mark.labels)
             mark = Mark(mark.start, stack[-1].end, ())
             index = len(queue)
             while index and (queue[index - 1].start, -queue[index - 1].end) < (rest.start, -rest.end):
                 index -= 1
             queue.insert(index, rest)
-            label = rest.labels[0]
-        else:
-            label = mark.labels[0] if mark.labels else ""
-        pieces.append(escape(text[place : mark.start]))
+        tokens.append(("text", text[place : mark.start]))
         place = mark.start
-        pieces.append(f'<mark style="--hue:{hue(label, colors)}">')
+        tokens.append(("open", hue(label, colors)))
         stack.append(mark)
     close_until(len(text))
-    pieces.append(escape(text[place:]))
-    return f'<div class="text">{"".join(pieces)}</div>'
+    tokens.append(("text", text[place:]))
+    return tokens
 
 
-def cell(mention: str) -> str:
-    """A mention in a table, and where it stands."""
-    placed = as_mention(mention)
-    if not placed:
-        return ""
-    if placed.start is None:
-        return f'{escape(placed)} <small class="off">not in the text</small>'
-    how = {"exact": "", "normalized": ", other spelling", "fuzzy": f", similarity {placed.score:.2f}"}
-    return f"{escape(placed)} <small>{placed.start}:{placed.end}{how[placed.match or 'exact']}</small>"
+def _make_table(result: Extraction, colors: list[str]) -> _Table | None:
+    """Make a row for each event, or for each fact where the task has no events."""
 
+    def label(name: str) -> _Cell:
+        return _Cell(name, hue=hue(name, colors) if name in colors else None)
 
-def kind(label: str, colors: list[str]) -> str:
-    """A label in its colour, if it has one."""
-    if label not in colors:
-        return escape(label)
-    return f'<span class="kind" style="--hue:{hue(label, colors)}">{escape(label)}</span>'
-
-
-def fact_table(result: Extraction) -> str:
-    """The facts, a row for each; empty where events say the same."""
+    if result.events:
+        rows = [
+            [
+                [[label(event.event_type)]],
+                [[_show_mention(event.trigger)]],
+                [[label(fact.role), _show_mention(fact.argument)] for fact in event.arguments],
+            ]
+            for event in result.events[:MAX_ROWS]
+        ]
+        return _Table("events", ["event", "trigger", "arguments"], rows, len(result.events) - len(rows))
     if TASKS[result.task].has_events or not result.facts:
-        return ""
-    colors = colored(result)
+        return None
     columns = result.facts[0].columns
     values = [[getattr(fact, field) for _, field in columns] for fact in result.facts[:MAX_ROWS]]
-    rows = [[cell(value) if isinstance(value, Mention) else kind(value, colors) for value in row] for row in values]
-    return table([head for head, _ in columns], rows) + more(len(result.facts) - len(rows), "facts")
-
-
-def event_table(result: Extraction) -> str:
-    """The events, a row for each."""
-    if not result.events:
-        return ""
-    colors = colored(result)
     rows = [
-        (
-            kind(event.event_type, colors),
-            cell(event.trigger),
-            "<br>".join(f"{kind(fact.role, colors)} {cell(fact.argument)}" for fact in event.arguments),
-        )
-        for event in result.events[:MAX_ROWS]
+        [[[_show_mention(value) if isinstance(value, Mention) else label(value)]] for value in row] for row in values
     ]
-    return table(("event", "trigger", "arguments"), rows) + more(len(result.events) - len(rows), "events")
+    return _Table("facts", [head for head, _ in columns], rows, len(result.facts) - len(rows))
 
 
-def more(number: int, what: str) -> str:
-    """What is said of that which is not shown."""
-    return f'<p class="note">{number} more {what} are in the JSON.</p>' if number > 0 else ""
-
-
-def graph(result: Extraction) -> str:
-    """The facts as a graph, an inline SVG in columns from left to right; empty where there are no edges."""
-    nodes, edges = result.graph()
-    shown = edges[:MAX_EDGES]
-    if not shown:
-        return ""
-    drawing = draw(nodes, shown, colored(result))
-    return f'<div class="scroll">{drawing}</div>' + more(len(edges) - len(shown), "edges")
+def _show_mention(mention: str) -> _Cell:
+    """Show a mention and its span."""
+    placed = as_mention(mention)
+    if not placed:
+        return _Cell("")
+    if placed.start is None:
+        return _Cell(placed, "not in the text", off=True)
+    how = {"exact": "", "normalized": ", other spelling", "fuzzy": f", similarity {placed.score:.2f}"}
+    return _Cell(placed, f"{placed.start}:{placed.end}{how[placed.match or 'exact']}")

@@ -179,13 +179,13 @@ class Extraction:
 
     def to_html(self) -> str:
         """A page with the marked text, the graph and the tables, that needs no network."""
-        from iepile_builder.extraction.page import page
+        from iepile_builder.extraction.page import render_page
 
-        return page(self)
+        return render_page(self)
 
     def save_html(self, path: str | Path) -> None:
         """Write that page to a file."""
-        write_whole(Path(path), self.to_html().encode("utf-8", "xmlcharrefreplace").decode("utf-8"))
+        write_whole(Path(path), self.to_html())
 
 
 def is_grounded(fact: Fact) -> bool:

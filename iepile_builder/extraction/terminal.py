@@ -11,7 +11,7 @@ from rich.text import Text
 
 from iepile_builder.answers.grounding import Mention, as_mention
 from iepile_builder.extraction.graph import hue
-from iepile_builder.extraction.page import colored, counted, marks, remarks
+from iepile_builder.extraction.page import find_marks, list_colors, list_remarks, pluralize
 from iepile_builder.tasks import TASKS
 
 
@@ -36,7 +36,7 @@ def show(result: Extraction, console: Console | None = None) -> None:
             Where to print; by default the terminal.
     """
     console = console or Console()
-    colors = label_styles(colored(result), console.color_system)
+    colors = label_styles(list_colors(result), console.color_system)
     console.print(mark_text(result, colors))
     console.print()
     if TASKS[result.task].has_events:
@@ -58,14 +58,14 @@ def show(result: Extraction, console: Console | None = None) -> None:
         console.print(table)
     if shown < all_of_them:
         console.print(f"{all_of_them - shown} more: see --html or --json", style="dim")
-    console.print(f"{'; '.join(remarks(result))}.", style="dim")
+    console.print(f"{'; '.join(list_remarks(result))}.", style="dim")
 
 
 def mark_text(result: Extraction, colors: dict[str, str]) -> Text:
     """Colour the mentions in the text, each followed by its labels."""
     text = Text()
     place = 0
-    inside = [mark for mark in marks(result) if mark.end <= _MAX_CHARACTERS]
+    inside = [mark for mark in find_marks(result) if mark.end <= _MAX_CHARACTERS]
     moved = {0: 0}  # offsets in the text to offsets in what is shown
     for mark in sorted(inside, key=lambda mark: (mark.end, -mark.start)):
         text.append(_plain(result.text[place : mark.end]))
@@ -80,7 +80,7 @@ def mark_text(result: Extraction, colors: dict[str, str]) -> Text:
     for mark in inside:
         text.stylize(f"bold {colors[mark.labels[0]]}", moved[mark.start], moved[mark.end])
     if len(result.text) > _MAX_CHARACTERS:
-        text.append(f" ... {counted(len(result.text) - _MAX_CHARACTERS, 'more character')}: see --html", style="dim")
+        text.append(f" ... {pluralize(len(result.text) - _MAX_CHARACTERS, 'more character')}: see --html", style="dim")
     return text
 
 

@@ -1,7 +1,8 @@
-"""`iepile_builder.extraction.page`: what is marked where, that nothing in it is code, and that it needs no network."""
+"""The page of an extraction: marks, graph and table; no input becomes markup; no network is needed."""
 
 import json
 import re
+from collections.abc import Callable
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -12,11 +13,12 @@ from helpers.counting import count_calls
 from helpers.rules import AnswerEngine
 from hypothesis import given
 from hypothesis import strategies as st
+from markupsafe import escape
 
 from iepile_builder import Extractor
 from iepile_builder.answers.grounding import Mention, Span
 from iepile_builder.extraction.graph import draw
-from iepile_builder.extraction.page import graph, marked_text, page
+from iepile_builder.extraction.page import render_fragment, render_page
 from iepile_builder.extraction.result import Extraction
 from iepile_builder.schema import Schema
 from iepile_builder.tasks.facts import Entity
@@ -33,6 +35,17 @@ def entities(text: str, *spans: tuple[str, int, int]) -> Extraction:
     """What an extraction of these entities is like."""
     facts = [Entity(label, Mention(text[start:end], Span(start, end))) for label, start, end in spans]
     return Extraction(text, "NER", "en", Schema(types=tuple({label for label, _, _ in spans})), facts)
+
+
+def marked_text(result: Extraction) -> str:
+    """The part of a page with the text."""
+    return re.search(r'<div class="text">.*?</div>', render_page(result), re.DOTALL)[0]
+
+
+def graph(result: Extraction) -> str:
+    """The graph of a page, if it has one."""
+    found = re.search(r"<svg.*</svg>", render_page(result), re.DOTALL)
+    return found[0] if found else ""
 
 
 def shown(html: str) -> str:
@@ -92,11 +105,12 @@ class Tags(HTMLParser):
         self.found.append((tag, dict(attrs)))
 
 
-EVIL = "</title><script>alert(1)</script>\"'><img src=x onerror=alert(2)>&lt;"
+EVIL = "</title></style></pre><script>alert(1)</script>\"'><img src=x onerror=alert(2)>&lt;{{ 7*7 }}"
 
 
+@pytest.mark.parametrize("render", [render_page, render_fragment])
 @pytest.mark.parametrize("task", ["NER", "RE", "SPO", "EE", "KG"])
-def test_nothing_in_it_is_code(task: str) -> None:
+def test_no_input_becomes_markup(task: str, render: Callable[[Extraction], str]) -> None:
     text = f"{EVIL} is here."
     schema, answer = {
         "NER": ([EVIL], {EVIL: [EVIL]}),
@@ -108,7 +122,9 @@ def test_nothing_in_it_is_code(task: str) -> None:
     result = Extractor(AnswerEngine(answer))(text, task, schema)
     assert result.facts
     tags = Tags()
-    tags.feed(page(result))
+    html = render(result)
+    tags.feed(html)
+    assert html.count(escape(EVIL)) >= 3  # shown as it is
     assert not {tag for tag, _ in tags.found} & {"script", "img", "iframe", "link", "a"}
     for _, attributes in tags.found:
         for name, value in attributes.items():
@@ -136,12 +152,19 @@ def test_the_graph() -> None:
         "employer": [{"subject": "Bob", "object": "Acme"}],
     }
     result = Extractor(AnswerEngine(answer))(TEXT, "RE", ["sibling", "employer"])
-    svg = ElementTree.fromstring(graph(result).removeprefix('<div class="scroll">').removesuffix("</div>"))
+    svg = ElementTree.fromstring(graph(result))
     texts = ["".join(element.itertext()) for element in svg.iter("text")]
     assert sorted(texts) == ["Acme", "Ada Lovelace", "Bob", "employer", "sibling", "sibling"]
     assert [path.get("marker-start") is not None for path in svg.iter("path")].count(True) == 1  # said by both
     width, height = float(svg.get("width", 0)), float(svg.get("height", 0))
-    boxes = [[float(box.get(name, 0)) for name in ("x", "y", "width", "height")] for box in svg.iter("rect")]
+    behind, boxes = [], []
+    for rect in svg.iter("rect"):
+        box = [float(rect.get(name, 0)) for name in ("x", "y", "width", "height")]
+        (behind if rect.get("class") == "behind" else boxes).append(box)
+    labels = [text for text in svg.iter("text") if text.get("class") == "label"]
+    for label, (left, top, wide, high) in zip(labels, behind, strict=True):  # no line crosses a label
+        assert left < float(label.get("x")) < left + wide
+        assert top < float(label.get("y")) < top + high
     for left, top, wide, high in boxes:
         assert 0 <= left < left + wide <= width
         assert 0 <= top < top + high <= height
@@ -152,7 +175,7 @@ def test_the_graph() -> None:
 
     assert graph(Extractor(AnswerEngine({}))(TEXT, "RE", ["sibling"])) == ""
     many = {"employer": [{"subject": "Bob", "object": f"Acme {index}"} for index in range(300)]}
-    assert "220 more edges are in the JSON" in graph(Extractor(AnswerEngine(many))(TEXT, "RE", ["employer"]))
+    assert "220 more edges are in the JSON" in render_page(Extractor(AnswerEngine(many))(TEXT, "RE", ["employer"]))
 
 
 def test_a_graph_of_circles_alone_can_be_drawn() -> None:
