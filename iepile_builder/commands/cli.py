@@ -6,8 +6,10 @@ is a group of the help; the library uses the same classes.
 """
 
 import ast
+import logging
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from importlib import import_module
@@ -26,6 +28,7 @@ COMMANDS = (
     "build", "mine", "train", "grpo", "predict", "score", "extract", "demo", "push", "merge", "export-gguf",
     "quickstart",
 )  # fmt: skip
+LAUNCHED = ("train", "grpo")  # in processes that accelerate starts
 
 # The extra that has what a command imports
 EXTRAS = {
@@ -42,14 +45,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         print("\niepile COMMAND --help lists the options of a command.")
     elif argv[0] not in COMMANDS:
         sys.exit(f"error: unknown command {argv[0]!r}; known: {', '.join(COMMANDS)}")
+    elif argv[0] in LAUNCHED:
+        import_module("iepile_builder.commands.launch").launch(argv[0], argv[1:])
     else:
         run(argv[0], argv[1:])
 
 
 def run(name: str, argv: Sequence[str] | None = None) -> None:
-    """Run a command; bad input ends in one line."""
+    """Run a command in this process; bad input ends in one line. A command may parse its own options."""
     module = import_module(f"iepile_builder.commands.{name.replace('-', '_')}")
+    _hide_known_noise()
     try:
+        if hasattr(module, "parse"):
+            module.main(*module.parse(argv))
+            return
         if not isinstance(getattr(module, "OPTIONS", None), tuple):  # not yet on this framework
             sys.argv = [f"iepile {name}", *(sys.argv[1:] if argv is None else argv)]
             run_module(module.__name__, run_name="__main__")
@@ -83,6 +92,17 @@ def parse_options(name: str, doc: str, options: Sequence[type], argv: Sequence[s
     Raises:
         `InputError`: If an option is unknown, missing, or has a value of another type.
     """
+    try:
+        values = make_parser(name, doc, options).parse_args(argv)
+    except ArgumentError as error:
+        reason = re.sub(r'Parser key "([\w.]+)":', r"--\1:", " ".join(str(error).split()))
+        reason = re.sub(r"<class '(\w+)'>", r"\1", reason)
+        raise InputError(f"{reason}; see iepile {name} --help") from None
+    return [each(**{field: values[field] for field in documented(each)}) for each in options]
+
+
+def make_parser(name: str, doc: str, options: Sequence[type]) -> ArgumentParser:
+    """Make the parser of a command, with a group of options for each dataclass."""
     parser = ArgumentParser(
         prog=f"iepile {name}", usage=f"iepile {name} [options]", description=doc.strip(), exit_on_error=False
     )
@@ -90,13 +110,12 @@ def parse_options(name: str, doc: str, options: Sequence[type], argv: Sequence[s
     parser.add_argument("--config", action=_ConfigFile, help="a YAML file with these options, or a recipe's name")
     for each in options:
         _add_options(parser, each)
-    try:
-        values = parser.parse_args(argv)
-    except ArgumentError as error:
-        reason = re.sub(r'Parser key "([\w.]+)":', r"--\1:", " ".join(str(error).split()))
-        reason = re.sub(r"<class '(\w+)'>", r"\1", reason)
-        raise InputError(f"{reason}; see iepile {name} --help") from None
-    return [each(**{field: values[field] for field in _documented(each)}) for each in options]
+    return parser
+
+
+def documented(options: type) -> dict[str, str]:
+    """Return the documented fields of a dataclass and of its bases, each with its description."""
+    return {name: text for _, group in _groups(options) for name, text in group.items()}
 
 
 class _ConfigFile(ActionConfigFile):
@@ -114,9 +133,14 @@ def _formatter(base: Any) -> type:
     return Formatter
 
 
-def _documented(options: type) -> dict[str, str]:
-    """The fields of a dataclass that its docstring, or that of a base class, tells of, with what it says."""
-    return {name: text for _, group in _groups(options) for name, text in group.items()}
+def _hide_known_noise() -> None:
+    """Hide two lines that libraries print at every start and that ask nothing of the user."""
+    # bitsandbytes, where the package `kernels` is missing, whether or not anything is quantized
+    logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(
+        lambda record: "gemm_4bit_forward" not in str(record.msg)
+    )
+    # PEFT and TRL read an attribute that transformers has renamed
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
 
 
 def _groups(options: type) -> list[tuple[str, dict[str, str]]]:
