@@ -10,7 +10,8 @@ import logging
 import re
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import MISSING, fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
@@ -46,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     elif argv[0] not in COMMANDS:
         sys.exit(f"error: unknown command {argv[0]!r}; known: {', '.join(COMMANDS)}")
     elif argv[0] in LAUNCHED:
-        import_module("iepile_builder.commands.launch").launch(argv[0], argv[1:])
+        with _errors_in_one_line(argv[0]):
+            import_module("iepile_builder.commands.training").launch(argv[0], argv[1:])
     else:
         run(argv[0], argv[1:])
 
@@ -55,7 +57,7 @@ def run(name: str, argv: Sequence[str] | None = None) -> None:
     """Run a command in this process; bad input ends in one line. A command may parse its own options."""
     module = import_module(f"iepile_builder.commands.{name.replace('-', '_')}")
     _hide_known_noise()
-    try:
+    with _errors_in_one_line(name):
         if hasattr(module, "parse"):
             module.main(*module.parse(argv))
             return
@@ -64,6 +66,13 @@ def run(name: str, argv: Sequence[str] | None = None) -> None:
             run_module(module.__name__, run_name="__main__")
             return
         module.main(*parse_options(name, module.__doc__ or "", module.OPTIONS, argv))
+
+
+@contextmanager
+def _errors_in_one_line(name: str) -> Iterator[None]:
+    """End a command in one line for bad input and for a package that is missing."""
+    try:
+        yield
     except InputError as error:
         sys.exit(f"error: {error}")
     except ModuleNotFoundError as error:
@@ -139,8 +148,10 @@ def _hide_known_noise() -> None:
     logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(
         lambda record: "gemm_4bit_forward" not in str(record.msg)
     )
-    # PEFT and TRL read an attribute that transformers has renamed
-    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+    # PEFT and TRL use names that transformers has changed
+    warnings.filterwarnings(
+        "ignore", r"`(is_)?gradient_checkpointing(_enable|_disable)?` is deprecated", FutureWarning
+    )
 
 
 def _groups(options: type) -> list[tuple[str, dict[str, str]]]:

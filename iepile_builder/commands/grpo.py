@@ -1,262 +1,128 @@
-"""
-Goes on with a fine-tuned model by reinforcement learning (GRPO): the reward of an answer is its IE F1 against the
-reference, and a little for being JSON at all.
+r"""
+Train a fine-tuned model further by reinforcement learning (GRPO), rewarded with the IE F1 of each answer.
 
-```bash
-accelerate launch --config_file recipes/accelerate_configs/cpu.yaml scripts/grpo.py \
-    --config recipes/smollm2-135m-instruct/grpo/config_lora.yaml \
-    --dataset_name data/iepile \
-    --adapter_name_or_path outputs/smollm2-135m-iepile \
-    --output_dir outputs/smollm2-135m-iepile-grpo
-```
+    iepile grpo --config smollm2-135m-instruct/grpo/config_lora.yaml --dataset_name data/iepile \
+        --adapter_name_or_path outputs/smollm2-135m-iepile --output_dir outputs/smollm2-135m-iepile-grpo
 
-Every argument of TRL's `GRPOConfig` and `ModelConfig` works on the command line and in the YAML file; the command line
-wins. Where `output_dir` already holds a checkpoint, training goes on from it.
+An answer gets a small reward for being JSON at all. Every option of TRL's `GRPOConfig` and `ModelConfig` works, on the
+command line and in the file of `--config`, which is a path or the name of a recipe; the command line wins. If
+`--output_dir` holds checkpoints, training continues from the last one.
 """
 
-import sys
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from __future__ import annotations
 
-import yaml
-from accelerate import PartialState
-from datasets import Dataset
-from huggingface_hub import ModelCard, ModelCardData
-from transformers import PreTrainedTokenizerBase
-from transformers.trainer_utils import SchedulerType, get_last_checkpoint
-from transformers.utils.hub import has_file
-from trl import GRPOConfig, GRPOTrainer, ModelConfig, TrlParser, get_peft_config, get_quantization_config
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from iepile_builder.chat import load_tokenizer, to_prompt
-from iepile_builder.data.instances import load_instances
-from iepile_builder.engines.loading import load_model
+from iepile_builder.commands import training
+from iepile_builder.commands.cli import run
 from iepile_builder.errors import InputError
-from iepile_builder.hub.cards import table
-from iepile_builder.hub.push import push_model, take_push
+from iepile_builder.hub.push import take_push
 from iepile_builder.io import first_line
-from iepile_builder.scoring.rewards import ie_f1, valid_json
-from iepile_builder.training.record import public, write_training
-from iepile_builder.training.trainer import end
+from iepile_builder.training.arguments import GrpoArguments
 
 
-COLUMNS = ("task", "instruction", "output")
+if TYPE_CHECKING:
+    from trl import GRPOConfig, ModelConfig
+
+SHOWN = {
+    "model_name_or_path": "a folder or a Hub id",
+    "output_dir": "where checkpoints and the result go",
+    "num_generations": "answers to each prompt",
+    "max_completion_length": "longest answer in tokens",
+    "temperature": "of the answers",
+    "reward_weights": "of IE F1 and of valid JSON",
+    "beta": "weight of the distance from the first model",
+    "learning_rate": "far below that of fine-tuning",
+    "max_steps": "how long",
+    "per_device_train_batch_size": "answers at a time on one device",
+    "gradient_accumulation_steps": "times before each step",
+    "use_vllm": "answer with vLLM",
+    "use_cpu": "train on the CPU",
+    "save_steps": "steps between checkpoints; below 1 a share of all",
+    "report_to": "none, trackio, tensorboard or wandb",
+    "push_to_hub": "push the result, private by default",
+    "seed": "of everything random",
+}
 
 
-@dataclass
-class DataArguments:
-    """
-    What to train on.
-
-    Args:
-        dataset_name (`str`):
-            A folder that `build_dataset.py` wrote, a JSON, JSON lines or Parquet file, or a Hub id: anything with
-            `task`, `instruction` and `output` columns.
-        tasks (`list[str]`, *optional*):
-            The tasks to train on, all by default.
-        max_eval_samples (`int`, *optional*):
-            Evaluate on a random subset of so many rows.
-        adapter_name_or_path (`str`, *optional*):
-            The adapter to go on with, of `sft.py`; its tokenizer is used where it has one. Without it a new adapter is
-            trained on the model as it is.
-        chat_template_path (`str`, *optional*):
-            A Jinja file to use in place of the tokenizer's own template.
-    """
-
-    dataset_name: str = field(metadata={"help": "Folder, file or Hub id with the columns " + ", ".join(COLUMNS) + "."})
-    tasks: list[str] | None = field(default=None, metadata={"help": "Tasks to train on, all by default."})
-    max_eval_samples: int | None = field(
-        default=None, metadata={"help": "Evaluate on a random subset of so many rows."}
-    )
-    adapter_name_or_path: str | None = field(default=None, metadata={"help": "Adapter of sft.py to go on with."})
-    chat_template_path: str | None = field(
-        default=None, metadata={"help": "Jinja file in place of the tokenizer's template."}
+def parse(argv: Sequence[str] | None) -> Any:
+    return training.parse(
+        "grpo", __doc__ or "", GrpoArguments, "GRPOConfig", SHOWN, "qwen3-0.6b/grpo/config_lora.yaml", argv
     )
 
 
-class AnswerTrainer(GRPOTrainer):
-    """
-    [`~trl.GRPOTrainer`] whose model card says what was rewarded, on which data.
+def main(data_args: GrpoArguments, training_args: GRPOConfig, model_args: ModelConfig) -> None:
+    from accelerate import PartialState
+    from transformers.utils.hub import has_file
+    from trl import GRPOTrainer, get_peft_config
 
-    Args:
-        data_args ([`DataArguments`]):
-            What it is trained on.
-        model_args ([`~trl.ModelConfig`]):
-            And which model.
-        **kwargs:
-            Passed to [`~trl.GRPOTrainer`].
-    """
+    from iepile_builder.chat import load_tokenizer
+    from iepile_builder.scoring.rewards import ie_f1, valid_json
+    from iepile_builder.training.data import REWARDED, load_splits, make_prompts, select_sample, without_bars
+    from iepile_builder.training.trainer import check_processes, load_trainable
 
-    def __init__(self, data_args: DataArguments, model_args: ModelConfig, **kwargs: Any) -> None:
-        self.data_args, self.model_args = data_args, model_args
-        super().__init__(reward_funcs=[ie_f1, valid_json], **kwargs)
-
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        if not self.is_world_process_zero():
-            return
-        base, data, adapter = (
-            self.model_args.model_name_or_path,
-            self.data_args.dataset_name,
-            self.data_args.adapter_name_or_path,
-        )
-        card_data = ModelCardData(
-            base_model=hub_id(base),
-            datasets=hub_id(data),
-            library_name="peft" if adapter is not None or self.model_args.use_peft else "transformers",
-            pipeline_tag="text-generation",
-            tags=["information-extraction", "iepile", "trl", "grpo"],
-        )
-        start = public(base) if adapter is None else f"{public(base)} with the adapter {public(adapter)}"
-        weights = self.args.reward_weights or [1.0] * len(self.reward_func_names)
-        rewards = [f"{weight:g} times {name}" for weight, name in zip(weights, self.reward_func_names, strict=True)]
-        settings = {
-            "learning rate": f"{self.args.learning_rate}, {SchedulerType(self.args.lr_scheduler_type).value}",
-            "answers to a prompt": self.num_generations,
-            "answers in a step": self.args.train_batch_size
-            * self.args.gradient_accumulation_steps
-            * self.args.world_size,
-            "temperature": self.temperature,
-            "beta": self.beta,
-            "steps": self.state.global_step,
-            "seed": self.args.seed,
-        }
-        write_training(
-            Path(self.args.output_dir), self.data_args, self.args, self.model_args, len(self.train_dataset), settings,
-            [], self.state.global_step, f"with GRPO; the reward of an answer is {' plus '.join(rewards)}",
-        )  # fmt: skip
-        columns = ["reward", *(f"rewards/{name}/mean" for name in self.reward_func_names), "completions/mean_length"]
-        log = [entry for entry in self.state.log_history if "reward" in entry]
-        ModelCard(
-            f"---\n{card_data.to_yaml()}\n---\n\n# {Path(self.args.output_dir).name}\n\n"
-            f"{start}, trained further with GRPO on {len(self.train_dataset)} instances of {public(data)}. The reward "
-            f"of an answer is {' plus '.join(rewards)}, both from 0 to 1.\n\n"
-            + table(["setting", "value"], [[name, value] for name, value in settings.items()])
-            + "\n\n"
-            + table(
-                ["step", *columns], [[entry["step"], *(f"{entry[name]:.3f}" for name in columns)] for entry in log]
-            )
-            + "\n"
-        ).save(Path(self.args.output_dir, "README.md"))
-
-
-def hub_id(name: str) -> str | None:
-    """The name, unless it is that of a local file or folder, which the Hub's metadata refuses."""
-    return None if Path(name).exists() else name
-
-
-def prepare(
-    dataset: Dataset,
-    split: str,
-    tokenizer: PreTrainedTokenizerBase,
-    tasks: list[str] | None,
-    max_completion_length: int,
-    context: int,
-) -> Dataset:
-    """Turns instances into prompts with what the reward needs, and leaves out what cannot be answered."""
-    if tasks is not None:
-        dataset = dataset.filter(lambda task: task in tasks, input_columns="task")
-        if len(dataset) == 0:
-            raise InputError(f"the {split} split has no instance of {', '.join(tasks)}")
-    answered = dataset.filter(lambda output: output is not None, input_columns="output")
-    rows = answered.map(lambda row: {"prompt": to_prompt(row)}, desc=f"Making prompts of {split}")
-    rows = rows.select_columns(["prompt", *COLUMNS])
-
-    def fits(prompt: list[dict[str, str]], output: str) -> bool:
-        prompt_length = len(tokenizer.apply_chat_template(prompt, add_generation_prompt=True)["input_ids"])
-        answer_length = len(tokenizer(output, add_special_tokens=False)["input_ids"]) + 1  # and the end
-        return answer_length <= max_completion_length and prompt_length + max_completion_length <= context
-
-    fitting = rows.filter(fits, input_columns=["prompt", "output"], desc=f"Counting the tokens of {split}")
-    PartialState().print(
-        f"{split}: {len(fitting)} prompts; left out: {len(rows) - len(fitting)} whose answer is longer than "
-        f"max_completion_length={max_completion_length} or would go beyond the context of {context} tokens, "
-        f"{len(dataset) - len(answered)} without a reference answer"
-    )
-    if len(fitting) == 0:
-        raise InputError(f"no row of the {split} split is left: raise --max_completion_length")
-    return fitting
-
-
-def main(data_args: DataArguments, training_args: GRPOConfig, model_args: ModelConfig) -> None:
-    if model_args.model_name_or_path is None:
-        raise InputError("no model: give --model_name_or_path")
     state = PartialState()
-    repo_id = take_push(training_args, model_args.model_name_or_path)
+    check_processes()
+    repo_id = take_push(training_args, str(model_args.model_name_or_path))
 
     # Model
     adapter = data_args.adapter_name_or_path
     with_tokenizer = adapter is not None and has_file(adapter, "tokenizer_config.json")
     tokenizer = load_tokenizer(
-        adapter if with_tokenizer else model_args.model_name_or_path,
+        str(adapter if with_tokenizer else model_args.model_name_or_path),
         data_args.chat_template_path,
         revision="main" if with_tokenizer else model_args.model_revision,
         trust_remote_code=training_args.trust_remote_code,
         padding_side="left",
     )
-    model = load_model(
-        model_args.model_name_or_path,
-        adapter,
-        is_trainable=True,
-        revision=model_args.model_revision,
-        dtype=model_args.dtype,
-        attn_implementation=model_args.attn_implementation,
-        quantization_config=get_quantization_config(model_args),
-        trust_remote_code=training_args.trust_remote_code,
-    )
+    model = load_trainable(model_args, training_args, adapter)
 
     # Data
+    limits = training_args.max_completion_length, model.config.get_text_config().max_position_embeddings
     with state.main_process_first():
-        splits = load_instances(data_args.dataset_name, columns=COLUMNS)
-        if "train" not in splits:
-            raise InputError(f"{data_args.dataset_name}: no train split, only {', '.join(splits)}")
-        limits = training_args.max_completion_length, model.config.get_text_config().max_position_embeddings
-        train_dataset = prepare(splits["train"], "train", tokenizer, data_args.tasks, *limits)
+        train_split, eval_split = load_splits(data_args, training_args, REWARDED)
+        train_dataset = make_prompts(train_split, "train", tokenizer, *limits)
         eval_dataset = None
-        if training_args.eval_strategy != "no":
-            if "validation" not in splits:
-                raise InputError("nothing to evaluate on: no validation split; give --eval_strategy no")
-            eval_split = splits["validation"]
-            if data_args.max_eval_samples is not None:
-                eval_split = eval_split.shuffle(seed=training_args.seed)
-                eval_split = eval_split.select(range(min(data_args.max_eval_samples, len(eval_split))))
-            eval_dataset = prepare(eval_split, "validation", tokenizer, data_args.tasks, *limits)
+        if eval_split is not None:
+            eval_split = select_sample(eval_split, data_args.max_eval_samples, training_args.seed)
+            eval_dataset = make_prompts(eval_split, "validation", tokenizer, *limits)
 
     # Training
-    trainer = AnswerTrainer(
+    try:
+        with without_bars():
+            trainer = GRPOTrainer(
+                model=model,
+                reward_funcs=[ie_f1, valid_json],
+                args=training_args,
+                train_dataset=train_dataset,
+                eval_dataset=eval_dataset,
+                processing_class=tokenizer,
+                peft_config=get_peft_config(model_args) if adapter is None else None,
+            )
+    except ValueError as error:  # options that exclude each other, or do not suit the model
+        raise InputError(first_line(error)) from None
+    weights = training_args.reward_weights or [1.0] * len(trainer.reward_func_names)
+    reward = " plus ".join(
+        f"{weight:g} times {name}" for weight, name in zip(weights, trainer.reward_func_names, strict=True)
+    )
+    settings = {
+        "answers to a prompt": trainer.num_generations,
+        "longest answer": f"{training_args.max_completion_length} tokens",
+        "temperature": trainer.temperature,
+        "beta": trainer.beta,
+    }
+    training.train_and_keep(
+        trainer,
         data_args,
         model_args,
-        model=model,
-        args=training_args,
-        train_dataset=train_dataset,
-        eval_dataset=eval_dataset,
-        processing_class=tokenizer,
-        peft_config=get_peft_config(model_args) if adapter is None else None,
+        repo_id,
+        settings,
+        rows=len(train_dataset),
+        tasks=sorted(set(train_dataset["task"])),
+        how=f"with GRPO; the reward of an answer is {reward}",
     )
-    checkpoint = training_args.resume_from_checkpoint
-    if checkpoint is None and Path(training_args.output_dir).is_dir():
-        checkpoint = get_last_checkpoint(training_args.output_dir)
-    if checkpoint is not None:
-        state.print(f"continuing from {checkpoint}; to start anew, give another --output_dir")
-    trainer.train(resume_from_checkpoint=checkpoint)
-
-    # What is kept
-    trainer.save_model(training_args.output_dir)
-    trainer.create_model_card()
-    trainer.save_state()
-    state.print(f"model, tokenizer with chat template and card: {training_args.output_dir}")
-    if repo_id is not None and trainer.is_world_process_zero():
-        form = "adapter" if adapter is not None or model_args.use_peft else "merged"
-        push_model(form, Path(training_args.output_dir), repo_id, public=training_args.hub_private_repo is False)
-    end(trainer)
 
 
 if __name__ == "__main__":
-    parser = TrlParser((DataArguments, GRPOConfig, ModelConfig), description=__doc__.splitlines()[1])
-    try:
-        arguments = parser.parse_args_and_config()
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        sys.exit(f"error: {first_line(error)}")
-    try:
-        main(*arguments)
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    run("grpo")

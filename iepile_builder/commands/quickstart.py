@@ -122,10 +122,8 @@ def main(options: QuickstartOptions) -> None:
     _run(times, "predict, base", base_report, [*predict, "--output_file", base])
     _run(times, "score, base", base_report, [*score, "--predictions_file", base, "--output_file", base_report])
 
-    launch = find_resource("recipes", "accelerate_configs/cpu.yaml")
-    train: list[str | Path] = [Path(sys.executable).with_name("accelerate"), "launch", "--config_file", launch]
-    train += ["-m", "iepile_builder.commands.train"]
-    train += ["--config", recipe, "--model_name_or_path", model, "--dataset_name", data]
+    train: list[str | Path] = [*IEPILE, "train", "--accelerate_config", "cpu", "--config", recipe]
+    train += ["--model_name_or_path", model, "--dataset_name", data]
     train += ["--max_train_tokens", str(options.max_train_tokens), "--output_dir", adapter]
     _run(times, "train", adapter / "trainer_state.json", train)
 

@@ -421,6 +421,8 @@ def _kept_results(record: Mapping[str, Any]) -> list[EvalResult]:
     """The scores on validation records of the weights that were kept."""
     evaluations = [entry for entry in record.get("log", ()) if "eval_loss" in entry]
     kept: dict[str, Any] = next((entry for entry in evaluations if entry["step"] == record["kept_step"]), {})
+    if "eval_reward" in kept:  # GRPO's loss says nothing of the model
+        return []
     metrics = {"eval_ie_f1": ("ie_f1", "IE F1, strict, micro, in per cent"), "eval_loss": ("loss", "Loss")}
     return [
         EvalResult(

@@ -9,29 +9,45 @@ from typing import Any
 
 PLOT = "training.png"
 LOSS_ROWS = 10  # of the card's table; all of them are in the plot
-COLUMNS = {
-    "loss": "loss",
-    "eval_loss": "validation loss",
+LOSSES = {"loss": "loss", "eval_loss": "validation loss"}
+SCORES = {
     "eval_ie_f1": "IE F1",
     "eval_ie_precision": "precision",
     "eval_ie_recall": "recall",
     "eval_ie_valid_json": "valid JSON",
 }
+# GRPO's loss says nothing: it is near 0 whatever is learned.
+REWARDS = {
+    "reward": "reward",
+    "rewards/ie_f1/mean": "IE F1 reward",
+    "rewards/valid_json/mean": "JSON reward",
+    "completions/mean_length": "tokens an answer",
+    "eval_reward": "validation reward",
+}
 
 
-def plot(log: Sequence[Mapping[str, Any]], file: Path) -> None:
+def plot(log: Sequence[Mapping[str, Any]], file: Path) -> bool:
     """
-    Draws the losses over the steps, and the scores below them where there are any.
+    Draw the losses over the steps, and below them the scores if there are any; of a GRPO run, the rewards.
 
     Args:
         log (`Sequence[Mapping[str, Any]]`):
             The trainer's `log_history`.
         file (`Path`):
             PNG to write.
+
+    Returns:
+        `bool`: Whether there was anything to draw.
     """
     from matplotlib.figure import Figure
 
-    panels = {"loss on the answers": {"loss": "training", "eval_loss": "validation"}}
+    if any("reward" in entry for entry in log):
+        parts = {"reward": "training", "rewards/ie_f1/mean": "of it IE F1", "eval_reward": "validation"}
+        panels = {"mean reward of an answer": parts}
+    elif any("loss" in entry or "eval_loss" in entry for entry in log):
+        panels = {"loss on the answers": {"loss": "training", "eval_loss": "validation"}}
+    else:
+        return False
     if any("eval_ie_f1" in entry for entry in log):
         panels["validation records (%)"] = {"eval_ie_f1": "IE F1", "eval_ie_valid_json": "answers that are JSON"}
     figure = Figure(figsize=(7, 3 * len(panels)), layout="constrained")
@@ -41,17 +57,20 @@ def plot(log: Sequence[Mapping[str, Any]], file: Path) -> None:
             points = [(entry["step"], entry[key]) for entry in log if key in entry]
             if points:
                 steps, values = zip(*points, strict=True)
-                axis.plot(steps, values, label=label, marker=None if key == "loss" else ".")
+                axis.plot(steps, values, label=label, marker="." if key.startswith("eval_") else None)
         axis.set_ylabel(unit)
         axis.grid(alpha=0.3)
         axis.legend()
     axes[-1].set_xlabel("step")
-    figure.savefig(file, dpi=120)
+    temporary = file.with_name(f".{file.name}.incomplete")
+    figure.savefig(temporary, dpi=120, format="png")
+    temporary.replace(file)
+    return True
 
 
 def curve_rows(log: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[Any]]]:
     """
-    Losses and scores as a table.
+    List losses and scores, or rewards, as a table.
 
     Args:
         log (`Sequence[Mapping[str, Any]]`):
@@ -65,10 +84,15 @@ def curve_rows(log: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[A
     by_step: dict[int, dict[str, Any]] = {}
     for entry in [*few, *losses[-1:], *(entry for entry in log if "eval_loss" in entry)]:
         by_step.setdefault(entry["step"], {}).update(entry)
-    columns = [key for key in COLUMNS if any(key in entry for entry in by_step.values())]
-    rows = [[step, *(shown(by_step[step].get(key), key) for key in columns)] for step in sorted(by_step)]
-    return ["step", *(COLUMNS[key] for key in columns)], rows
+    titles = REWARDS if any("reward" in entry for entry in losses) else LOSSES | SCORES
+    columns = [key for key in titles if any(key in entry for entry in by_step.values())]
+    rows = [[step, *(_format(by_step[step].get(key), key) for key in columns)] for step in sorted(by_step)]
+    return ["step", *(titles[key] for key in columns)], rows
 
 
-def shown(value: float | None, key: str) -> str:
-    return "" if value is None else f"{value:.4f}" if key.endswith("loss") else f"{value:.1f}"
+def _format(value: float | None, key: str) -> str:
+    if value is None:
+        return ""
+    if "reward" in key:
+        return f"{value:.3f}"
+    return f"{value:.4f}" if key.endswith("loss") else f"{value:.1f}"

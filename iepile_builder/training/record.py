@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, fields
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,15 @@ from iepile_builder.io import write_whole
 RECORD = "training.json"
 RECIPE = "recipe.yaml"
 
-# Arguments of a run that say where it ran and not what it did, or that are there twice.
+# Arguments that say where a run ran, not what it did, or that are there twice.
 LEFT_OUT = {
-    "accelerator_config", "adapter_name_or_path", "chat_template_path", "ddp_backend", "debug", "deepspeed",
-    "disable_tqdm", "dataset_name", "eos_token", "fsdp_config", "gradient_checkpointing", "hub_model_id",
-    "hub_private_repo", "hub_strategy", "hub_token", "local_rank", "logging_dir", "output_dir", "pad_token", "project",
-    "push_to_hub", "report_to", "resume_from_checkpoint", "run_name", "trackio_space_id",
+    "accelerator_config", "adapter_name_or_path", "chat_template_path", "ddp_backend", "ddp_find_unused_parameters",
+    "debug", "deepspeed", "disable_tqdm", "dataset_name", "eos_token", "fsdp_config", "gradient_checkpointing",
+    "hub_model_id", "hub_private_repo", "hub_strategy", "hub_token", "local_rank", "logging_dir", "output_dir",
+    "pad_token", "project", "push_to_hub", "report_to", "resume_from_checkpoint", "run_name", "trackio_space_id",
 }  # fmt: skip
 
 
-# Training runs
 def write_training(
     folder: Path,
     data_args: Any,
@@ -34,30 +34,33 @@ def write_training(
     log: Sequence[Mapping[str, Any]],
     kept_step: int,
     how: str = "the loss on the answers alone",
+    tasks: Sequence[str] = (),
 ) -> None:
     """
-    Record a training run beside what it trained: `training.json`, all of it, and `recipe.yaml`, the arguments that
-    differ from their defaults, to train the same again. Neither has a path of this machine or a token in it.
+    Record a training run beside the model: all of it in `training.json`; in `recipe.yaml` the arguments that differ
+    from their defaults, to train the same again. Neither holds a path of this machine or a token.
 
     Args:
         folder (`Path`):
             Where the model or adapter is.
         data_args (dataclass):
-            What it was trained on; with `dataset_name`.
+            With `dataset_name`.
         training_args ([`~transformers.TrainingArguments`]):
-            How.
+            How it was trained.
         model_args ([`~trl.ModelConfig`]):
             From which model.
         rows (`int`):
             Number of training rows.
         settings (`Mapping[str, Any]`):
-            What the card shows of the arguments.
+            What the card shows of the arguments, from [`describe_settings`].
         log (`Sequence[Mapping[str, Any]]`):
             The trainer's `log_history`.
         kept_step (`int`):
             The step whose weights are kept.
         how (`str`, *optional*):
-            What the training was.
+            What was learned from, for the card.
+        tasks (`Sequence[str]`, *optional*):
+            The tasks of the training rows, as far as they are known.
     """
     base, data = model_args.model_name_or_path, data_args.dataset_name
     arguments: dict[str, Any] = {}
@@ -77,6 +80,7 @@ def write_training(
         "base_name": public(base),
         "dataset": None if is_path(data) else data,
         "dataset_name": public(data),
+        "tasks": list(tasks),
         "rows": rows,
         "how": how,
         "kept_step": kept_step,
@@ -90,11 +94,58 @@ def write_training(
     write_whole(folder / RECIPE, start + text)
 
 
+def describe_settings(
+    data_args: Any, training_args: Any, model_args: Any, state: Any, own: Mapping[str, Any]
+) -> dict[str, Any]:
+    """
+    Describe the arguments of a run for its card.
+
+    Args:
+        data_args (dataclass):
+            With `adapter_name_or_path`.
+        training_args ([`~transformers.TrainingArguments`]):
+            How it was trained.
+        model_args ([`~trl.ModelConfig`]):
+            From which model.
+        state ([`~transformers.TrainerState`]):
+            How long.
+        own (`Mapping[str, Any]`):
+            What only one kind of training has, to stand after the batch.
+    """
+    from transformers.trainer_utils import SchedulerType
+    from transformers.training_args import OptimizerNames
+
+    if data_args.adapter_name_or_path is not None:
+        trained = f"the adapter {public(data_args.adapter_name_or_path)}, continued"
+    elif model_args.use_peft:
+        modules = model_args.lora_target_modules or "the architecture's default modules"
+        modules = modules if isinstance(modules, str) else ", ".join(modules)
+        trained = f"LoRA of rank {model_args.lora_r} on {modules}"
+        trained += f", alpha {model_args.lora_alpha}, dropout {model_args.lora_dropout}"
+    else:
+        trained = "all weights"
+    bits = "4 bits" if model_args.load_in_4bit else "8 bits" if model_args.load_in_8bit else model_args.dtype
+    return {
+        "trained": trained,
+        "base in": bits,
+        "learning rate": f"{training_args.learning_rate}, {SchedulerType(training_args.lr_scheduler_type).value}, "
+        f"warm-up {training_args.warmup_steps}",
+        "optimizer": f"{OptimizerNames(training_args.optim).value}, beta2 {training_args.adam_beta2}, weight decay "
+        f"{training_args.weight_decay}, gradients clipped at {training_args.max_grad_norm}",
+        "batch": f"{training_args.per_device_train_batch_size} rows x {training_args.gradient_accumulation_steps} "
+        f"accumulated x {training_args.world_size} processes",
+        **own,
+        "steps": f"{state.global_step}, {state.epoch:.2f} epochs",
+        "seed": training_args.seed,
+        "versions": ", ".join(f"{package} {version(package)}" for package in ("torch", "transformers", "trl", "peft")),
+    }
+
+
 def public(name: str) -> str:
-    """A Hub id, or the name alone of a local file or folder: its place means nothing elsewhere."""
+    """Return a Hub id as it is, and only the name of a local file or folder: its path means nothing elsewhere."""
     return Path(name).resolve().stem if is_path(name) else name
 
 
 def is_path(name: str) -> bool:
-    """Whether a name is a place on this machine, not on the Hub."""
+    """Tell whether a name is a path on this machine, not a Hub id."""
     return Path(name).is_absolute() or name.startswith((".", "~")) or Path(name).exists()

@@ -1,60 +1,91 @@
-"""
-The trainer: TRL's, with a cheaper loss on CPUs, and with the IE F1 of the model's answers where it evaluates.
-"""
+"""Load the model to train; the trainer: TRL's, with a cheaper loss on CPUs, and with IE F1 where it evaluates."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import os
 from inspect import signature
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from accelerate import PartialState
 from accelerate.utils import gather_object
 from peft import PeftModel
-from transformers import Trainer
-from transformers.trainer_utils import EvalLoopOutput
+from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy
 from transformers.utils.import_utils import is_bitsandbytes_available
-from trl import SFTTrainer
+from trl import GRPOConfig, ModelConfig, SFTConfig, SFTTrainer, get_quantization_config
 from trl.models import unwrap_model_for_generation
 
 from iepile_builder.chat import to_prompt
 from iepile_builder.engines.base import Request
+from iepile_builder.engines.loading import load_model
 from iepile_builder.engines.transformers import TransformersEngine
 from iepile_builder.errors import InputError
-from iepile_builder.scoring.scorer import Scorer
+from iepile_builder.training.data import Questions
 
 
-@dataclass
-class Questions:
+def check_processes() -> None:
+    """Refuse what `accelerate launch` does without a word on CPUs without MPI: one process where several are asked."""
+    if PartialState().num_processes == 1 and "MASTER_PORT" in os.environ and "WORLD_SIZE" not in os.environ:
+        raise InputError(
+            "several processes were asked for, but accelerate started one, as it does on CPUs: use `torchrun "
+            "--standalone --nproc_per_node 2 -m iepile_builder.commands.train --use_cpu --ddp_backend gloo ...`, or "
+            "num_processes: 1"
+        )
+
+
+def keep_best(args: TrainingArguments) -> None:
+    """Evaluate whenever a checkpoint is saved and keep the one with the best IE F1, unless the options differ."""
+    if args.eval_strategy == "no":
+        if args.save_strategy in ("no", "best"):
+            raise InputError("--ie_f1_records: nothing says when to evaluate: give --eval_strategy steps")
+        args.eval_strategy, args.eval_steps = IntervalStrategy(args.save_strategy), args.save_steps
+    matching = args.eval_strategy == args.save_strategy and args.eval_steps == args.save_steps
+    if args.metric_for_best_model is None and matching:
+        args.metric_for_best_model, args.greater_is_better, args.load_best_model_at_end = "ie_f1", True, True
+    elif args.metric_for_best_model is None:
+        PartialState().print("IE F1 is reported only: to keep the best checkpoint, evaluate whenever one is saved")
+
+
+def load_trainable(
+    model_args: ModelConfig, training_args: SFTConfig | GRPOConfig, adapter: str | None
+) -> PreTrainedModel | PeftModel:
     """
-    Whole validation records, to be answered and scored while the model learns.
+    Load the model to train.
 
     Args:
-        instances (`list[dict[str, Any]]`):
-            With the annotation of their record as `label`.
-        max_new_tokens (`int`):
-            Longest answer.
+        model_args ([`~trl.ModelConfig`]):
+            Which model, in which precision.
+        training_args ([`~trl.SFTConfig`] or [`~trl.GRPOConfig`]):
+            Where `ddp_find_unused_parameters` is left open, it is set: searching takes time, and a long warning says
+            so, and most models use all weights in every step.
+        adapter (`str`, *optional*):
+            The adapter to continue.
     """
-
-    instances: list[dict[str, Any]]
-    max_new_tokens: int
-
-    def score(self, answers: list[str]) -> dict[str, float]:
-        """IE F1, precision and recall over all facts, and how many answers are JSON, all in per cent."""
-        scorer = Scorer()
-        for instance, answer in zip(self.instances, answers, strict=True):
-            scorer.add({**instance, "output": answer})
-        overall = scorer.report()["overall"]
-        scores = {name: overall[name] for name in ("f1", "precision", "recall")}
-        return {**scores, "valid_json": 100 - 100 * overall["unparsed"] / overall["answers"]}
+    model = load_model(
+        model_args.model_name_or_path,
+        adapter,
+        is_trainable=True,
+        revision=model_args.model_revision,
+        dtype=model_args.dtype,
+        attn_implementation=model_args.attn_implementation,
+        quantization_config=get_quantization_config(model_args),
+        trust_remote_code=training_args.trust_remote_code,
+    )
+    config = model.config
+    has_other_inputs = config.get_text_config() is not config  # whose towers a text does not use
+    has_experts = any("expert" in key for key in config.to_dict())  # of which a batch may use some
+    if training_args.ddp_find_unused_parameters is None and not has_other_inputs and not has_experts:
+        training_args.ddp_find_unused_parameters = False
+    return model
 
 
 class AnswerTrainer(SFTTrainer):
     """
-    [`~trl.SFTTrainer`] that on a CPU computes logits only where some row of the batch has an answer token, and that
-    scores answers to validation records where it evaluates.
+    Train as [`~trl.SFTTrainer`] does. On a CPU, compute logits only where some row of the batch has an answer token;
+    where it evaluates, score answers to validation records.
 
     On a CPU `SFTTrainer` computes logits for every token of the prompt too: most of the cost of a small model with
     long prompts and short answers. The loss is the same.
@@ -127,7 +158,7 @@ class AnswerTrainer(SFTTrainer):
         return output
 
     def answer(self, questions: Questions) -> list[str]:
-        """The greedy answers of the model as it is now; each process gives its share of them."""
+        """Generate greedy answers with the model as it is now; each process generates its share."""
         count, world, rank = len(questions.instances), self.accelerator.num_processes, self.accelerator.process_index
         # With FSDP every pass gathers weights from all processes, so all do the same passes.
         share = range(count) if self.is_fsdp_enabled else range(rank, count, world)
@@ -144,14 +175,14 @@ class AnswerTrainer(SFTTrainer):
 
 def end(trainer: Trainer) -> None:
     """
-    Finish the trackers and leave the other processes: [`~transformers.Trainer.end`] with nothing left that uses them.
+    Finish the trackers and leave the process group, as [`~transformers.Trainer.end`] does, but drop the model first.
 
-    Whoever lets go of a Gloo group last waits for its threads. `DistributedDataParallel` does so without releasing the
-    GIL, and they may need it to free a tensor that they gathered: then the process never ends.
+    The last owner of a Gloo group joins its threads. `DistributedDataParallel` does so without releasing the GIL,
+    which the threads may need to free a tensor that they gathered: then the process never ends.
 
     Args:
         trainer ([`~transformers.Trainer`]):
-            Has trained and saved; it cannot be used any more.
+            Has trained and saved; it cannot be used afterwards.
     """
     trainer.model_wrapped = torch.nn.Module()
     trainer.accelerator.free_memory()

@@ -1,23 +1,24 @@
-"""`scripts/grpo.py`: it starts from the adapter, learns from the reward, goes on where it was stopped."""
+"""`iepile grpo`: it starts from the adapter, learns from the reward, continues where it was stopped."""
 
 import json
 import math
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
 from helpers.corpora import ROOT, write_lines
-from helpers.tiny import load_script, save_tiny_model
+from helpers.tiny import save_tiny_model
 from safetensors.torch import load_file
-from trl import GRPOConfig, ModelConfig, SFTConfig, TrlParser
+from trl import GRPOConfig, ModelConfig, SFTConfig
 
 from iepile_builder import InputError
+from iepile_builder.commands import grpo
+from iepile_builder.commands import train as sft
 from iepile_builder.engines.loading import load_model
 from iepile_builder.hub.cards import model_card
+from iepile_builder.training.arguments import GrpoArguments, SftArguments
 
 
 LORA = {"use_peft": True, "lora_r": 16, "lora_dropout": 0.0, "lora_target_modules": ["all-linear"]}
@@ -58,20 +59,14 @@ def instances(count: int) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def grpo() -> ModuleType:
-    return load_script("grpo")
-
-
-@pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model with an adapter that has learned half of what it should, and its data."""
     folder = tmp_path_factory.mktemp("tiny")
     save_tiny_model(folder / "model")
     write_lines(folder / "data" / "train.jsonl", instances(12))
     write_lines(folder / "data" / "validation.jsonl", instances(1))
-    sft = load_script("sft")
     sft.main(
-        sft.DataArguments(dataset_name=str(folder / "data" / "train.jsonl")),
+        SftArguments(dataset_name=str(folder / "data" / "train.jsonl")),
         SFTConfig(output_dir=str(folder / "sft"), max_steps=16, learning_rate=2e-2, **CONFIG),
         ModelConfig(model_name_or_path=str(folder / "model"), **LORA),
     )
@@ -79,12 +74,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def train(grpo: ModuleType, folder: Path, tmp_path: Path) -> Callable[..., list[dict]]:
+def train(folder: Path, tmp_path: Path) -> Callable[..., list[dict]]:
     """Train as the program does, and return the log."""
 
     def run(output: str, adapter: bool = True, data: Path = folder / "data", **args: object) -> list[dict]:
         grpo.main(
-            grpo.DataArguments(dataset_name=str(data), adapter_name_or_path=str(folder / "sft") if adapter else None),
+            GrpoArguments(dataset_name=str(data), adapter_name_or_path=str(folder / "sft") if adapter else None),
             GRPOConfig(**{**CONFIG, **GRPO, "output_dir": str(tmp_path / output), **args}),
             ModelConfig(model_name_or_path=str(folder / "model"), **LORA),
         )
@@ -115,13 +110,25 @@ def test_five_steps_from_an_adapter(train: Callable, folder: Path, tmp_path: Pat
     moved = [(after[name] - before[name]).abs().max() for name in before]
     assert 0 < max(moved) < 0.1
     assert load_model(str(folder / "model"), str(tmp_path / "out"))
-    card = (tmp_path / "out" / "README.md").read_text()
-    assert "model with the adapter sft" in card
-    assert "1 times ie_f1 plus 0.1 times valid_json" in card
+
+
+def test_one_card_with_the_rewards(
+    train: Callable, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    log = train("out", max_steps=3)
+    out = tmp_path / "out"
+    assert capsys.readouterr().out.splitlines()[-1] == f"adapter, tokenizer with chat template, card, plot: {out}"
+    assert (out / "training.png").read_bytes().startswith(b"\x89PNG")
+    card = (out / "README.md").read_text()
     assert str(tmp_path) not in card and str(folder) not in card
-    for_the_hub = model_card("adapter", tmp_path / "out", "user/name").text
-    assert "with GRPO; the reward of an answer is 1 times ie_f1" in for_the_hub
-    assert "| beta | " in for_the_hub and "| step |" not in for_the_hub
+    for text in (card, model_card("adapter", out, "user/name").text):  # here, and as it is pushed
+        assert "with GRPO; the reward of an answer is 1 times ie_f1 plus 0.1 times valid_json" in text
+        assert "the adapter sft, continued" in text
+        assert "| beta | " in text
+        assert "| step | reward | IE F1 reward | JSON reward |" in text
+        for reward in values(log, "reward"):
+            assert f"| {reward:.3f} |" in text
+    assert "iepile-builder" in card
 
 
 def test_without_an_adapter_it_starts_from_the_model(train: Callable, tmp_path: Path) -> None:
@@ -131,8 +138,9 @@ def test_without_an_adapter_it_starts_from_the_model(train: Callable, tmp_path: 
 
 
 def test_the_reward_rises(train: Callable) -> None:
-    rewards = values(train("out", max_steps=40, per_device_train_batch_size=16), "rewards/ie_f1/mean")
-    assert sum(rewards[-10:]) / 10 > sum(rewards[:10]) / 10 + 0.2
+    args = {"max_steps": 60, "per_device_train_batch_size": 16, "learning_rate": 2e-3}
+    rewards = values(train("out", **args), "rewards/ie_f1/mean")
+    assert sum(rewards[-10:]) / 10 > sum(rewards[:10]) / 10 + 0.1  # it rises by 0.24 and 0.26 with two seeds
 
 
 def test_a_run_that_was_stopped_goes_on(train: Callable, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -158,7 +166,7 @@ def test_what_cannot_be_answered_is_left_out(train: Callable, tmp_path: Path, ca
     data = write_lines(tmp_path / "rows.jsonl", [*instances(2), long, unknown])
     train("out", data=data, max_steps=1)
     printed = capsys.readouterr().out
-    assert "train: 4 prompts; left out: 1 whose answer is longer than max_completion_length=32" in printed
+    assert "train: 4 prompts; dropped: 1 whose answer is longer than max_completion_length=32" in printed
     assert "1 without a reference answer" in printed
 
 
@@ -170,12 +178,9 @@ def test_bad_input(train: Callable, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.parts[-3])
-def test_recipes_parse(grpo: ModuleType, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    command = ["grpo.py", "--config", str(recipe), "--dataset_name", "data", "--output_dir", "out", "--use_cpu"]
-    monkeypatch.setattr(sys, "argv", [*command, "--adapter_name_or_path", "adapter"])
-    data_args, training_args, model_args = TrlParser(
-        (grpo.DataArguments, GRPOConfig, ModelConfig)
-    ).parse_args_and_config()
+def test_recipes_parse(recipe: Path) -> None:
+    command = ["--config", str(recipe), "--dataset_name", "data", "--output_dir", "out", "--use_cpu"]
+    data_args, training_args, model_args = grpo.parse([*command, "--adapter_name_or_path", "adapter"])
     assert data_args.adapter_name_or_path == "adapter"
     assert training_args.reward_weights == [1.0, 0.1]
     assert training_args.generation_batch_size % training_args.num_generations == 0

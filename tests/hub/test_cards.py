@@ -13,6 +13,7 @@ from helpers.corpora import ALL_TASKS, SAMPLE_CORPUS, write_corpus
 from helpers.hub_server import LocalHub
 
 from iepile_builder import IEPile, InputError
+from iepile_builder.commands.train import parse
 from iepile_builder.data.corpus import find_corpora
 from iepile_builder.data.instructions import TEXT
 from iepile_builder.extraction.user_schema import read_schema
@@ -196,10 +197,7 @@ def test_no_name_or_label_breaks_a_card(tmp_path: Path) -> None:
 
 
 def test_a_run_is_told_without_its_places_and_its_tokens(hub: LocalHub, tmp_path: Path) -> None:
-    trl = pytest.importorskip("trl")
-    from helpers.tiny import load_script
-
-    sft = load_script("sft")
+    pytest.importorskip("trl")
     (tmp_path / "base").mkdir()
     config = tmp_path / "config.yaml"
     config.write_text(
@@ -207,8 +205,7 @@ def test_a_run_is_told_without_its_places_and_its_tokens(hub: LocalHub, tmp_path
         f"hub_token: {hub.token}\nlearning_rate: 1.0e-3\nuse_peft: true\nlora_target_modules: all-linear\n"
         "lr_scheduler_type: cosine\nuse_cpu: true\nbf16: false\nmax_length: 99\nmax_train_tokens: 1000\n"
     )
-    parser = trl.TrlParser((sft.DataArguments, trl.SFTConfig, trl.ModelConfig))
-    data_args, training_args, model_args = parser.parse_args_and_config(["--config", str(config)])
+    data_args, training_args, model_args = parse(["--config", str(config)])
     log = [{"step": step, "loss": 1 / step} for step in range(1, 31)]
     settings = {"learning rate": 0.001}
     write_training(tmp_path, data_args, training_args, model_args, 1234, settings, log, 30)
@@ -223,13 +220,14 @@ def test_a_run_is_told_without_its_places_and_its_tokens(hub: LocalHub, tmp_path
     assert json.loads(record)["base_name"] == "base"
 
     again = ["--config", str(tmp_path / "recipe.yaml"), "--dataset_name", "user/data", "--output_dir", "other"]
-    for one, other in zip(parser.parse_args_and_config(again), (data_args, training_args, model_args), strict=True):
+    again += ["--model_name_or_path", "org/base"]
+    for one, other in zip(parse(again), (data_args, training_args, model_args), strict=True):
         differing = {
             name
             for name, value in vars(other).items()
             if str(vars(one)[name]) != str(value) and not name.startswith("_")
         }
-        assert differing <= {"output_dir", "model_name_or_path", "hub_token"}
+        assert differing <= {"output_dir", "project", "model_name_or_path", "hub_token"}
 
     card = model_card("adapter", tmp_path, "user/name", ModelFacts("org/base"), LICENSE)
     assert "Trained on 1,234 instances of [user/data](https://huggingface.co/datasets/user/data)" in card.text

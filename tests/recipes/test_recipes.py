@@ -17,15 +17,15 @@ import torch
 import yaml
 from helpers.corpora import ROOT, write_lines
 from helpers.models import INSTANCES, MODELS, make_config, make_tokenizer
-from helpers.tiny import load_script
 from peft import LoraConfig, get_peft_model
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
 )
-from trl import ModelConfig, SFTConfig, SFTTrainer, TrlParser
+from trl import SFTTrainer
 
 from iepile_builder.chat import load_tokenizer, to_prompt
+from iepile_builder.commands.train import parse
 from iepile_builder.engines.loading import load_model
 
 
@@ -75,9 +75,8 @@ def in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=short)
 def test_the_recipe_parses(recipe: Path, tmp_path: Path) -> None:
-    parser = TrlParser((load_script("sft").DataArguments, SFTConfig, ModelConfig))
     arguments = ["--config", str(recipe), "--dataset_name", "data", "--output_dir", str(tmp_path), "--use_cpu", "true"]
-    data_args, training_args, model_args = parser.parse_args_and_config(arguments)  # refuses unknown keys
+    data_args, training_args, model_args = parse(arguments)  # refuses unknown keys
 
     assert training_args.trust_remote_code == recipe.parent.parent.name.startswith("baichuan")
     assert model_args.use_peft != recipe.stem.endswith("full")

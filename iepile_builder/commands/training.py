@@ -1,0 +1,232 @@
+"""What `iepile train` and `iepile grpo` share: help, TRL's options, `accelerate launch`, and what is kept of a run."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from subprocess import CalledProcessError
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from iepile_builder.commands.cli import documented, make_parser, run
+from iepile_builder.errors import InputError
+from iepile_builder.hub.cards import model_card
+from iepile_builder.hub.push import push_model
+from iepile_builder.io import find_resource, first_line
+from iepile_builder.training.arguments import DataArguments
+from iepile_builder.training.checkpoints import explained_write_errors, last_checkpoint
+from iepile_builder.training.curves import PLOT, plot
+from iepile_builder.training.record import describe_settings, write_training
+
+
+if TYPE_CHECKING:
+    from transformers import Trainer
+    from trl import ModelConfig
+
+
+@dataclass
+class LaunchOptions:
+    """
+    Processes, for accelerate.
+
+    Args:
+        accelerate_config (`str`, *optional*):
+            A file for `accelerate launch`, or a name: `cpu`, `single_gpu`, `ddp`, `fsdp2`, `zero2`, `zero3`,
+            `multi_node`. By default `single_gpu`, or `cpu` if there is no accelerator.
+        num_processes (`int`, *optional*):
+            Number of processes on all machines, in place of the file's.
+        num_machines (`int`, *optional*):
+            Number of machines.
+        machine_rank (`int`, *optional*):
+            Number of this machine, from 0.
+        main_process_ip (`str`, *optional*):
+            Address of machine 0.
+        main_process_port (`int`, *optional*):
+            Its port.
+    """
+
+    accelerate_config: str | None = None
+    num_processes: int | None = None
+    num_machines: int | None = None
+    machine_rank: int | None = None
+    main_process_ip: str | None = None
+    main_process_port: int | None = None
+
+
+def launch(name: str, argv: Sequence[str]) -> None:
+    """Run a training command in the processes that `accelerate launch` starts, as `trl sft` does."""
+    if not {"-h", "--help", "--help_all"}.isdisjoint(argv):
+        return run(name, argv)
+    known = {f"--{field.name}" for field in fields(LaunchOptions)}
+    arguments = [part for each in argv for part in (each.split("=", 1) if each.startswith("--") else [each])]
+    options: dict[str, str] = {}
+    while index := next((index for index, each in enumerate(arguments[:-1], 1) if each in known), 0):
+        options[arguments[index - 1]] = arguments[index]
+        del arguments[index - 1 : index + 1]
+
+    from accelerate.commands.launch import launch_command, launch_command_parser
+    from torch import accelerator
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    config = options.pop("--accelerate_config", "single_gpu" if accelerator.is_available() else "cpu")
+    path = config if Path(config).is_file() else find_resource("recipes", f"accelerate_configs/{config}.yaml")
+    command = ["--config_file", str(path), *(part for option in options.items() for part in option)]
+    command += ["--module", f"iepile_builder.commands.{name}", *arguments]
+    try:
+        launch_command(launch_command_parser().parse_args(command))
+    except CalledProcessError as error:
+        code = error.returncode
+    except ChildFailedError as error:
+        code = error.get_first_failure()[1].exitcode
+    else:
+        return None
+    # The process has said what is wrong, unless it was killed.
+    sys.exit(f"error: a training process was ended by {signal.Signals(-code).name}" if code < 0 else code)
+
+
+def parse(
+    name: str,
+    doc: str,
+    data_class: type[DataArguments],
+    config: str,
+    shown: Mapping[str, str],
+    recipe: str,
+    argv: Sequence[str] | None,
+) -> Any:
+    """
+    Read our options, those of a TRL config, and those of [`~trl.ModelConfig`].
+
+    Args:
+        name (`str`):
+            The command.
+        doc (`str`):
+            What it does, with an example.
+        data_class (`type`):
+            The class of our options.
+        config (`str`):
+            The class of TRL's options.
+        shown (`Mapping[str, str]`):
+            The options of TRL that the help lists, with their description.
+        recipe (`str`):
+            The recipe whose values stand beside them.
+        argv (`Sequence[str]`, *optional*):
+            The arguments, by default those of the process.
+
+    Returns:
+        `tuple`: An instance of each class.
+
+    Raises:
+        `InputError`: If an option is unknown or has a wrong value.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if "-h" in argv or "--help" in argv:
+        _print_help(name, doc, data_class, shown, recipe)
+        sys.exit()
+
+    import trl
+
+    parser = trl.TrlParser(
+        (data_class, getattr(trl, config), trl.ModelConfig), prog=f"iepile {name}", usage=f"iepile {name} [options]"
+    )
+    descriptions = documented(data_class)
+    for action in parser._actions:
+        action.help = descriptions.get(action.dest, action.help)
+    if "--help_all" in argv:
+        parser.print_help()
+        sys.exit()
+
+    def refuse(message: str) -> None:
+        raise InputError(f"{message}; see iepile {name} --help")
+
+    parser.error = refuse
+    argv = [part for each in argv for part in (each.split("=", 1) if each.startswith("--config=") else [each])]
+    if "--config" in argv[:-1]:
+        argv[argv.index("--config") + 1] = str(find_resource("recipes", argv[argv.index("--config") + 1]))
+    try:
+        arguments = parser.parse_args_and_config(argv)
+    except (OSError, ValueError, ImportError, yaml.YAMLError) as error:
+        if "bf16/gpu" in str(error):
+            raise InputError(
+                "the recipe asks for bfloat16 and there is no GPU that computes in it: give --use_cpu to train on the "
+                "CPU, or --bf16 false"
+            ) from None
+        raise InputError(first_line(error)) from None
+    data_args, training_args, model_args = arguments
+    if model_args.model_name_or_path is None:
+        raise InputError("no model: give --model_name_or_path")
+    for each in (data_args, training_args):
+        if getattr(each, "chat_template_path", None) is not None:
+            each.chat_template_path = str(find_resource("recipes", each.chat_template_path))
+    if training_args.project == type(training_args).project:  # the same for everybody
+        training_args.project = Path(training_args.output_dir).resolve().name
+    return arguments
+
+
+def _print_help(name: str, doc: str, data_class: type, shown: Mapping[str, str], recipe: str) -> None:
+    """Print the help without importing TRL, which takes long."""
+    values = yaml.safe_load(find_resource("recipes", recipe).read_text(encoding="utf-8"))
+    parser = make_parser(name, doc, (data_class, LaunchOptions))
+    lines = [
+        f"  --{option:<28}{text}" + (f" ({values[option]})" if option in values else "")
+        for option, text in shown.items()
+    ]
+    parser.add_argument_group(f"Options of TRL that are needed most, with the values of {recipe}", "\n".join(lines))
+    parser.epilog = f"iepile {name} --help_all lists all options of TRL."
+    parser.print_help()
+
+
+def train_and_keep(
+    trainer: Trainer,
+    data_args: DataArguments,
+    model_args: ModelConfig,
+    repo_id: str | None,
+    own_settings: Mapping[str, Any],
+    **record: Any,
+) -> None:
+    """
+    Train from the last whole checkpoint on; keep the model with its tokenizer, record, plot and card, and push it.
+
+    Args:
+        trainer ([`~transformers.Trainer`]):
+            Ready to train; it cannot be used afterwards.
+        data_args ([`DataArguments`]):
+            On which data.
+        model_args ([`~trl.ModelConfig`]):
+            Which model.
+        repo_id (`str`, *optional*):
+            The repository to push to.
+        own_settings (`Mapping[str, Any]`):
+            What only this kind of training has, for the card.
+        **record:
+            Passed to [`write_training`].
+    """
+    from iepile_builder.training.data import without_bars
+    from iepile_builder.training.trainer import end
+
+    args = trainer.args
+    folder = Path(str(args.output_dir))
+    is_adapter = model_args.use_peft or data_args.adapter_name_or_path is not None
+    form: Any = "adapter" if is_adapter else "merged"
+    checkpoint = last_checkpoint(args)
+    with without_bars(), explained_write_errors(folder):
+        trainer.train(resume_from_checkpoint=checkpoint)
+        trainer.save_model(args.output_dir)
+        if trainer.is_world_process_zero():
+            log, state = trainer.state.log_history, trainer.state
+            kept = f"{'adapter' if is_adapter else 'model'}, tokenizer with chat template, card"
+            kept += ", plot" if plot(log, folder / PLOT) else ""
+            settings = describe_settings(data_args, args, model_args, state, own_settings)
+            kept_step = (args.load_best_model_at_end and state.best_global_step) or state.global_step
+            write_training(
+                folder, data_args, args, model_args, settings=settings, log=log, kept_step=kept_step, **record
+            )
+            model_card(form, folder, repo_id).save(folder / "README.md")
+            print(f"{kept}: {folder}")
+        trainer.save_state()  # last: it shows that the rest is there
+    if repo_id is not None and trainer.is_world_process_zero():
+        push_model(form, folder, repo_id, public=args.hub_private_repo is False)
+    end(trainer)

@@ -1,0 +1,64 @@
+"""The options of a training run, beside those of TRL."""
+
+from dataclasses import dataclass
+
+
+@dataclass
+class DataArguments:
+    """
+    Data.
+
+    Args:
+        dataset_name (`str`):
+            A folder that `iepile build` wrote, a JSON, JSON lines or Parquet file, or a Hub id: anything with the
+            columns `instruction` and `output`, and `task` for GRPO.
+        tasks (`list[str]`, *optional*):
+            The tasks to train on, all by default.
+        val_set_size (`int`, *optional*, defaults to 0):
+            Rows to hold out for evaluation if the dataset has no `validation` split.
+        max_eval_samples (`int`, *optional*):
+            Evaluate on a random subset of this many rows.
+        adapter_name_or_path (`str`, *optional*):
+            Continue this adapter instead of starting a new one.
+    """
+
+    dataset_name: str
+    tasks: list[str] | None = None
+    val_set_size: int = 0
+    max_eval_samples: int | None = None
+    adapter_name_or_path: str | None = None
+
+
+@dataclass
+class SftArguments(DataArguments):
+    """
+    Size, and IE F1 while training.
+
+    Args:
+        max_train_tokens (`int`, *optional*):
+            Train on a random subset of the rows, of about this many tokens in all.
+        ie_f1_records (`int`, *optional*, defaults to 0):
+            Answer this many random validation records at every evaluation and report the IE F1 of the answers. Unless
+            other options say otherwise, evaluate whenever a checkpoint is saved, and keep the best one. The validation
+            loss is then computed on these records too, unless `max_eval_samples` is given.
+        ie_f1_max_new_tokens (`int`, *optional*):
+            Longest of these answers in tokens; by default 1.5 times the longest reference answer.
+    """
+
+    max_train_tokens: int | None = None
+    ie_f1_records: int = 0
+    ie_f1_max_new_tokens: int | None = None
+
+
+@dataclass
+class GrpoArguments(DataArguments):
+    """
+    Chat format.
+
+    Args:
+        chat_template_path (`str`, *optional*):
+            A Jinja file to use instead of the tokenizer's own template. The tokenizer is that of
+            `adapter_name_or_path`, if it has one.
+    """
+
+    chat_template_path: str | None = None

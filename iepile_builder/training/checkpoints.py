@@ -1,0 +1,127 @@
+"""Find the checkpoint to continue from, and explain a disk that cannot be written to."""
+
+import json
+import shutil
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from iepile_builder.errors import InputError
+
+
+# What a checkpoint must hold, by any of these names: of one process or DDP, of FSDP, of DeepSpeed.
+WEIGHTS = (
+    "adapter_model.safetensors", "model.safetensors", "model.safetensors.index.json", "pytorch_model_fsdp*",
+    "global_step*",
+)  # fmt: skip
+STATES = (
+    ("optimizer.pt", "optimizer.bin", "optimizer_*", "global_step*"),
+    ("scheduler.pt", "global_step*"),
+    ("rng_state.pth", "rng_state_*.pth"),
+)
+
+
+def last_checkpoint(training_args: Any) -> str | None:
+    """
+    Find the checkpoint to continue from: the one that is asked for, or the last whole one in the output folder.
+
+    Args:
+        training_args ([`~transformers.TrainingArguments`]):
+            With `output_dir`, `resume_from_checkpoint` and `save_only_model`.
+
+    Returns:
+        `str`, *optional*: The folder.
+
+    Raises:
+        `InputError`: If the one that is asked for is damaged.
+    """
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
+
+    state, found, asked = PartialState(), None, training_args.resume_from_checkpoint
+    if asked is not None:
+        if (damage := find_damage(Path(asked), training_args.save_only_model)) is not None:
+            raise InputError(f"{asked}: not a whole checkpoint: {damage}")
+        found = str(asked)
+    elif state.is_main_process:  # reading takes time, and all processes must continue from the same one
+        numbers = {
+            int(number): folder
+            for folder in Path(training_args.output_dir).glob("checkpoint-*")
+            if (number := folder.name.removeprefix("checkpoint-")).isdecimal()
+        }
+        for _, folder in sorted(numbers.items(), reverse=True):
+            damage = find_damage(folder, training_args.save_only_model)
+            if damage is None:
+                found = str(folder)
+                break
+            print(f"skipping {folder}: {damage}")
+    [found] = broadcast_object_list([found])
+    if found is not None:
+        state.print(f"continuing from {found}; to start anew, give another --output_dir")
+    return found
+
+
+def find_damage(checkpoint: Path, only_model: bool = False) -> str | None:
+    """
+    Say which file of a checkpoint is missing or cannot be read.
+
+    Args:
+        checkpoint (`Path`):
+            Its folder.
+        only_model (`bool`, *optional*, defaults to `False`):
+            Whether it was saved without the states of optimizer, scheduler and random numbers.
+
+    Returns:
+        `str`, *optional*: The damage; `None` if the checkpoint is whole.
+    """
+    for names in (("trainer_state.json",), WEIGHTS, *(() if only_model else STATES)):
+        if not any(list(checkpoint.glob(name)) for name in names):
+            return f"{names[0]} is missing"
+    for file in sorted(checkpoint.iterdir()):
+        try:
+            _read(file)
+        except Exception as error:  # of the many kinds that damage raises
+            return f"{file.name} cannot be read ({type(error).__name__})"
+    return None
+
+
+def _read(file: Path) -> None:
+    """Read a file as far as it shows whether it is whole; of pickles nothing is unpickled."""
+    if file.suffix == ".json":
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if file.name == "trainer_state.json":
+            int(content["global_step"])
+        elif file.name.endswith(".index.json"):  # of weights in several files
+            for part in set(content["weight_map"].values()):
+                file.with_name(part).stat()
+    elif file.suffix == ".safetensors":
+        from safetensors import safe_open
+
+        with safe_open(file, framework="np"):
+            pass
+    elif file.suffix in (".pt", ".pth", ".bin"):
+        with zipfile.ZipFile(file) as archive:
+            if (broken := archive.testzip()) is not None:
+                raise zipfile.BadZipFile(broken)
+
+
+@contextmanager
+def explained_write_errors(folder: Path) -> Iterator[None]:
+    """Turn what the libraries raise when they cannot write into one line."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        # The last is what `torch.save` says of any failure to write.
+        reasons = ("No space left on device", "Disk quota exceeded", "File too large", "inline_container")
+        reason = next((reason for reason in reasons if reason in str(error)), None)
+        if reason is None:
+            raise
+        reason = "a file came out incomplete" if reason == reasons[-1] else reason
+        raise InputError(
+            f"{folder}: cannot be written to: {reason}, {shutil.disk_usage(folder).free >> 20} MB are free; "
+            "with more space the same command continues from the last whole checkpoint"
+        ) from None

@@ -1,0 +1,288 @@
+"""Turn a dataset of instances into training rows. Whatever is left out is counted."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from accelerate import PartialState
+from datasets import Dataset
+from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+from transformers import PreTrainedTokenizerBase, TrainingArguments
+from transformers.utils import logging
+
+from iepile_builder.answers.parse import load_answer
+from iepile_builder.chat import to_prompt, tokenize
+from iepile_builder.data.instances import load_instances
+from iepile_builder.data.instructions import asked_schema
+from iepile_builder.errors import InputError
+from iepile_builder.scoring.scorer import Scorer
+from iepile_builder.tasks import TASKS
+from iepile_builder.training.arguments import DataArguments, SftArguments
+
+
+REWARDED = ("task", "instruction", "output")  # what the reward of an answer is computed from
+
+
+@dataclass
+class Questions:
+    """
+    Hold whole validation records, to be answered and scored while the model learns.
+
+    Args:
+        instances (`list[dict[str, Any]]`):
+            With the annotation of their record as `label`.
+        max_new_tokens (`int`):
+            Longest answer.
+    """
+
+    instances: list[dict[str, Any]]
+    max_new_tokens: int
+
+    def score(self, answers: list[str]) -> dict[str, float]:
+        """Compute IE F1, precision and recall over all facts, and the share of answers that are JSON, in per cent."""
+        scorer = Scorer()
+        for instance, answer in zip(self.instances, answers, strict=True):
+            scorer.add({**instance, "output": answer})
+        overall = scorer.report()["overall"]
+        scores = {name: overall[name] for name in ("f1", "precision", "recall")}
+        return {**scores, "valid_json": 100 - 100 * overall["unparsed"] / overall["answers"]}
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Hide the progress bars of `datasets` and of saving: a trainer alone shows up to four before its own."""
+    datasets_too, transformers_too = not are_progress_bars_disabled(), logging.is_progress_bar_enabled()
+    disable_progress_bars()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if datasets_too:
+            enable_progress_bars()
+        if transformers_too:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def load_splits(
+    data_args: DataArguments, training_args: TrainingArguments, columns: tuple[str, ...]
+) -> tuple[Dataset, Dataset | None]:
+    """
+    Load the training split and, if there is an evaluation, the validation split.
+
+    Args:
+        data_args ([`DataArguments`]):
+            Which dataset, and which tasks of it.
+        training_args ([`~transformers.TrainingArguments`]):
+            Whether to evaluate, and the seed.
+        columns (`tuple[str, ...]`):
+            The text columns that are needed.
+
+    Raises:
+        `InputError`: If there is no such dataset, split, column or task.
+    """
+    with without_bars():
+        splits = load_instances(data_args.dataset_name, columns=columns)
+    if "train" not in splits:
+        raise InputError(f"{data_args.dataset_name}: no train split, only {', '.join(splits)}")
+    train, validation = splits["train"], splits.get("validation")
+    if validation is None and data_args.val_set_size:
+        if data_args.val_set_size >= len(train):
+            raise InputError(f"--val_set_size {data_args.val_set_size}: there are only {len(train)} rows")
+        parts = train.train_test_split(test_size=data_args.val_set_size, seed=training_args.seed)
+        train, validation = parts["train"], parts["test"]
+    train = select_tasks(train, "train", data_args.tasks)
+    if training_args.eval_strategy == "no":
+        return train, None
+    if validation is None:
+        raise InputError("nothing to evaluate on: give --val_set_size, or --eval_strategy no")
+    return train, select_tasks(validation, "validation", data_args.tasks)
+
+
+def select_tasks(dataset: Dataset, split: str, tasks: list[str] | None) -> Dataset:
+    """Select the rows of these tasks."""
+    if tasks is None:
+        return dataset
+    if "task" not in dataset.column_names:
+        raise InputError(f"--tasks: the {split} split has no column `task`")
+    selected = _select(dataset, "task", lambda task: task in tasks)
+    if len(selected) == 0:
+        raise InputError(f"the {split} split has no instance of {', '.join(tasks)}")
+    return selected
+
+
+def select_sample(dataset: Dataset, size: int | None, seed: int) -> Dataset:
+    """Select a random subset of this many rows; all of them if `size` is `None`."""
+    return dataset if size is None else dataset.shuffle(seed=seed).select(range(min(size, len(dataset))))
+
+
+def _select(dataset: Dataset, column: str, is_wanted: Callable[[Any], bool]) -> Dataset:
+    # `Dataset.filter` shows a bar, and cannot be told not to.
+    return dataset.select([index for index, value in enumerate(dataset[column]) if is_wanted(value)])
+
+
+def tokenize_rows(
+    dataset: Dataset, split: str, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None
+) -> Dataset:
+    """
+    Turn instances into rows of tokens and labels, with their `length`; drop what cannot be learned.
+
+    Args:
+        dataset ([`~datasets.Dataset`]):
+            Instances with `instruction` and `output`.
+        split (`str`):
+            Its name, for messages.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            With a chat template.
+        max_length (`int`, *optional*):
+            Drop rows of more tokens: the trainer would cut the end of their answers.
+
+    Raises:
+        `InputError`: If no row is left.
+    """
+    answered = _select(dataset, "output", lambda output: output is not None)
+
+    def to_row(instance: dict[str, Any]) -> dict[str, Any]:
+        row = tokenize(instance, tokenizer)
+        return {**row, "length": len(row["input_ids"])}
+
+    rows = answered.map(to_row, remove_columns=answered.column_names, desc=f"Tokenizing {split}")
+    fitting = _select(rows, "length", lambda length: max_length is None or length <= max_length)
+    PartialState().print(
+        f"{split}: {len(fitting)} rows, {sum(fitting['length'])} tokens; dropped: {len(rows) - len(fitting)} longer "
+        f"than max_length={max_length}, {len(dataset) - len(answered)} without an answer"
+    )
+    if len(fitting) == 0:
+        raise InputError(f"no row of the {split} split is left: raise --max_length")
+    return fitting
+
+
+def take_tokens(rows: Dataset, max_tokens: int, seed: int) -> Dataset:
+    """
+    Select a random subset of the rows, in random order.
+
+    Args:
+        rows ([`~datasets.Dataset`]):
+            From [`tokenize_rows`].
+        max_tokens (`int`):
+            About this many tokens in all.
+        seed (`int`):
+            Of the draw.
+    """
+    rows = rows.shuffle(seed=seed)
+    total, count = 0, 0
+    for length in rows["length"]:
+        if count and total + length > max_tokens:
+            break
+        total, count = total + length, count + 1
+    PartialState().print(f"train: {count} of {len(rows)} rows taken, {total} tokens")
+    return rows.select(range(count))
+
+
+def take_records(
+    dataset: Dataset, tokenizer: PreTrainedTokenizerBase, data_args: SftArguments, max_length: int | None, seed: int
+) -> Questions:
+    """
+    Select random whole records of the validation split, to be answered at every evaluation.
+
+    Args:
+        dataset ([`~datasets.Dataset`]):
+            Instances with `task`, `instruction` and `output`.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            With a chat template.
+        data_args ([`SftArguments`]):
+            How many records, and the longest answer.
+        max_length (`int`, *optional*):
+            Skip records with longer rows.
+        seed (`int`):
+            Of the draw.
+
+    Raises:
+        `InputError`: If no record is left, or one cannot be scored.
+    """
+    if "task" not in dataset.column_names:
+        raise InputError("--ie_f1_records: the validation rows have no `task` column to score their answers by")
+    records: dict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
+    for index, row in enumerate(dataset):
+        if row["output"] is None:
+            continue
+        instance = {"source": "", **row}
+        if row.get("id") is None or row.get("label") is None:  # a training row: a record of its own
+            answer, schema = load_answer(row["output"]), asked_schema(row["instruction"], row["task"])
+            if answer is None:
+                raise InputError(f"--ie_f1_records: the answer of validation row {index} is not a JSON object")
+            annotations = TASKS[row["task"]].annotations(answer, schema)
+            instance |= {"id": str(index), "label": json.dumps(annotations, ensure_ascii=False)}
+        records[instance["task"], instance["source"], instance["id"], instance["label"]].append(instance)
+
+    order = list(records.values())
+    random.Random(seed).shuffle(order)
+    instances: list[dict[str, Any]] = []
+    taken = too_long = 0
+    for record in order:
+        lengths = [len(tokenize(instance, tokenizer)["input_ids"]) for instance in record]
+        if max_length is not None and max(lengths) > max_length:
+            too_long += 1
+            continue
+        instances += record
+        taken += 1
+        if taken == data_args.ie_f1_records:
+            break
+    PartialState().print(
+        f"IE F1 on {taken} of {len(records)} validation records, {len(instances)} answers each time; left out: "
+        f"{too_long} longer than max_length={max_length}"
+    )
+    if not instances:
+        raise InputError("--ie_f1_records: no validation record to answer is left: raise --max_length")
+    longest = max(len(tokenizer(instance["output"])["input_ids"]) for instance in instances)
+    questions = Questions(instances, data_args.ie_f1_max_new_tokens or 3 * longest // 2)
+    questions.score([instance["output"] for instance in instances])  # fail before the training, not in it
+    return questions
+
+
+def make_prompts(
+    dataset: Dataset, split: str, tokenizer: PreTrainedTokenizerBase, max_completion_length: int, context: int
+) -> Dataset:
+    """
+    Turn instances into prompts with what the reward needs; drop those that cannot be answered.
+
+    Args:
+        dataset ([`~datasets.Dataset`]):
+            Instances with the columns of `REWARDED`.
+        split (`str`):
+            Its name, for messages.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            With a chat template.
+        max_completion_length (`int`):
+            Longest answer in tokens.
+        context (`int`):
+            Longest prompt and answer together.
+
+    Raises:
+        `InputError`: If no row is left.
+    """
+    answered = _select(dataset, "output", lambda output: output is not None)
+
+    def to_row(instance: dict[str, Any]) -> dict[str, Any]:
+        prompt = to_prompt(instance)
+        encoded: Any = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)
+        prompt_length = len(encoded["input_ids"])
+        answer_length = len(tokenizer(instance["output"], add_special_tokens=False)["input_ids"]) + 1  # the end token
+        fits = answer_length <= max_completion_length and prompt_length + max_completion_length <= context
+        return {"prompt": prompt, "fits": fits}
+
+    rows = answered.map(to_row, desc=f"Tokenizing {split}")
+    fitting = _select(rows, "fits", bool).select_columns(["prompt", *REWARDED])
+    PartialState().print(
+        f"{split}: {len(fitting)} prompts; dropped: {len(rows) - len(fitting)} whose answer is longer than "
+        f"max_completion_length={max_completion_length} or would go beyond the context of {context} tokens, "
+        f"{len(dataset) - len(answered)} without a reference answer"
+    )
+    if len(fitting) == 0:
+        raise InputError(f"no row of the {split} split is left: raise --max_completion_length")
+    return fitting

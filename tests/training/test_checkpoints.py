@@ -1,0 +1,143 @@
+"""Continuing: after a kill, a full disk, a damaged checkpoint."""
+
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.training import BALANCED, CONFIG, LORA, losses
+from safetensors.torch import load_file
+
+from iepile_builder import InputError
+from iepile_builder.engines.loading import load_model
+from iepile_builder.training.checkpoints import find_damage
+
+
+@pytest.mark.parametrize("sampling", [{}, BALANCED])
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(
+    train: Callable[..., list[dict]], model: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture,
+    sampling: dict,
+) -> None:  # fmt: skip
+    args = {**CONFIG, **sampling, "save_strategy": "steps", "save_steps": 2, "max_steps": 8}
+    lora = {**LORA, "lora_dropout": 0.1, "model_name_or_path": model}
+    killed = tmp_path / "killed"
+    program = f"""
+import os, signal
+from trl import ModelConfig, SFTConfig
+from iepile_builder.commands.train import main
+from iepile_builder.training.arguments import SftArguments
+from iepile_builder.training.trainer import AnswerTrainer
+step = AnswerTrainer.training_step
+def training_step(trainer, *args, **kwargs):
+    if trainer.state.global_step == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(trainer, *args, **kwargs)
+AnswerTrainer.training_step = training_step
+main(SftArguments({str(data)!r}), SFTConfig(**{ {**args, "output_dir": str(killed)} }), ModelConfig(**{lora}))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert [folder.name for folder in killed.iterdir() if folder.is_dir()] == ["checkpoint-2"]
+    shutil.copytree(killed / "checkpoint-2", killed / "checkpoint-4")  # as if it was killed while it saved, too
+    (killed / "checkpoint-4" / "trainer_state.json").write_text('{"epoch": 0.')
+
+    resumed = train("killed", model_args=lora, **args)
+    assert "checkpoint-2;" in capsys.readouterr().out
+    whole = train("whole", model_args=lora, **args)
+    assert losses(resumed) == losses(whole)  # six steps are an epoch
+    assert len(losses(whole)) == 8
+    adapters = [load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "killed")]
+    for name, weight in adapters[0].items():
+        torch.testing.assert_close(adapters[1][name], weight, rtol=0, atol=0)
+
+
+def test_a_full_disk(train: Callable[..., list[dict]], tmp_path: Path) -> None:
+    """The adapter is written, the larger state of the optimizer is not: files are limited to a size between them."""
+    args = {"save_strategy": "steps", "save_steps": 2, "max_steps": 6}
+    whole = losses(train("whole", **args))
+    sizes = [
+        (tmp_path / "whole" / "checkpoint-2" / name).stat().st_size
+        for name in ("adapter_model.safetensors", "optimizer.pt")
+    ]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for limit in (sum(sizes) // 2, sizes[0] // 2):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+        try:
+            with pytest.raises(InputError, match="full: cannot be written to.* MB are free"):
+                train("full", **args)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert losses(train("full", **args)) == whole
+
+
+def cut(file: Path) -> None:
+    os.truncate(file, file.stat().st_size // 2)
+
+
+def overwrite(file: Path) -> None:
+    """Zeros in the middle, as after a fault of the disk."""
+    content = bytearray(file.read_bytes())
+    content[len(content) // 4 : len(content) // 2] = bytes(len(content) // 2 - len(content) // 4)
+    file.write_bytes(content)
+
+
+STATE, ADAPTER = "trainer_state.json", "adapter_model.safetensors"
+DAMAGE = [
+    *((name, damage) for name in (STATE, ADAPTER, "optimizer.pt", "scheduler.pt", "rng_state.pth")
+      for damage in (cut, Path.unlink)),
+    ("adapter_config.json", cut),
+    ("optimizer.pt", overwrite),
+    ("optimizer.pt", lambda file: file.write_bytes(b"")),
+    (STATE, lambda file: file.write_text("[]")),
+]  # fmt: skip
+
+
+def test_a_damaged_checkpoint_is_skipped_for_the_one_before(
+    train: Callable[..., list[dict]], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    args = {"save_strategy": "steps", "save_steps": 2, "max_steps": 6}
+    whole = losses(train("out", **args))
+    for name in ("checkpoint-best", "checkpoint-"):  # of somebody else
+        (tmp_path / "out" / name).mkdir()
+        (tmp_path / "out" / name / "trainer_state.json").write_text("{}")
+    assert find_damage(tmp_path / "out" / "checkpoint-6") is None
+    for name, damage in DAMAGE:
+        again = shutil.copytree(tmp_path / "out", tmp_path / "again")
+        damage(again / "checkpoint-6" / name)
+        capsys.readouterr()
+        resumed = losses(train("again", **args))
+        lines = capsys.readouterr().out.splitlines()
+        [skipped] = [line for line in lines if "checkpoint-6" in line]
+        assert skipped.startswith("skipping ") and name in skipped
+        assert any(line.startswith(f"continuing from {again}/checkpoint-4;") for line in lines)
+        assert resumed == whole
+        shutil.rmtree(again)
+
+    checkpoint = tmp_path / "out" / "checkpoint-6"
+    (checkpoint / "optimizer.pt").unlink()
+    assert find_damage(checkpoint, only_model=True) is None
+    with pytest.raises(InputError, match="checkpoint-6: not a whole checkpoint: optimizer.pt is missing"):
+        train("out", resume_from_checkpoint=str(checkpoint), **args)
+    for folder in tmp_path.glob("out/checkpoint-?"):
+        cut(folder / STATE)
+    assert losses(train("out", **args)) == whole  # none is left: from the start
+
+
+def test_weights_in_several_files(tmp_path: Path, model: str) -> None:
+    load_model(model).save_pretrained(tmp_path, max_shard_size="20KB")
+    (tmp_path / STATE).write_text('{"global_step": 2}')
+    assert find_damage(tmp_path, only_model=True) is None
+    part = sorted(tmp_path.glob("model-*.safetensors"))[1]
+    content = part.read_bytes()
+    cut(part)
+    assert part.name in str(find_damage(tmp_path, only_model=True))
+    part.write_bytes(content)
+    assert find_damage(tmp_path, only_model=True) is None
+    part.unlink()
+    assert "model.safetensors.index.json" in str(find_damage(tmp_path, only_model=True))

@@ -1,0 +1,131 @@
+"""Rows: what is learned, what is dropped, which are taken."""
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from datasets import Dataset
+from helpers.corpora import write_lines
+from helpers.tiny import make_instances
+from helpers.training import CONFIG, F1_WHILE_TRAINING, cities
+from trl import SFTConfig
+
+from iepile_builder import InputError
+from iepile_builder.chat import load_tokenizer
+from iepile_builder.engines.loading import load_model
+from iepile_builder.training.arguments import SftArguments
+from iepile_builder.training.data import select_tasks, take_records, take_tokens, tokenize_rows
+from iepile_builder.training.trainer import AnswerTrainer
+
+
+@pytest.mark.parametrize("packing", [True, False])
+def test_no_answer_is_cut(model: str, tmp_path: Path, packing: bool) -> None:
+    tokenizer = load_tokenizer(model)
+    instances = make_instances(24)
+    lengths = tokenize_rows(Dataset.from_list(instances), "train", tokenizer)["length"]
+    limit = sorted(lengths)[15]
+    rows = tokenize_rows(Dataset.from_list(instances), "train", tokenizer, limit)
+    args = SFTConfig(**{**CONFIG, "output_dir": str(tmp_path), "packing": packing, "max_length": limit})
+    trainer = AnswerTrainer(model=load_model(model), args=args, train_dataset=rows, processing_class=tokenizer)
+    learned = "".join(
+        tokenizer.decode([label for label in row["labels"] if label != -100]) for row in trainer.train_dataset
+    )
+    kept = [row["output"] for row, length in zip(instances, lengths, strict=True) if length <= limit]
+    assert len(kept) == len(rows) < 24
+    assert sorted(learned.split(tokenizer.eos_token)) == sorted(["", *kept])
+
+
+def test_rows_that_are_too_long_are_dropped_and_counted(
+    train: Callable[..., list[dict]], model: str, capsys: pytest.CaptureFixture
+) -> None:
+    rows = tokenize_rows(Dataset.from_list(make_instances(24)), "train", load_tokenizer(model))
+    limit = sorted(rows["length"])[11]
+    kept = sum(length <= limit for length in rows["length"])
+    train(max_length=limit)
+    assert f"train: {kept} rows" in capsys.readouterr().out
+    with pytest.raises(InputError, match="--max_length"):
+        train(max_length=5)
+
+
+def test_a_subset_of_the_rows(model: str, capsys: pytest.CaptureFixture) -> None:
+    instances = Dataset.from_list(make_instances(24))
+    rows = tokenize_rows(select_tasks(instances, "train", ["NER"]), "train", load_tokenizer(model))
+    assert len(rows) == 16
+    some = take_tokens(rows, sum(rows["length"]) // 2, seed=1)
+    assert sum(rows["length"]) // 4 < sum(some["length"]) <= sum(rows["length"]) // 2
+    assert some.to_list() == take_tokens(rows, sum(rows["length"]) // 2, seed=1).to_list()
+    assert some.to_list() != take_tokens(rows, sum(rows["length"]) // 2, seed=2).to_list()
+    with pytest.raises(InputError, match="KG"):
+        select_tasks(instances, "train", ["KG"])
+    with pytest.raises(InputError, match="--tasks: the train split has no column `task`"):
+        select_tasks(instances.remove_columns("task"), "train", ["NER"])
+
+
+def test_rows_set_aside_for_evaluation(
+    train: Callable[..., list[dict]], data: Path, capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(InputError, match="--val_set_size"):
+        train(eval_strategy="steps", eval_steps=4)
+    log = train(data_args={"val_set_size": 6}, eval_strategy="steps", eval_steps=4)
+    assert any("eval_loss" in entry for entry in log)
+    printed = capsys.readouterr().out
+    assert "train: 18 rows" in printed
+    assert "validation: 6 rows" in printed
+
+    write_lines(data / "validation.jsonl", make_instances(5))
+    train("own", data_args={"val_set_size": 6, "max_eval_samples": 3}, eval_strategy="steps", eval_steps=4)
+    printed = capsys.readouterr().out
+    assert "train: 24 rows" in printed
+    assert "validation: 3 rows" in printed
+
+
+def test_records_are_taken_whole(model: str, capsys: pytest.CaptureFixture) -> None:
+    tokenizer = load_tokenizer(model)
+    arguments = SftArguments(dataset_name="", tasks=["NER"], ie_f1_records=4)
+    rows = [*cities(6), *cities(2, "long", "by train " * 40)]
+    taken = take_records(Dataset.from_list(rows), tokenizer, arguments, 200, seed=3)
+    ids = [instance["id"] for instance in taken.instances]
+    assert len(ids) == 8 and all(ids.count(name) == 2 and name.startswith("test") for name in ids)
+    assert taken.score([instance["output"] for instance in taken.instances])["f1"] == 100
+    assert "IE F1 on 4 of 8 validation records, 8 answers" in capsys.readouterr().out
+    # Training rows have neither an id nor the record's annotation: each is scored by its own answer.
+    columns = ["task", "instruction", "output"]
+    taken = take_records(Dataset.from_list(rows[:6]).select_columns(columns), tokenizer, arguments, None, seed=3)
+    assert len(taken.instances) == 4
+    assert taken.score([instance["output"] for instance in taken.instances])["f1"] == 100
+    with pytest.raises(InputError, match="task"):
+        take_records(Dataset.from_list(rows).select_columns(["output"]), tokenizer, arguments, None, seed=3)
+
+
+def test_records_that_do_not_fit_the_context(train: Callable[..., list[dict]], data: Path) -> None:
+    write_lines(data / "validation.jsonl", cities(2))
+    with pytest.raises(InputError, match="--ie_f1_max_new_tokens"):
+        train(data_args={"ie_f1_records": 2, "ie_f1_max_new_tokens": 500}, **F1_WHILE_TRAINING)
+
+
+def test_the_loss_of_the_records_that_are_answered(
+    train: Callable[..., list[dict]], data: Path, capsys: pytest.CaptureFixture
+) -> None:
+    write_lines(data / "validation.jsonl", cities(6))
+    for more, rows in ({}, 4), ({"max_eval_samples": 7}, 7):
+        with pytest.raises(InputError, match="no model"):
+            train(data_args={"ie_f1_records": 2, **more}, model_args={"attn_implementation": "none"}, save_steps=2,
+                  save_strategy="steps")  # fmt: skip
+        assert f"validation: {rows} rows" in capsys.readouterr().out
+
+
+def test_bad_input(train: Callable[..., list[dict]], data: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=re.escape(str(data))):
+        train(model_args={"model_name_or_path": str(data)})
+    write_lines(tmp_path / "rows.jsonl", [{"text": "Rome", "entity": []}])
+    with pytest.raises(InputError, match="rows.jsonl.*instruction"):
+        train(data_args={"dataset_name": str(tmp_path / "rows.jsonl")})
+
+
+def test_no_chat_template(train: Callable[..., list[dict]], model: str, tmp_path: Path) -> None:
+    bare = shutil.copytree(model, tmp_path / "bare")
+    (bare / "chat_template.jinja").unlink()
+    with pytest.raises(InputError, match="--chat_template_path"):
+        train(model_args={"model_name_or_path": str(bare)})

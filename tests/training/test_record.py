@@ -1,0 +1,86 @@
+"""What is kept of a run, and what the trackers get."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from helpers.corpora import write_lines
+from helpers.tiny import CHATML
+from helpers.training import F1_WHILE_TRAINING, cities, losses
+from huggingface_hub import ModelCard
+from safetensors.torch import load_file
+
+from iepile_builder.chat import load_tokenizer
+
+
+def test_what_is_kept(
+    train: Callable[..., list[dict]], data: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    template = tmp_path / "other.jinja"
+    template.write_text(
+        CHATML.replace("im_start|>'", "im_start|>' + 'the '").replace("|>assistant", "|>the assistant")
+    )
+    write_lines(data / "validation.jsonl", cities(2))
+    log = train(data_args={"ie_f1_records": 2}, chat_template_path=str(template), **F1_WHILE_TRAINING)
+    out = tmp_path / "out"
+    assert load_file(out / "adapter_model.safetensors")
+    assert load_tokenizer(str(out)).chat_template == template.read_text()
+
+    assert (out / "training.png").read_bytes().startswith(b"\x89PNG")
+    card = ModelCard.load(out / "README.md")
+    assert card.data.library_name == "peft" and card.data.base_model is None
+    kept = [entry for entry in log if "eval_loss" in entry][-1]  # none answers anything yet: the last is kept
+    values = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    assert values == {"ie_f1": 0, "loss": pytest.approx(kept["eval_loss"], abs=1e-4)}
+    for text in ("24 instances of data", "LoRA of rank 4", "4 rows x 1 accumulated x 1", "those of step 6", "0.01"):
+        assert text in card.text
+    for entry in log:
+        if "eval_loss" in entry or "loss" in entry:
+            assert f"{entry.get('loss', entry.get('eval_loss')):.4f}" in card.text
+    assert str(tmp_path) not in card.content
+    assert capsys.readouterr().out.splitlines()[-1] == f"adapter, tokenizer with chat template, card, plot: {out}"
+
+
+def test_a_run_too_short_for_a_plot_has_no_word_of_it(
+    train: Callable[..., list[dict]], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    train(model_args={"use_peft": False}, max_steps=1, logging_steps=5)
+    assert capsys.readouterr().out.splitlines()[-1] == f"model, tokenizer with chat template, card: {tmp_path / 'out'}"
+    assert not list(tmp_path.glob("out/*.png"))
+    assert ".png" not in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_the_tasks_that_were_trained(train: Callable[..., list[dict]], tmp_path: Path) -> None:
+    train(max_steps=1)
+    assert json.loads((tmp_path / "out" / "training.json").read_text())["tasks"] == ["NER", "RE"]
+    train("ner", {"tasks": ["NER"]}, max_steps=1)
+    assert json.loads((tmp_path / "ner" / "training.json").read_text())["tasks"] == ["NER"]
+
+
+def test_trackio(train: Callable[..., list[dict]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = pytest.importorskip("trackio.sqlite_storage")
+    monkeypatch.setattr(storage, "TRACKIO_DIR", tmp_path)
+    log = train(report_to="trackio", project="ie", run_name="a run")
+    (tmp_path / "ie.db").stat()
+    recorded = [
+        entry["train/loss"] for entry in storage.SQLiteStorage.get_logs("ie", "a run") if "train/loss" in entry
+    ]
+    assert recorded == losses(log)
+
+
+def test_tensorboard(train: Callable[..., list[dict]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "events"))
+    log = train(report_to="tensorboard")
+    events = EventAccumulator(str(tmp_path / "events")).Reload()
+    assert [event.value for event in events.Scalars("train/loss")] == pytest.approx(losses(log))
+
+
+def test_wandb(train: Callable[..., list[dict]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    train(report_to="wandb", run_name="a run")
+    assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
