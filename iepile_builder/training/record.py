@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from iepile_builder.engines.loading import BASE_NOTE
 from iepile_builder.io import write_whole
 
 
@@ -78,6 +79,7 @@ def write_training(
     record = {
         "base_model": None if is_path(base) else base,
         "base_name": public(base),
+        "base_note": note.read_text(encoding="utf-8") if (note := Path(base, BASE_NOTE)).exists() else None,
         "dataset": None if is_path(data) else data,
         "dataset_name": public(data),
         "tasks": list(tasks),

@@ -199,6 +199,7 @@ def test_no_name_or_label_breaks_a_card(tmp_path: Path) -> None:
 def test_a_run_is_told_without_its_places_and_its_tokens(hub: LocalHub, tmp_path: Path) -> None:
     pytest.importorskip("trl")
     (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "base_note.txt").write_text("Its weights had 4 bits.")
     config = tmp_path / "config.yaml"
     config.write_text(
         f"model_name_or_path: {tmp_path}/base\ndataset_name: user/data\noutput_dir: {tmp_path}/out\n"
@@ -218,6 +219,7 @@ def test_a_run_is_told_without_its_places_and_its_tokens(hub: LocalHub, tmp_path
     assert json.loads(record)["arguments"]["max_length"] == 99
     assert json.loads(record)["dataset"] == "user/data"
     assert json.loads(record)["base_name"] == "base"
+    assert json.loads(record)["base_note"] == "Its weights had 4 bits."
 
     again = ["--config", str(tmp_path / "recipe.yaml"), "--dataset_name", "user/data", "--output_dir", "other"]
     again += ["--model_name_or_path", "org/base"]
