@@ -77,7 +77,7 @@ class EngineOptions(ModelOptions):
 
 def load_engine(options: EngineOptions) -> Engine:
     """
-    Load the engine that some options ask for: a server, vLLM, or a model of `transformers` in this process.
+    Load the engine that the options name: a server, vLLM, the look-up, or a model of `transformers` in this process.
 
     Args:
         options ([`EngineOptions`]):

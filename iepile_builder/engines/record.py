@@ -29,7 +29,8 @@ def describe_engine(options: EngineOptions) -> dict[str, Any]:
 
     Returns:
         `dict[str, Any]`: The model and adapter, with the commit on the Hub or a hash of the files in the folder, and
-        the options that change answers. A model on a server is known by its name alone.
+        the options that change answers. A model on a server, or a dataset on the Hub for `lookup`, is known by its
+        name alone.
 
     Raises:
         `InputError`: If there is no such model, adapter or chat template.
@@ -44,6 +45,10 @@ def describe_engine(options: EngineOptions) -> dict[str, Any]:
     if options.model_name_or_path is None:
         raise InputError("no model: give --model_name_or_path, or --base_url of a server")
     engine: dict[str, Any] = {"engine": options.engine, "model": options.model_name_or_path}
+    if options.engine == "lookup":
+        place = Path(options.model_name_or_path)
+        files = [place] if place.is_file() else sorted((*place.rglob("*.jsonl"), *place.rglob("*.parquet")))
+        return engine | ({"model_version": _hash(files)} if files else {})
     engine["model_version"] = _version(options.model_name_or_path, "config.json")
     if options.adapter_name_or_path is not None:
         engine["adapter"] = options.adapter_name_or_path

@@ -1,0 +1,48 @@
+"""What makes answers is described by content, not by name."""
+
+from pathlib import Path
+
+import pytest
+from helpers.corpora import write_lines
+from helpers.tiny import make_instances
+
+from iepile_builder import InputError
+from iepile_builder.engines import EngineOptions
+from iepile_builder.engines.record import describe_engine, find_differences
+
+
+def test_the_training_data_of_the_lookup_is_its_model(tmp_path: Path) -> None:
+    one, same, other = (tmp_path / name / "train.jsonl" for name in ("one", "same", "other"))
+    for path, count in ((one, 3), (same, 3), (other, 4)):
+        write_lines(path, make_instances(count))
+    records = [describe_engine(EngineOptions(str(path.parent), engine="lookup")) for path in (one, same, other)]
+    assert find_differences(records[0], records[1]) == []
+    assert find_differences(records[0], records[2]) == [f"model {one.parent}, not {other.parent}"]
+    assert find_differences(records[0], describe_engine(EngineOptions(str(one), engine="lookup"))) == []
+
+
+def test_a_model_on_a_server_is_known_by_its_name() -> None:
+    first = EngineOptions("small", base_url="http://127.0.0.1:1/v1")
+    moved, other = (
+        EngineOptions("small", base_url="http://127.0.0.1:2/v1"),
+        EngineOptions("large", base_url="http://x"),
+    )
+    assert find_differences(describe_engine(first), describe_engine(moved)) == []
+    assert find_differences(describe_engine(first), describe_engine(other)) == ["model small, not large"]
+
+
+def test_a_model_of_the_hub_is_known_by_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    commit = "0123456789" * 4
+    monkeypatch.setattr(
+        "transformers.utils.hub.cached_file", lambda name, file: f"/cache/models--a/snapshots/{commit}/{file}"
+    )
+    assert describe_engine(EngineOptions("a/b"))["model_version"] == f"commit {commit}"
+
+
+def test_what_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no model: give --model_name_or_path"):
+        describe_engine(EngineOptions())
+    with pytest.raises(InputError, match="none.jinja: No such file"):
+        describe_engine(EngineOptions(str(tmp_path), chat_template_path=str(tmp_path / "none.jinja")))
+    with pytest.raises(InputError, match="no/such-model: no model can be loaded from it"):
+        describe_engine(EngineOptions("no/such-model"))
