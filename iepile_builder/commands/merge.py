@@ -49,15 +49,12 @@ def main(options: MergeOptions, model_options: ModelOptions, agreement: Agreemen
     if base is None or adapter is None:
         raise InputError("give --model_name_or_path, the base model, and --adapter_name_or_path")
 
-    from transformers.utils.hub import has_file
-
     from iepile_builder.chat import load_tokenizer
-    from iepile_builder.engines.loading import load_model
+    from iepile_builder.engines.loading import load_model, tokenizer_of
     from iepile_builder.engines.transformers import TransformersEngine
 
     # Base and adapter, unmerged
-    with_tokenizer = has_file(adapter, "tokenizer_config.json")
-    tokenizer = load_tokenizer(adapter if with_tokenizer else base, model_options.chat_template_path)
+    tokenizer = load_tokenizer(tokenizer_of(base, adapter), model_options.chat_template_path)
     model = load_model(base, adapter, dtype=dtype, device_map="auto").eval()
     if model.config.to_dict().get("quantization_config"):
         raise InputError(f"{base}: its weights are quantized: give the model in full precision that it was made from")

@@ -1,4 +1,4 @@
-"""What every engine takes and gives."""
+"""The interface of engines: requests in, completions out."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 from iepile_builder.chat import Message
+from iepile_builder.errors import InputError
 
 
 class Request(NamedTuple):
     """
-    What a model is asked.
+    A request to a model.
 
     Args:
         messages (`list[dict[str, str]]`):
-            The chat up to the answer.
+            The chat, up to the answer.
         answer_schema (`dict[str, Any]`, *optional*):
             JSON schema that the answer must satisfy, from [`~iepile_builder.answers.grammar.answer_schema`]; `None`
             leaves the answer free.
@@ -26,14 +27,14 @@ class Request(NamedTuple):
 
 class Completion(NamedTuple):
     """
-    What a model answered.
+    A model's answer.
 
     Args:
         text (`str`):
             The answer, without the end token.
         cut (`bool`, *optional*, defaults to `False`):
-            Whether it ended at the token limit. Where a grammar held it to a schema, it is closed: without its last
-            item, and with nothing for the labels that it has not reached.
+            Whether it ended at the token limit. An answer that a grammar constrains is then closed: the last item is
+            dropped, and labels that were not reached are empty.
     """
 
     text: str
@@ -41,15 +42,15 @@ class Completion(NamedTuple):
 
 
 class Engine(Protocol):
-    """What answers requests, greedily."""
+    """An engine that answers requests with greedy decoding."""
 
     def generate(self, requests: Sequence[Request], max_new_tokens: int) -> list[Completion]:
         """
-        Answers requests.
+        Answer requests.
 
         Args:
             requests (`Sequence[Request]`):
-                What is asked.
+                The requests.
             max_new_tokens (`int`):
                 The longest answer, in tokens.
 
@@ -63,10 +64,19 @@ class Engine(Protocol):
 
     def context_left(self, request: Request, max_new_tokens: int) -> int | None:
         """
-        Tells whether a request and the longest answer to it fit into the model's context.
+        Count the tokens that a request and the longest answer leave free in the model's context.
 
         Returns:
-            `int` or `None`: How many tokens would be left over, a negative number if they do not fit; `None` if the
-            engine does not know.
+            `int` or `None`: The number, negative if they do not fit; `None` if the engine does not know.
         """
         ...
+
+
+def check_room(token_ids: Sequence[Sequence[int]], max_new_tokens: int, context: int) -> None:
+    """Raise an `InputError` if a prompt and the longest answer do not fit into the context."""
+    longest = max(map(len, token_ids), default=0)
+    if longest + max_new_tokens > context:
+        raise InputError(
+            f"a prompt of {longest} tokens leaves no room for {max_new_tokens} more in the model's context of "
+            f"{context}: ask for fewer labels, a shorter text or a shorter answer"
+        )

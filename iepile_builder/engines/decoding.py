@@ -1,10 +1,9 @@
 """
-Greedy decoding of a batch of prompts, made for answers that are mostly copied: from the text, from the schema, and
-from the answers before them.
+Decode a batch of prompts greedily, with drafts: answers are mostly copied from the text, the schema and other answers.
 
-At each step every answer puts forward the tokens that it expects next, and the model checks all of them in one pass:
-the answer is what the model alone would have said, one token at a time. Answers keep different numbers of the tokens
-put forward, so the attention mask, not the place in the cache, says which tokens belong to an answer.
+At each step every row drafts the tokens that it expects next, and the model verifies all drafts in one pass: the
+answer is that of greedy decoding, one token at a time. Rows accept different numbers of drafted tokens, so the
+attention mask, not the position in the cache, says which tokens belong to an answer.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ if TYPE_CHECKING:
 
 _LONGEST_DRAFT = 8
 
-# How often a token that was looked up is the right one, where the one before it was.
+# The chance that a drafted token is accepted if the one before it was
 _HIT = 0.6
 
-# So many prefixes are kept, unless a single batch has more.
+# Prefixes to keep, unless a single batch has more
 _PREFIXES = 16
 
 # The keys and values of a prefix, layer by layer
@@ -37,7 +36,7 @@ KeysValues = list[tuple[torch.Tensor, torch.Tensor]]
 
 
 class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
-    """A cache layer with room to grow; [`~transformers.cache_utils.DynamicLayer`] copies itself at every step."""
+    """A cache layer that allocates ahead; [`~transformers.cache_utils.DynamicLayer`] copies itself at every step."""
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
@@ -57,7 +56,7 @@ class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         return self.keys, self.values
 
     def select(self, rows: torch.Tensor, columns: torch.Tensor) -> None:
-        """Keeps some rows of the batch, and some places of the sequence."""
+        """Keep some rows of the batch, and some positions of the sequence."""
         held = (room[:, :, : self.get_seq_length()] for room in self.room)
         self.room = [room.index_select(0, rows).index_select(2, columns) for room in held]
         self.keys, self.values = self.room
@@ -71,9 +70,9 @@ class Row:
         prompt (`Sequence[int]`):
             The prompt's tokens.
         prefix (`tuple[int, ...]`, *optional*):
-            The first of them, which other prompts have too.
+            The first of them, which other prompts share.
         matcher (`LLMatcher`, *optional*):
-            What the answer may be.
+            The grammar of the answer.
     """
 
     def __init__(self, prompt: Sequence[int], prefix: tuple[int, ...] = (), matcher: LLMatcher | None = None) -> None:
@@ -91,13 +90,13 @@ class Row:
         return self.tokens[self.start :]
 
     def complete(self, end_tokens: set[int]) -> bool:
-        """Whether the answer has come to an end of its own."""
+        """Whether the answer ended by itself."""
         if self.matcher is not None and self.matcher.is_error():
             raise InputError(f"an answer's grammar cannot be followed: {self.matcher.get_error().splitlines()[0]}")
         return self.tokens[-1] in end_tokens or (self.matcher is not None and self.matcher.is_stopped())
 
     def draft(self) -> list[int]:
-        """The tokens that are expected next: what followed the last ones where they stood before."""
+        """Draft the next tokens: those that followed an earlier occurrence of the last ones."""
         text = as_text(self.tokens)
         for source in (self.earlier, text[:-1]):
             for size in (3, 2):
@@ -108,13 +107,13 @@ class Row:
 
 
 def as_text(tokens: Sequence[int]) -> str:
-    """Tokens as a string of one character each, in which others can be looked up fast."""
+    """Write tokens as a string, one character each, for fast substring search."""
     return "".join(map(chr, tokens))
 
 
 class GreedyDecoder:
     """
-    Decodes prompts greedily.
+    Decode prompts greedily.
 
     Args:
         model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
@@ -126,7 +125,7 @@ class GreedyDecoder:
         batch_size (`int`):
             The largest batch.
         lookup (`bool`, *optional*, defaults to `True`):
-            Whether to look up what comes next in the prompt and in earlier answers.
+            Whether to draft tokens from the prompt and from earlier answers.
     """
 
     def __init__(
@@ -137,7 +136,7 @@ class GreedyDecoder:
         self.max_new_tokens = max_new_tokens
         self.batch_size = batch_size
         self.lookup = lookup
-        # What a pass costs by itself, in tokens that could be computed instead; measured on a CPU, elsewhere far more.
+        # The fixed cost of a pass, in tokens; measured on a CPU, far higher elsewhere
         self.overhead = 256
         if model.device.type == "cpu":
             self.overhead = 12 if model.dtype == torch.float32 else 24
@@ -146,11 +145,11 @@ class GreedyDecoder:
 
     @staticmethod
     def supports(model: Any) -> bool:
-        """Whether tokens can be taken back from the cache of a model, wherever they stand."""
+        """Whether any token can be removed from the cache of a model."""
         return all(type(layer) is DynamicLayer for layer in DynamicCache(config=model.config).layers)
 
     def prefill(self, prefixes: Sequence[tuple[int, ...]]) -> None:
-        """Computes the keys and values of prefixes."""
+        """Compute the keys and values of prefixes."""
         for start in range(0, len(prefixes), self.batch_size):
             batch = prefixes[start : start + self.batch_size]
             cache, mask = self.fill([[]] * len(batch))
@@ -162,7 +161,7 @@ class GreedyDecoder:
                 ]
 
     def fill(self, seeds: Sequence[KeysValues]) -> tuple[Any, torch.Tensor]:
-        """Makes the cache of a batch whose rows start with these keys and values, and its attention mask."""
+        """Make the cache of a batch whose rows start with these keys and values, and its attention mask."""
         device = self.model.device
         lengths = [seed[0][0].shape[1] if seed else 0 for seed in seeds]
         width = max(lengths)
@@ -185,10 +184,10 @@ class GreedyDecoder:
         self, cache: Any, mask: torch.Tensor, rows: Sequence[Row], feeds: Sequence[Sequence[int]], keep: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """
-        Computes the next tokens of each row.
+        Feed tokens to each row.
 
         Returns:
-            `tuple[torch.Tensor, torch.Tensor]`: The logits of the last `keep` places, and the mask with what was fed.
+            `tuple[torch.Tensor, torch.Tensor]`: The logits of the last `keep` positions, and the extended mask.
         """
         width = max(map(len, feeds))
         fed = torch.tensor([[1] * len(feed) + [0] * (width - len(feed)) for feed in feeds])
@@ -208,11 +207,11 @@ class GreedyDecoder:
     @torch.no_grad()  # FSDP2 cannot go on training after `inference_mode`
     def __call__(self, rows: Sequence[Row]) -> None:
         """
-        Answers a batch of prompts.
+        Answer a batch of prompts.
 
         Args:
             rows (`Sequence[Row]`):
-                The prompts; the answers are written behind them.
+                The prompts, to which the answers are appended.
         """
         prefixes = dict.fromkeys(row.prefix for row in rows)
         if len(self.computed) > _PREFIXES:
@@ -236,7 +235,7 @@ class GreedyDecoder:
                 active = [row for row in active if not row.ended]
 
             feeds = self.feeds(active)
-            # The first place, in any row, after which comes what is not known yet
+            # The first position, in any row, after which the next token is unknown
             first = min(len(row.tokens) - row.computed for row in active if not row.ended) - 1
             width = max(map(len, feeds))
             first = min(first, width - 1)  # a row may have more tokens than are fed at once
@@ -260,7 +259,7 @@ class GreedyDecoder:
             self.answered[row.prefix] = as_text(row.answer)
 
     def feeds(self, rows: Sequence[Row]) -> list[list[int]]:
-        """What each row is fed: its tokens that are not computed yet, and guesses, in the width that pays for all."""
+        """Choose what to feed each row: tokens that are not computed yet, and drafts, in the width that pays best."""
         needed = [[] if row.ended else row.tokens[row.computed :] for row in rows]
         drafts = [row.draft() if self.lookup and not row.ended and len(row.tokens) > row.start else [] for row in rows]
 
@@ -276,7 +275,7 @@ class GreedyDecoder:
         return [(tokens + draft)[:width] for tokens, draft in zip(needed, drafts, strict=True)]
 
     def add(self, row: Row, token: int, logits: torch.Tensor) -> None:
-        """Adds the model's next token to a row, or the best one that its grammar allows, and what that forces."""
+        """Append the best token that the grammar allows to a row, and the tokens that it forces."""
         if row.matcher is not None and row.matcher.try_consume_tokens([token]) == 0:
             token = int(logits.masked_fill(~allowed(row.matcher, logits), -torch.inf).argmax())
             row.matcher.consume_token(token)
@@ -286,7 +285,7 @@ class GreedyDecoder:
             self.force(row)
 
     def force(self, row: Row) -> None:
-        """Adds the tokens that a row's grammar leaves no choice about."""
+        """Append the tokens that a row's grammar forces."""
         if row.matcher is None:
             return
         tokens = row.matcher.compute_ff_tokens()[: self.max_new_tokens - len(row.answer)]
@@ -296,13 +295,13 @@ class GreedyDecoder:
 
 
 def allowed(matcher: LLMatcher, logits: torch.Tensor) -> torch.Tensor:
-    """Which tokens may come next, as a mask of the logits."""
+    """Mask the logits of the tokens that may come next."""
     bits = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
     return torch.from_numpy(np.unpackbits(bits, bitorder="little")[: logits.shape[-1]]).to(logits.device).bool()
 
 
 class GrammarProcessor(LogitsProcessor):
-    """Leaves [`~transformers.GenerationMixin.generate`] the tokens that each row's grammar allows."""
+    """Restrict [`~transformers.GenerationMixin.generate`] to the tokens that each row's grammar allows."""
 
     def __init__(self, matchers: Sequence[LLMatcher | None], width: int) -> None:
         self.matchers = matchers
@@ -319,11 +318,11 @@ class GrammarProcessor(LogitsProcessor):
 
 
 def generate_padded(model: Any, rows: Sequence[Row], end_tokens: set[int], max_new_tokens: int) -> None:
-    """Answers a batch of prompts with the model's own `generate`, for models that [`GreedyDecoder`] does not take."""
+    """Answer a batch with the model's own `generate`, for models that [`GreedyDecoder`] does not support."""
     pad = min(end_tokens)
     config = GenerationConfig(  # type: ignore[no-untyped-call]
         do_sample=False,
-        repetition_penalty=1.0,  # what is not given here is taken from the model's own settings
+        repetition_penalty=1.0,  # else the model's own settings apply
         no_repeat_ngram_size=0,
         max_new_tokens=max_new_tokens,
         eos_token_id=sorted(end_tokens),

@@ -42,6 +42,13 @@ def quiet_libraries() -> Iterator[None]:
         logger.setLevel(level)
 
 
+def tokenizer_of(model: str, adapter: str | None) -> str:
+    """Give the folder or Hub id of the tokenizer: the adapter's where it has one, else the model's."""
+    from transformers.utils.hub import has_file
+
+    return adapter if adapter is not None and has_file(adapter, "tokenizer_config.json") else model
+
+
 @quiet_libraries()
 def load_model(
     name: str, adapter: str | None = None, is_trainable: bool = False, **kwargs: Any

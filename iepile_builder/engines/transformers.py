@@ -1,9 +1,4 @@
-"""
-What answers requests: one interface, and the engine that runs a model of `transformers` in this process.
-
-An engine is given whole lists of requests and returns their completions in the same order; how it groups them is its
-own business.
-"""
+"""Answer with a model of `transformers` in this process."""
 
 from __future__ import annotations
 
@@ -15,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from iepile_builder.answers.grammar import Grammars
 from iepile_builder.chat import encode, load_tokenizer, render
-from iepile_builder.engines.base import Completion, Request
-from iepile_builder.engines.loading import load_model
+from iepile_builder.engines.base import Completion, Request, check_room
+from iepile_builder.engines.loading import load_model, tokenizer_of
 from iepile_builder.errors import InputError
 
 
@@ -32,13 +27,13 @@ class TransformersEngine:
     """
     Answers with a model of `transformers`, greedily, in batches of requests of similar length.
 
-    What requests share at their start is computed once; the tokens that are expected next, because they stand in the
-    request or in an earlier answer, are checked several at a time; answers that have ended leave the batch. All this
-    changes how fast answers come, not what they say, but for the last bits of what the model computes.
+    The prefix that requests share is computed once; tokens that are copied from the request or from an earlier answer
+    are drafted and verified several at a time; finished answers leave the batch. This changes the speed and the last
+    bits of the logits, not the method: answers are those of greedy decoding.
 
     Args:
         model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
-            The model; it is used as it is, in training too.
+            The model, used as it is, also in the middle of training.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
             Its tokenizer, with a chat template.
         batch_size (`int`, *optional*, defaults to `16`):
@@ -47,9 +42,9 @@ class TransformersEngine:
             Whether answers are held to the schemas of the requests: `"on"`, `"off"`, or where `llguidance` is
             installed.
         share_prefix (`bool`, *optional*, defaults to `True`):
-            Whether to compute once what requests share at their start.
+            Whether to compute shared prefixes once.
         lookup (`bool`, *optional*, defaults to `True`):
-            Whether to check several expected tokens at a time.
+            Whether to draft tokens from the prompt and from earlier answers.
 
     Raises:
         `InputError`: If answers are to be constrained and `llguidance` is not installed.
@@ -90,7 +85,7 @@ class TransformersEngine:
         **kwargs: Any,
     ) -> TransformersEngine:
         """
-        Loads a model, and an adapter for it.
+        Load a model, and an adapter for it.
 
         Args:
             model (`str`):
@@ -116,7 +111,6 @@ class TransformersEngine:
         import torch
         from accelerate import PartialState
         from transformers import BitsAndBytesConfig
-        from transformers.utils.hub import has_file
 
         quantized = load_in_4bit or load_in_8bit
         config = None
@@ -129,8 +123,7 @@ class TransformersEngine:
                 bnb_4bit_quant_type="nf4",
                 bnb_4bit_compute_dtype=torch.bfloat16 if dtype == "auto" else getattr(torch, dtype),
             )
-        name = adapter if adapter is not None and has_file(adapter, "tokenizer_config.json") else model
-        tokenizer = load_tokenizer(name, chat_template_path)
+        tokenizer = load_tokenizer(tokenizer_of(model, adapter), chat_template_path)
         network: Any = load_model(
             model,
             adapter,
@@ -155,12 +148,7 @@ class TransformersEngine:
 
         prompts = [render(request.messages, self.tokenizer) for request in requests]
         token_ids = encode(prompts, self.tokenizer)
-        longest = max(map(len, token_ids), default=0)
-        if longest + max_new_tokens > self.context:
-            raise InputError(
-                f"a prompt of {longest} tokens leaves no room for {max_new_tokens} more in the model's context of "
-                f"{self.context}: ask for fewer labels, a shorter text or a shorter answer"
-            )
+        check_room(token_ids, max_new_tokens, self.context)
 
         own_loop = GreedyDecoder.supports(self.model)
         prefixes: list[tuple[int, ...]] = [()] * len(prompts)
@@ -181,7 +169,7 @@ class TransformersEngine:
         return [completions[index] for index in range(len(prompts))]
 
     def completion(self, row: Row, request: Request) -> Completion:
-        """The answer that was given to a request."""
+        """Decode the answer to a request; close it if it was cut."""
         text: str = self.tokenizer.decode(row.answer, skip_special_tokens=True)
         cut = not row.complete(self.end_tokens)
         if cut and row.matcher is not None and request.answer_schema is not None:
@@ -189,19 +177,19 @@ class TransformersEngine:
         return Completion(text, cut)
 
     def matcher(self, request: Request) -> LLMatcher | None:
-        """What the answer to a request may be."""
+        """Start the grammar of a request's answer, if it is constrained."""
         if not self.constrained or request.answer_schema is None:
             return None
         return self.grammars.matcher(request.answer_schema)
 
     @cached_property
     def grammars(self) -> Grammars:
-        """The grammars of answers."""
+        """Compile grammars for this tokenizer, when they are first needed."""
         return Grammars(self.tokenizer, self.model.get_output_embeddings().weight.shape[0], self.end_tokens)
 
 
 def shared_prefixes(prompts: Sequence[str], token_ids: Sequence[list[int]]) -> list[tuple[int, ...]]:
-    """The tokens that each prompt shares with others of its schema or, where it has none, with others of its task."""
+    """Find the prefix that each prompt shares with others of its schema, else with others of its task."""
     shared: list[tuple[int, ...]] = [()] * len(prompts)
     # An instruction is JSON: its sentence, the schema items, and last the text.
     for marker in (', "schema": ', ', "input": "'):

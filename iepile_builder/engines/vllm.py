@@ -1,8 +1,8 @@
 """
-Answers from vLLM in this process: paged batches on a GPU, the adapter unmerged, guided decoding, n-gram speculation.
+Answer with vLLM in this process: paged batches on a GPU, the adapter unmerged, guided decoding, n-gram speculation.
 
 vLLM pins a release of PyTorch, so it lives in an environment of its own: `pip install vllm iepile-builder`. The tests
-were run with vLLM 0.32 built for CPUs, and hold the arguments against those of 0.33; no GPU was at hand.
+ran with vLLM 0.32 built for CPUs, and check the arguments against those of 0.33; no GPU was at hand.
 """
 
 from __future__ import annotations
@@ -14,18 +14,19 @@ from typing import Any
 
 from iepile_builder.answers.grammar import lark_grammar
 from iepile_builder.chat import encode, load_tokenizer, render
-from iepile_builder.engines.base import Completion, Request
+from iepile_builder.engines.base import Completion, Request, check_room
+from iepile_builder.engines.loading import tokenizer_of
 from iepile_builder.errors import InputError
 from iepile_builder.io import first_line
 
 
-# The ranks that vLLM reserves room for.
+# The ranks that vLLM accepts
 _LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 
 class VLLMEngine:
     """
-    Answers with a model that vLLM runs.
+    Answer with a model that vLLM runs.
 
     Prompts and the grammars of answers are those of [`~iepile_builder.engines.transformers.TransformersEngine`].
 
@@ -37,8 +38,8 @@ class VLLMEngine:
         chat_template_path (`str`, *optional*):
             A Jinja file to use in place of the tokenizer's own template.
         speculative_tokens (`int`, *optional*, defaults to `0`):
-            How many tokens to copy from the prompt at a guess, where the last few tokens stand there too; the answers
-            stay the same. 8 is a good start, 0 turns it off.
+            Tokens to draft by n-gram look-up in the prompt; the answers stay the same. 8 is a good start, 0 turns it
+            off.
         **kwargs:
             Passed to [`~vllm.LLM`]: `dtype`, `quantization="bitsandbytes"`, `tensor_parallel_size`, `max_model_len`,
             `gpu_memory_utilization`, ...
@@ -64,9 +65,8 @@ class VLLMEngine:
                 "pip install vllm iepile-builder"
             ) from None
         from huggingface_hub import snapshot_download
-        from transformers.utils.hub import has_file
 
-        name = adapter if adapter is not None and has_file(adapter, "tokenizer_config.json") else model
+        name = tokenizer_of(model, adapter)
         self.tokenizer = load_tokenizer(name, chat_template_path)
         self._adapter: Any = None
         if adapter is not None:
@@ -80,7 +80,7 @@ class VLLMEngine:
                 "prompt_lookup_min": 2,
                 "prompt_lookup_max": 4,
             }
-        # The grammars are for llguidance, which vLLM brings along: the very same that TransformersEngine uses.
+        # vLLM brings llguidance along, so the grammars are those of TransformersEngine
         kwargs.setdefault("structured_outputs_config", {"backend": "guidance"})
         try:
             self._llm = LLM(model, tokenizer=name, **kwargs)
@@ -89,7 +89,7 @@ class VLLMEngine:
         self.context: int = self._llm.model_config.max_model_len
 
     def prompt_ids(self, request: Request) -> list[int]:
-        """The tokens of a request."""
+        """Encode the prompt of a request."""
         return encode([render(request.messages, self.tokenizer)], self.tokenizer)[0]
 
     def context_left(self, request: Request, max_new_tokens: int) -> int:
@@ -100,12 +100,7 @@ class VLLMEngine:
         from vllm.sampling_params import StructuredOutputsParams
 
         token_ids = [self.prompt_ids(request) for request in requests]
-        longest = max(map(len, token_ids), default=0)
-        if longest + max_new_tokens > self.context:
-            raise InputError(
-                f"a prompt of {longest} tokens leaves no room for {max_new_tokens} more in the model's context of "
-                f"{self.context}: ask for fewer labels, a shorter text or a shorter answer"
-            )
+        check_room(token_ids, max_new_tokens, self.context)
         params = [
             SamplingParams(
                 temperature=0.0,
@@ -134,4 +129,4 @@ def _rank(adapter: str) -> int:
     for room in _LORA_RANKS:
         if rank <= room:
             return room
-    raise InputError(f"{adapter}: a LoRA of rank {rank}, more than vLLM takes: merge it with scripts/merge_adapter.py")
+    raise InputError(f"{adapter}: a LoRA of rank {rank}, more than vLLM takes: merge it with iepile merge")

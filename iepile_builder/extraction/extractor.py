@@ -113,24 +113,6 @@ class Extractor:
         options = take_options(kwargs)
         return cls(EndpointEngine(base_url, **kwargs), **options)
 
-    @classmethod
-    def from_vllm(cls, model: str, adapter: str | None = None, **kwargs: Any) -> Extractor:
-        """
-        An extractor with a model that vLLM runs in this process.
-
-        Args:
-            model (`str`):
-                A folder or a Hub id.
-            adapter (`str`, *optional*):
-                Folder or Hub id of a LoRA adapter.
-            **kwargs:
-                Those of [`Extractor`], and those of [`~iepile_builder.engines.vllm.VLLMEngine`].
-        """
-        from iepile_builder.engines.vllm import VLLMEngine
-
-        options = take_options(kwargs)
-        return cls(VLLMEngine(model, adapter, **kwargs), **options)
-
     def __call__(
         self,
         text: str | Iterable[str],

@@ -176,7 +176,7 @@ def test_the_arguments_are_those_of_vllm(calls: dict[str, dict], model: Path, ad
 
 def test_a_rank_that_vllm_has_no_room_for(calls: dict[str, dict], model: Path, tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text('{"r": 8, "rank_pattern": {"q_proj": 1024}}')
-    with pytest.raises(InputError, match="rank 1024.*merge_adapter"):
+    with pytest.raises(InputError, match="rank 1024.*iepile merge"):
         VLLMEngine(str(model), str(tmp_path))
 
 
