@@ -135,7 +135,7 @@ class ModelFacts:
 # Markdown
 def plain(value: object) -> str:
     """Escape a string so that Markdown shows it as it is, on one line."""
-    return re.sub(r"([\\`*_{}\[\]<>#|~$&!])", r"\\\1", " ".join(str(value).split()))
+    return re.sub(r"([\\`*\[\]<>|~$&]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", " ".join(str(value).split()))
 
 
 def code(value: object) -> str:

@@ -17,7 +17,7 @@ from iepile_builder.commands.train import parse
 from iepile_builder.data.corpus import find_corpora
 from iepile_builder.data.instructions import TEXT
 from iepile_builder.extraction.user_schema import read_schema
-from iepile_builder.hub.cards import ANSWERS, EXAMPLES, ITEMS, ModelFacts, dataset_card, model_card
+from iepile_builder.hub.cards import ANSWERS, EXAMPLES, ITEMS, ModelFacts, dataset_card, model_card, plain
 from iepile_builder.scoring.scorer import Scorer
 from iepile_builder.tasks import TASKS
 from iepile_builder.training.record import write_training
@@ -157,6 +157,11 @@ def test_the_card_says_how_the_answers_were_made(report_file: Path, tmp_path: Pa
     assert "records of the split `dev`; in brackets" in card.text
     assert "of at most 99 tokens, held to the form that the schema asks for; the model computed in bf" in card.text
     assert {result.dataset_split for result in card.data.eval_results} == {"dev"}
+
+
+def test_a_name_is_not_escaped_more_than_it_must_be() -> None:
+    assert plain("adamw_torch_fused 0.5 {x} C#") == "adamw_torch_fused 0.5 {x} C#"
+    assert plain("_a_ __b\n[c](d)") == r"\_a\_ \_\_b \[c\](d)"
 
 
 HOSTILE = "a|b `c` </details><script>alert(1)</script> *d* {{ 7 * 7 }}"
