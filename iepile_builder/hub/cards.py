@@ -21,9 +21,8 @@ from huggingface_hub import (
 )
 
 from iepile_builder.data.corpus import Corpus
-from iepile_builder.data.instructions import TEXT
 from iepile_builder.errors import InputError
-from iepile_builder.io import RESOURCES
+from iepile_builder.io import RESOURCES, to_json
 from iepile_builder.tasks import TASKS
 from iepile_builder.training.curves import PLOT, curve_rows
 from iepile_builder.training.record import RECORD
@@ -35,64 +34,6 @@ SIZES = {"n<1K": 1e3, "1K<n<10K": 1e4, "10K<n<100K": 1e5, "100K<n<1M": 1e6, "1M<
 RELATIONS = {"adapter": "adapter", "merged": "finetune", "gguf": "quantized"}
 LIBRARIES = {"adapter": "peft", "merged": "transformers", "gguf": "gguf"}
 LANGUAGES = {"en": "English", "zh": "Chinese"}
-TASK_NAMES = {
-    "NER": "named entities",
-    "RE": "relations",
-    "SPO": "typed relations",
-    "EE": "events",
-    "EET": "event triggers",
-    "EEA": "event arguments",
-    "KG": "entities with attributes",
-}
-
-# For each task an item of the schema, an answer to it, and for each language a schema and a text to try.
-ITEMS = {
-    "NER": '"person"',
-    "RE": '"founder"',
-    "SPO": '{"subject_type": "person", "predicate": "founder", "object_type": "company"}',
-    "EE": '{"event_type": "resign", "trigger": true, "arguments": ["person", "time"]}',
-    "EET": '"resign"',
-    "EEA": '{"event_type": "resign", "trigger": ["resigned"], "arguments": ["person", "time"]}',
-    "KG": '{"entity_type": "city", "attributes": ["mayor", "population"]}',
-}
-ANSWERS = {
-    "NER": '{"person": ["A", "B"]}',
-    "RE": '{"founder": [{"subject": "A", "object": "B"}]}',
-    "SPO": '{"founder": [{"subject": "A", "object": "B"}]}',
-    "EE": '{"resign": [{"trigger": "resigned", "arguments": {"person": "A", "time": "NAN"}}]}',
-    "EET": '{"resign": ["resigned"]}',
-    "EEA": '{"resign": [{"trigger": "resigned", "arguments": {"person": "A", "time": "NAN"}}]}',
-    "KG": '{"city": {"A": {"mayor": "B", "population": "C"}}}',
-}
-EXAMPLES: dict[str, dict[str, tuple[list[Any], str]]] = {
-    "en": {
-        "NER": (["person", "city"], "Ada Lovelace met Charles Babbage in London."),
-        "RE": (["founder", "place of birth"], "Ada Wong, who founded Orchard Books, was born in Leeds."),
-        "SPO": (
-            [{"subject_type": "company", "predicate": "founder", "object_type": "person"}],
-            "Ada Wong founded Orchard Books.",
-        ),
-        "EE": (
-            [{"event_type": "resign", "trigger": True, "arguments": ["person", "time"]}],
-            "Ada Wong resigned in May.",
-        ),
-        "EET": (["resign", "hire"], "Ada Wong resigned in May."),
-        "EEA": (
-            [{"event_type": "resign", "trigger": ["resigned"], "arguments": ["person", "time"]}],
-            "Ada Wong resigned in May.",
-        ),
-        "KG": ([{"entity_type": "city", "attributes": ["mayor"]}], "The mayor of Leeds is Ada Wong."),
-    },
-    "zh": {
-        "NER": (["人物", "城市"], "王芳在北京见到了李明。"),
-        "RE": (["创始人", "出生地"], "王芳出生于杭州，她创办了果园书店。"),
-        "SPO": ([{"subject_type": "企业", "predicate": "创始人", "object_type": "人物"}], "王芳创办了果园书店。"),
-        "EE": ([{"event_type": "辞职", "trigger": True, "arguments": ["人物", "时间"]}], "王芳五月辞职。"),
-        "EET": (["辞职", "入职"], "王芳五月辞职。"),
-        "EEA": ([{"event_type": "辞职", "trigger": ["辞职"], "arguments": ["人物", "时间"]}], "王芳五月辞职。"),
-        "KG": ([{"entity_type": "城市", "attributes": ["市长"]}], "杭州市长是王芳。"),
-    },
-}
 
 
 @dataclass
@@ -266,6 +207,13 @@ def _data_files(splits: Sequence[str], folder: str) -> list[dict[str, str]]:
 
 
 # Models
+def _show_item(task: str) -> tuple[str, str]:
+    """Write a schema item of a task, and an answer to it."""
+    example = next(iter(TASKS[task].examples.values()))
+    key, value = next(iter(example.answer.items()))
+    return to_json(example.schema[0]), to_json({key: value})
+
+
 def model_card(
     form: Form,
     folder: Path,
@@ -321,7 +269,7 @@ def model_card(
     )
     shown_task = tasks[0] if tasks else "NER"
     language = languages[0] if languages else "en"
-    schema, text = EXAMPLES[language][shown_task]
+    schema, text, _ = TASKS[shown_task].examples[language]
     log = record.get("log", ())
     content = render(
         "model_card.md",
@@ -332,11 +280,16 @@ def model_card(
         base_model=base_model,
         base_name=base_model or record.get("base_name"),
         base_note=record.get("base_note"),
-        tasks=[(task, TASK_NAMES[task], ITEMS[task], ANSWERS[task]) for task in tasks],
-        texts=[(task, TEXT[task][each]) for task in tasks for each in languages or ["en"] if each in TEXT[task]],
+        tasks=[(task, TASKS[task].title, *_show_item(task)) for task in tasks],
+        texts=[
+            (task, sentence)
+            for task in tasks
+            for language, sentence in TASKS[task].instructions.items()
+            if language in (languages or ["en"])
+        ],
         languages=[LANGUAGES[each] for each in languages],
         split_nums=[(TASKS[task].split_num, task) for task in tasks],
-        example={"task": shown_task, "schema": schema, "text": text, "instruction": TEXT[shown_task][language]},
+        example={"task": shown_task, "schema": schema, "text": text, "instruction": TASKS[shown_task].instructions[language]},
         gguf=next((path.name for path in sorted(folder.glob("*.gguf"))), ""),
         scores=scores and _scores_table(scores, baseline),
         settings=report.get("settings", {}),

@@ -1,86 +1,140 @@
 """What the tasks have in common."""
 
-import difflib
 import json
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 from iepile_builder.errors import InputError
+from iepile_builder.io import RESOURCES
 from iepile_builder.schema import Schema
-from iepile_builder.tasks.facts import MALFORMED, NOTHING, Annotation, Event, Fact, Texts
+from iepile_builder.tasks.facts import Annotation, Event, Fact, Texts
+from iepile_builder.tasks.values import check_known, check_mention, check_strings, find_spelling, object_schema
+
+
+INSTRUCTIONS: dict[str, dict[str, str]] = json.loads((RESOURCES / "instructions.json").read_bytes())  # the published
+
+
+class Example(NamedTuple):
+    """A text, the schema items that are asked for, and the answer."""
+
+    schema: list[Any]
+    text: str
+    answer: dict[str, Any]
 
 
 class Task:
     """
-    What the seven tasks have in common; each one below says what is its own.
+    All that differs by task. A new task is a class like those beside this file, put into `TASKS`.
 
     Attributes:
         name (`str`): the task's name in the format.
+        title (`str`): its name in words, a plural noun.
         field (`str`): the key of a record that holds the task's annotation.
         mentions (`tuple[str, ...]`): the keys of an annotation whose values are strings of the text.
         names (`tuple[str, ...]`): the keys of an annotation whose values are names of the schema.
         split_num (`int`): how many labels one instruction asks for, by default.
-        nothing (`list` or `dict`): the value in an answer of a label of which nothing was found.
-        has_events (`bool`): whether the facts of an answer belong to events.
+        nothing (`list`, `dict` or `str`): the value in an answer of a label of which nothing was found.
+        label_name (`str`): what a label is called, such as "entity type".
+        roles_name (`str`): what the roles of a label are called; `""` for a task whose labels have none.
+        roles_required (`bool`): whether a label without roles cannot be asked for.
+        form (`list` or `dict`): a schema as a user writes it.
+        examples (`dict[str, Example]`): language to an example.
         keyed (`bool`): whether a schema with descriptions is an object from label to item, or else a list of items.
-        blocks (`tuple[str, ...]`): the kinds of facts with scores of their own; `("",)` where all are scored together.
+        has_events (`bool`): whether the facts of an answer belong to events.
         triggers_given (`bool`): whether an instruction gives the record's event types and triggers away.
+        blocks (`tuple[str, ...]`): the kinds of facts with scores of their own; `("",)` where all are scored together.
+        also_serves (`tuple[str, ...]`): the tasks that a corpus of this one can serve, too.
+        labels_in_annotations (`bool`): whether a corpus's labels, if its schema has none, are those of its annotations.
     """
 
     name: str
+    title: str
     field: str
     mentions: tuple[str, ...]
     names: tuple[str, ...]
     split_num = 4
     nothing: Any = []
+    label_name: str
+    roles_name = ""
+    roles_required = False
+    form: Any  # of JSON
+    examples: Mapping[str, Example]
     keyed = True
     has_events = False
-    blocks: tuple[str, ...] = ("",)
     triggers_given = False
-
-    def labels(self, schema: Schema) -> tuple[str, ...]:
-        """All labels that a corpus may be asked for, in schema order."""
-        raise NotImplementedError
-
-    def label(self, annotation: Annotation, schema: Schema) -> str:
-        """The label that an annotation belongs to."""
-        return annotation[self.names[0]]
-
-    def roles(self, label: str, schema: Schema) -> tuple[str, ...]:
-        """The roles or attributes that are asked together with a label, in schema order."""
-        return ()
-
-    def given_triggers(self, annotations: Iterable[Annotation]) -> tuple[str, ...]:
-        """The triggers that an instruction gives away (EEA)."""
-        return ()
-
-    def item(self, label: str, roles: Sequence[str], triggers: Sequence[str]) -> Any:
-        """The schema item that asks for `label`, with its `roles` in this order and the triggers that are given."""
-        return label
-
-    def described_item(self, label: str, roles: Sequence[str], triggers: Sequence[str], texts: Texts) -> Any:
-        """The schema item with descriptions; in an object from label to item where the task is `keyed`."""
-        return texts.get(label, "")
-
-    def answer_key(self, label: str) -> str:
-        """The key of a label in an answer; two labels with the same key cannot be asked together."""
-        return label
-
-    def read_items(self, items: Iterable[Any]) -> Schema:
-        """The part of a schema that an instruction's schema items ask for: the inverse of `item`."""
-        raise NotImplementedError
+    blocks: tuple[str, ...] = ("",)
+    also_serves: tuple[str, ...] = ()
+    labels_in_annotations = False
 
     def __init__(self) -> None:
         self.strings = itemgetter(*self.names, *self.mentions)
 
+    @cached_property
+    def instructions(self) -> Mapping[str, str]:
+        """Language to the sentence that an instruction begins with."""
+        return INSTRUCTIONS[self.name]
+
+    @property
+    def wanted(self) -> str:
+        """Say what a user's schema must hold, with an example."""
+        roles = f" with their {self.roles_name}" if self.roles_name else ""
+        return f"the {self.label_name}s{roles}, such as {json.dumps(self.form)}"
+
+    # Schemas
+
+    def labels(self, schema: Schema) -> tuple[str, ...]:
+        """List all labels that a corpus may be asked for, in schema order."""
+        return schema.types
+
+    def roles(self, label: str, schema: Schema) -> tuple[str, ...]:
+        """List the roles or attributes that are asked together with a label, in schema order."""
+        return schema.type_roles.get(label, ()) if self.roles_name else ()
+
+    def to_schema(self, labels: Mapping[str, Sequence[str]]) -> Schema:
+        """Make the schema of labels with their roles: the inverse of `labels` and `roles`."""
+        return Schema(types=tuple(labels))
+
+    def check_schema(self, schema: Schema) -> None:
+        """Raise an `InputError` that names the line of `schema.json` if the task cannot ask for what it holds."""
+
+    def annotated_label(self, annotation: Any) -> str | None:
+        """Read the label of an unchecked annotation if it tells it; see `labels_in_annotations`."""
+        raise NotImplementedError
+
+    def read_label(self, label: Any) -> Any:
+        """Read a label that a user gives in a form of the task's own."""
+        return label
+
+    def item(self, label: str, roles: Sequence[str], triggers: Sequence[str]) -> Any:
+        """Make the schema item that asks for `label`, with its `roles` in this order and the triggers that are given."""
+        return label
+
+    def described_item(self, label: str, roles: Sequence[str], triggers: Sequence[str], texts: Texts) -> Any:
+        """Make the schema item with descriptions; in an object from label to item where the task is `keyed`."""
+        return texts.get(label, "")
+
+    def read_items(self, items: Iterable[Any]) -> Schema:
+        """Read the part of a schema that an instruction's schema items ask for: the inverse of `item`."""
+        return Schema(types=tuple(items))
+
+    # Annotations
+
+    def label(self, annotation: Annotation, schema: Schema) -> str:
+        """Tell the label that an annotation belongs to."""
+        return annotation[self.names[0]]
+
+    def given_triggers(self, annotations: Iterable[Annotation]) -> tuple[str, ...]:
+        """List the triggers that an instruction gives away; see `triggers_given`."""
+        return ()
+
     def identity(self, annotation: Annotation) -> tuple[Any, ...]:
-        """What makes two annotations of a record the same."""
+        """Give what makes two annotations of a record the same."""
         return self.strings(annotation)
 
     def distinct(self, annotations: Iterable[Annotation]) -> list[Annotation]:
-        """A record's annotations without exact duplicates, in their order."""
+        """List a record's annotations without exact duplicates, in their order."""
         annotations = list(annotations)
         if len(annotations) < 2:
             return annotations
@@ -102,33 +156,75 @@ class Task:
         check_known(self.label(strings, schema), self.labels(schema), self.names[0])
 
     def absent(self, annotation: Annotation, text: str) -> int:
-        """How many mentions of a checked annotation are not in the text."""
+        """Count the mentions of a checked annotation that are not in the text."""
         return sum([annotation[key] not in text for key in self.mentions])
 
     def fix(self, annotation: Any, text: str, schema: Schema) -> Annotation | None:
-        """An annotation with its mentions in the spelling of the text, or `None` if it cannot be used."""
+        """Give an annotation with its mentions in the spelling of the text, or `None` if it cannot be used."""
         try:
             self.check(annotation, schema)
         except InputError:
             return None
-        mentions = {key: spelling(annotation[key], text) for key in self.mentions}
+        mentions = {key: find_spelling(annotation[key], text) for key in self.mentions}
         return None if None in mentions.values() else {**annotation, **mentions}
 
+    # Answers
+
+    def answer_key(self, label: str) -> str:
+        """Give the key of a label in an answer; two labels with the same key cannot be asked together."""
+        return label
+
     def answer_value(self, annotations: list[Annotation], roles: Sequence[str], text: str) -> Any:
-        """A label's value in a reference answer; lists in order of first occurrence in `text`."""
+        """Make a label's value in a reference answer; lists in order of first occurrence in `text`."""
         raise NotImplementedError
+
+    def value_schema(self, item: Any) -> dict[str, Any]:
+        """Make the JSON schema of the value that answers a schema item."""
+        raise NotImplementedError
+
+    def answer_schema(self, items: Sequence[Any], text: str | None = None) -> dict[str, Any]:
+        """
+        Make the JSON schema of the answer to a schema batch.
+
+        Args:
+            items (`Sequence[Any]`):
+                The schema items, as they stand in the instruction.
+            text (`str`, *optional*):
+                The text, if the answer's strings are to be substrings of it. JSON schema has no word for that: it
+                stands under `x-text`, which [`~iepile_builder.answers.grammar.Grammars`] knows and others ignore.
+
+        Returns:
+            `dict[str, Any]`: The JSON schema. Keys come in the order of its `properties`.
+
+        Raises:
+            `InputError`: If the items are not the task's.
+        """
+        try:
+            labels = [self.labels(self.read_items([item]))[0] for item in items]
+            values = {
+                self.answer_key(label): self.value_schema(item) for label, item in zip(labels, items, strict=True)
+            }
+        except (KeyError, TypeError):
+            raise InputError(f"not schema items of {self.name}: {str(items)[:80]}") from None
+        return {
+            **object_schema(values),
+            "$defs": {"mention": {"type": "string", "minLength": 1}},
+            **({} if text is None else {"x-text": text}),
+        }
 
     def annotations(self, answer: dict[str, Any], schema: Schema) -> list[Annotation]:
-        """The annotations of which a reference answer was made: the inverse of `answer_value`, for all labels."""
+        """List the annotations of which a reference answer was made: the inverse of `answer_value`, for all labels."""
         raise NotImplementedError
 
+    # Facts
+
     def facts(self, annotations: Iterable[Annotation], schema: Schema) -> list[Fact]:
-        """The facts of a record's annotation, a multiset."""
+        """List the facts of a record's annotation, a multiset."""
         raise NotImplementedError
 
     def parse(self, answer: dict[str, Any], schema: Schema) -> list[Fact]:
         """
-        The facts of an answer to a schema batch, a multiset.
+        List the facts of an answer to a schema batch, a multiset.
 
         Nothing is repaired: a value that has not the form of the task becomes a fact that equals no gold fact.
 
@@ -141,37 +237,37 @@ class Task:
         raise NotImplementedError
 
     def parse_groups(self, answer: dict[str, Any], schema: Schema) -> list[list[Fact]]:
-        """The facts of an answer, those that belong together (of one event) in one list."""
+        """List the facts of an answer, those that belong together (of one event) in one list."""
         return [[fact] for fact in self.parse(answer, schema)]
 
     def own_facts(self, facts: Iterable[Fact]) -> list[Fact]:
-        """The facts that the task asks for, without those that its instructions give away."""
+        """List those of some facts that the task asks for: not those that its instructions give away."""
         return list(facts)
 
     def to_event(self, group: Sequence[Fact]) -> Event:
-        """The event of which these are the facts; of tasks that have events."""
+        """Make the event of which these are the facts; see `has_events`."""
         raise NotImplementedError
 
     def is_asked(self, fact: Fact, schema: Schema) -> bool:
-        """Whether the names in a fact are those of a schema."""
+        """Tell whether the names in a fact are those of a schema."""
         return fact.asked_label in self.labels(schema)
 
     def block_of(self, fact: Fact) -> str:
-        """The block of scores that a fact belongs to."""
+        """Give the block of scores that a fact belongs to."""
         return fact.block if fact.block in self.blocks else ""
 
     def label_text(self, label: Sequence[str]) -> str:
-        """A fact's label as reports show it: roles and attributes after their type."""
+        """Write a fact's label as reports show it: roles and attributes after their type."""
         return ": ".join(label)
 
 
 def with_texts(roles: Sequence[str], texts: Texts) -> dict[str, str]:
-    """Roles with their descriptions."""
+    """Give roles with their descriptions."""
     return {role: texts.get(role, "") for role in roles}
 
 
 def plain_items(schema: list[Any] | dict[str, Any]) -> list[Any]:
-    """The items of an instruction's schema without their descriptions."""
+    """List the items of an instruction's schema without their descriptions."""
     if isinstance(schema, dict):
         schema = [
             {"event_type": label, "trigger": item.get("trigger"), "arguments": item.get("arguments")}
@@ -183,94 +279,7 @@ def plain_items(schema: list[Any] | dict[str, Any]) -> list[Any]:
 
 
 def plain_item(item: dict[str, Any]) -> dict[str, Any]:
-    """A schema item that is an object, without its descriptions."""
+    """Give a schema item that is an object, without its descriptions."""
     return {
         key: list(value) if isinstance(value, dict) else value for key, value in item.items() if key != "description"
     }
-
-
-def check_strings(value: object, keys: Iterable[str], field: str) -> Annotation:
-    """`value` as a dictionary that has a string at each of `keys`, or an `InputError`."""
-    if not isinstance(value, dict):
-        raise InputError(f"an element of {field!r} is not a JSON object")
-    for key in keys:
-        if isinstance(value.get(key), str):
-            continue
-        if key not in value:
-            raise InputError(f"field {key!r} is missing in an element of {field!r}")
-        raise InputError(f"{key!r} in {field!r} is not a string: {str(value[key])[:80]}")
-    return value
-
-
-def check_mention(mention: str, key: str) -> None:
-    """Raise an `InputError` for a mention that no answer could carry."""
-    if not mention.strip() or mention == NOTHING:
-        raise InputError(f"{key!r} is {mention!r}, which cannot be an annotation")
-
-
-def check_known(name: str, known: Iterable[str], kind: str) -> None:
-    """Raise an `InputError` that names the closest known name if `name` is none of them."""
-    if name not in known:
-        close = difflib.get_close_matches(name, list(known), n=1, cutoff=0)
-        hint = f"; the closest that it has is {close[0]!r}" if close else ""
-        raise InputError(f"{kind} {name!r} is not in schema.json{hint}")
-
-
-def spelling(mention: str, text: str) -> str | None:
-    """A mention as it stands in the text, but for case and white space; `None` where it does not."""
-    if mention in text:
-        return mention
-    words = r"\s*".join(map(re.escape, mention.split()))
-    found = re.search(words, text, re.IGNORECASE)
-    return found.group() if found else None
-
-
-def position(mention: str, text: str) -> int:
-    """Where a mention stands first in the text; strings that are not in it come last."""
-    start = text.find(mention) if mention else -1
-    return start if start >= 0 else len(text)
-
-
-def distinct_in_text(mentions: Iterable[str], text: str) -> list[str]:
-    """Distinct mentions in order of first occurrence in the text."""
-    distinct = list(dict.fromkeys(mentions))
-    return distinct if len(distinct) == 1 else sorted(distinct, key=lambda mention: position(mention, text))
-
-
-def one_or_list(mentions: list[str], text: str) -> str | list[str]:
-    """A single mention as a string, several as a list."""
-    if len(mentions) == 1:
-        return mentions[0]
-    values = distinct_in_text(mentions, text)
-    return values[0] if len(values) == 1 else values
-
-
-def malformed(value: Any) -> list[str]:
-    """A text that equals no gold, or none for a value that says "nothing"."""
-    return [] if value in (None, "", NOTHING, [], {}) else [MALFORMED + json.dumps(value, ensure_ascii=False)]
-
-
-def parse_list(value: Any) -> list[str]:
-    """The strings of a JSON list; `null`, `""` and `"NAN"` stand for nothing."""
-    if not isinstance(value, list):
-        return malformed(value)
-    texts = []
-    for text in value:
-        texts += [text] if isinstance(text, str) and text not in ("", NOTHING) else malformed(text)
-    return texts
-
-
-def parse_one_or_list(value: Any) -> list[str]:
-    """The strings of a value that is one string or a list of them."""
-    return parse_list([value] if isinstance(value, str) else value)
-
-
-def parse_pairs(value: Any) -> list[tuple[str, str]]:
-    """The (subject, object) pairs of a relation's value."""
-    pairs = []
-    for pair in value if isinstance(value, list) else [value]:
-        if isinstance(pair, dict) and isinstance(pair.get("subject"), str) and isinstance(pair.get("object"), str):
-            pairs.append((pair["subject"], pair["object"]))
-        else:
-            pairs += [(text, "") for text in malformed(pair)]
-    return pairs

@@ -1,41 +1,48 @@
 """Events: with triggers and arguments (EE), triggers alone (EET), arguments alone (EEA)."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from iepile_builder.errors import InputError
 from iepile_builder.schema import Schema
-from iepile_builder.tasks.base import (
-    Task,
+from iepile_builder.tasks.base import Example, Task, with_texts
+from iepile_builder.tasks.facts import NOTHING, Annotation, Argument, Event, Fact, Texts, Trigger
+from iepile_builder.tasks.values import (
+    MENTION,
     check_known,
     check_mention,
     check_strings,
     distinct_in_text,
+    find_spelling,
+    list_schema,
     malformed,
+    object_schema,
     one_or_list,
+    one_or_list_schema,
     parse_list,
     parse_one_or_list,
     position,
-    spelling,
-    with_texts,
 )
-from iepile_builder.tasks.facts import NOTHING, Annotation, Argument, Event, Fact, Texts, Trigger
 
 
 class EET(Task):
     """Event triggers: `{"attack": ["fired", "shot"]}`; an event without a trigger is left out."""
 
     name = "EET"
+    title = "event triggers"
     field = "event"
     mentions = ("event_trigger",)
     names = ("event_type",)
+    label_name = "event type"
+    form: Any = ["resign", "strike"]
+    examples: Mapping[str, Example] = {
+        "en": Example(["resign", "hire"], "Ada Wong resigned in May.", {"resign": ["resigned"], "hire": []}),
+        "zh": Example(["辞职", "入职"], "王芳五月辞职。", {"辞职": ["辞职"], "入职": []}),
+    }
 
-    def labels(self, schema: Schema) -> tuple[str, ...]:
-        return schema.types
-
-    def read_items(self, items: Iterable[Any]) -> Schema:
-        return Schema(types=tuple(items))
+    def value_schema(self, item: Any) -> dict[str, Any]:
+        return list_schema(MENTION)
 
     def check(self, annotation: object, schema: Schema) -> None:
         event = check_strings(annotation, ("event_type", "event_trigger"), self.field)
@@ -67,11 +74,28 @@ class EE(EET):
     """Events: `{"attack": [{"trigger": "t", "arguments": {"attacker": "v", "victim": ["v", "w"]}}]}`."""
 
     name = "EE"
+    title = "events"
+    roles_name = "roles"
+    form = {"resign": ["employee", "employer"]}
+    examples: Mapping[str, Example] = {
+        "en": Example(
+            [{"event_type": "resign", "trigger": True, "arguments": ["person", "time"]}],
+            "Ada Wong resigned in May.",
+            {"resign": [{"trigger": "resigned", "arguments": {"person": "Ada Wong", "time": "May"}}]},
+        ),
+        "zh": Example(
+            [{"event_type": "辞职", "trigger": True, "arguments": ["人物", "时间"]}],
+            "王芳五月辞职。",
+            {"辞职": [{"trigger": "辞职", "arguments": {"人物": "王芳", "时间": "五月"}}]},
+        ),
+    }
     has_events = True
     blocks: tuple[str, ...] = ("trigger", "argument")
+    also_serves: tuple[str, ...] = ("EET", "EEA")
 
-    def roles(self, label: str, schema: Schema) -> tuple[str, ...]:
-        return schema.type_roles.get(label, ())
+    def to_schema(self, labels: Mapping[str, Sequence[str]]) -> Schema:
+        roles = dict.fromkeys(role for of_label in labels.values() for role in of_label)
+        return Schema(tuple(labels), tuple(roles), {label: tuple(of_label) for label, of_label in labels.items()})
 
     def item(self, label: str, roles: Sequence[str], triggers: Sequence[str]) -> Any:
         return {"event_type": label, "trigger": True, "arguments": list(roles)}
@@ -83,6 +107,13 @@ class EE(EET):
     def read_items(self, items: Iterable[Any]) -> Schema:
         type_roles = {item["event_type"]: tuple(item["arguments"]) for item in items}
         return Schema(types=tuple(type_roles), type_roles=type_roles)
+
+    def value_schema(self, item: Any) -> dict[str, Any]:
+        nothing = {"const": NOTHING}
+        roles = object_schema({role: one_or_list_schema([nothing, MENTION]) for role in item["arguments"]})
+        trigger = {"enum": item["trigger"]} if self.triggers_given else {"anyOf": [nothing, MENTION]}
+        arguments = {"anyOf": [object_schema({}), roles]} if item["arguments"] else object_schema({})
+        return list_schema(object_schema({"trigger": trigger, "arguments": arguments}))
 
     def identity(self, annotation: Annotation) -> tuple[Any, ...]:
         arguments = frozenset((argument["role"], argument["argument"]) for argument in annotation["arguments"])
@@ -125,7 +156,7 @@ class EE(EET):
                 self.check({**event, "arguments": [argument]}, schema)
             except InputError:
                 continue
-            mention = spelling(argument["argument"], text)
+            mention = find_spelling(argument["argument"], text)
             if mention is not None:
                 event["arguments"].append({**argument, "argument": mention})
         return event
@@ -193,8 +224,18 @@ class EEA(EE):
     """Event arguments: event types and triggers are given, the answer is as in EE and only its arguments are facts."""
 
     name = "EEA"
-    blocks = ("argument",)
+    title = "event arguments"
+    examples = {
+        language: Example(
+            [{**item, "trigger": [event["trigger"]]} for item in schema for event in answer[item["event_type"]]],
+            text,
+            answer,
+        )
+        for language, (schema, text, answer) in EE.examples.items()
+    }
     triggers_given = True
+    blocks = ("argument",)
+    also_serves = ()
 
     def given_triggers(self, annotations: Iterable[Annotation]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(event["event_trigger"] or NOTHING for event in annotations))

@@ -1,34 +1,54 @@
 """Entities with their attributes (KG)."""
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from iepile_builder.errors import InputError
 from iepile_builder.schema import Schema
-from iepile_builder.tasks.base import (
-    Task,
+from iepile_builder.tasks.base import Example, Task, with_texts
+from iepile_builder.tasks.facts import Annotation, Attribute, Fact, Texts
+from iepile_builder.tasks.values import (
+    MENTION,
     check_known,
     check_mention,
     check_strings,
     malformed,
+    object_schema,
     one_or_list,
+    one_or_list_schema,
     parse_one_or_list,
     position,
-    with_texts,
 )
-from iepile_builder.tasks.facts import Annotation, Attribute, Fact, Texts
 
 
 class KG(Task):
     """Entities with their attributes: `{"person": {"A": {"spouse": "B", "award": ["v", "w"]}}, "city": {}}`."""
 
     name = "KG"
+    title = "entities with attributes"
     field = "relation"
     mentions = ("head", "tail")
     names = ("relation",)
     split_num = 1
     nothing: Any = {}
     keyed = False
+    label_name = "entity type"
+    roles_name = "attributes"
+    roles_required = True
+    form = {"city": ["mayor", "population"]}
+    examples = {
+        "en": Example(
+            [{"entity_type": "city", "attributes": ["mayor"]}],
+            "The mayor of Leeds is Ada Wong.",
+            {"city": {"Leeds": {"mayor": "Ada Wong"}}},
+        ),
+        "zh": Example(
+            [{"entity_type": "城市", "attributes": ["市长"]}],
+            "杭州市长是王芳。",
+            {"城市": {"杭州": {"市长": "王芳"}}},
+        ),
+    }
 
     def labels(self, schema: Schema) -> tuple[str, ...]:
         return tuple(schema.type_roles)
@@ -36,8 +56,15 @@ class KG(Task):
     def label(self, annotation: Annotation, schema: Schema) -> str:
         return schema.owners.get(annotation["relation"], "")
 
-    def roles(self, label: str, schema: Schema) -> tuple[str, ...]:
-        return schema.type_roles[label]
+    def to_schema(self, labels: Mapping[str, Sequence[str]]) -> Schema:
+        roles = dict.fromkeys(role for of_label in labels.values() for role in of_label)
+        return Schema((), tuple(roles), {label: tuple(of_label) for label, of_label in labels.items()})
+
+    def check_schema(self, schema: Schema) -> None:
+        owners = Counter(attribute for attributes in schema.type_roles.values() for attribute in attributes)
+        for attribute, count in owners.items():
+            if count > 1:
+                raise InputError(f"line 3: attribute {attribute!r} belongs to {count} entity types; rename it")
 
     def item(self, label: str, roles: Sequence[str], triggers: Sequence[str]) -> Any:
         return {"entity_type": label, "attributes": list(roles)}
@@ -48,6 +75,10 @@ class KG(Task):
 
     def read_items(self, items: Iterable[Any]) -> Schema:
         return Schema(type_roles={item["entity_type"]: tuple(item["attributes"]) for item in items})
+
+    def value_schema(self, item: Any) -> dict[str, Any]:
+        attributes = object_schema({attribute: one_or_list_schema([MENTION]) for attribute in item["attributes"]})
+        return {"type": "object", "additionalProperties": {**attributes, "minProperties": 1, "required": []}}
 
     def check(self, annotation: object, schema: Schema) -> None:
         triple = check_strings(annotation, ("head", "relation", "tail"), self.field)

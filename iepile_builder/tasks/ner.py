@@ -4,24 +4,33 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from iepile_builder.schema import Schema
-from iepile_builder.tasks.base import Task, distinct_in_text, parse_list
+from iepile_builder.tasks.base import Example, Task
 from iepile_builder.tasks.facts import Annotation, Entity, Fact
+from iepile_builder.tasks.values import MENTION, distinct_in_text, list_schema, parse_list
 
 
 class NER(Task):
     """Named entities: `{"person": ["A", "B"], "location": []}`."""
 
     name = "NER"
+    title = "named entities"
     field = "entity"
     mentions = ("entity",)
     names = ("entity_type",)
     split_num = 6
+    label_name = "entity type"
+    form = ["person", "city"]
+    examples = {
+        "en": Example(
+            ["person", "city"],
+            "Ada Lovelace met Charles Babbage in London.",
+            {"person": ["Ada Lovelace", "Charles Babbage"], "city": ["London"]},
+        ),
+        "zh": Example(["人物", "城市"], "王芳在北京见到了李明。", {"人物": ["王芳", "李明"], "城市": ["北京"]}),
+    }
 
-    def labels(self, schema: Schema) -> tuple[str, ...]:
-        return schema.types
-
-    def read_items(self, items: Iterable[Any]) -> Schema:
-        return Schema(types=tuple(items))
+    def value_schema(self, item: Any) -> dict[str, Any]:
+        return list_schema(MENTION)
 
     def answer_value(self, annotations: list[Annotation], roles: Sequence[str], text: str) -> Any:
         return distinct_in_text((annotation["entity"] for annotation in annotations), text)

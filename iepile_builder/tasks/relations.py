@@ -1,28 +1,57 @@
 """Relations (RE) and relations with typed ends (SPO)."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
 from iepile_builder.errors import InputError
 from iepile_builder.schema import Schema
-from iepile_builder.tasks.base import Task, parse_pairs, position
+from iepile_builder.tasks.base import Example, Task
 from iepile_builder.tasks.facts import Annotation, Fact, Relation, Texts, TypedRelation
+from iepile_builder.tasks.values import MENTION, list_schema, object_schema, parse_pairs, position
 
 
 class RE(Task):
     """Relations: `{"children": [{"subject": "A", "object": "B"}]}`."""
 
     name = "RE"
+    title = "relations"
     field = "relation"
     mentions = ("head", "tail")
     names: tuple[str, ...] = ("relation",)
+    label_name = "relation"
+    form = ["founder", "spouse"]
+    examples: Mapping[str, Example] = {
+        "en": Example(
+            ["founder", "place of birth"],
+            "Ada Wong, who founded Orchard Books, was born in Leeds.",
+            {
+                "founder": [{"subject": "Orchard Books", "object": "Ada Wong"}],
+                "place of birth": [{"subject": "Ada Wong", "object": "Leeds"}],
+            },
+        ),
+        "zh": Example(
+            ["创始人", "出生地"],
+            "王芳出生于杭州，她创办了果园书店。",
+            {
+                "创始人": [{"subject": "果园书店", "object": "王芳"}],
+                "出生地": [{"subject": "王芳", "object": "杭州"}],
+            },
+        ),
+    }
+    also_serves: tuple[str, ...] = ("SPO",)
 
     def labels(self, schema: Schema) -> tuple[str, ...]:
         return schema.roles
 
+    def to_schema(self, labels: Mapping[str, Sequence[str]]) -> Schema:
+        return Schema(roles=tuple(labels))
+
     def read_items(self, items: Iterable[Any]) -> Schema:
         return Schema(roles=tuple(items))
+
+    def value_schema(self, item: Any) -> dict[str, Any]:
+        return list_schema(object_schema({"subject": MENTION, "object": MENTION}))
 
     def answer_value(self, annotations: list[Annotation], roles: Sequence[str], text: str) -> Any:
         pairs = annotations
@@ -48,11 +77,50 @@ class SPO(RE):
     """Relations with the types of both ends; a label is `subjecttype_predicate_objecttype`, the answer as in RE."""
 
     name = "SPO"
+    title = "typed relations"
     names = ("relation", "head_type", "tail_type")
     keyed = False
+    label_name = "typed relation"
+    form = ["person_founder_company"]
+    examples = {
+        "en": Example(
+            [{"subject_type": "company", "predicate": "founder", "object_type": "person"}],
+            "Ada Wong founded Orchard Books.",
+            {"founder": [{"subject": "Orchard Books", "object": "Ada Wong"}]},
+        ),
+        "zh": Example(
+            [{"subject_type": "企业", "predicate": "创始人", "object_type": "人物"}],
+            "王芳创办了果园书店。",
+            {"创始人": [{"subject": "果园书店", "object": "王芳"}]},
+        ),
+    }
+    also_serves = ()
+    labels_in_annotations = True
 
     def labels(self, schema: Schema) -> tuple[str, ...]:
         return schema.types
+
+    def to_schema(self, labels: Mapping[str, Sequence[str]]) -> Schema:
+        return Schema(types=tuple(labels))
+
+    def check_schema(self, schema: Schema) -> None:
+        for label in schema.types:
+            try:
+                split_label(label)
+            except InputError as error:
+                raise InputError(f"line 1: {error}") from None
+
+    def annotated_label(self, annotation: Any) -> str | None:
+        if not isinstance(annotation, dict) or not set(self.names) <= annotation.keys():
+            return None
+        check_types(annotation)
+        return self.label(annotation, Schema())
+
+    def read_label(self, label: Any) -> Any:
+        if isinstance(label, (list, tuple)) and len(label) == 3 and all(isinstance(part, str) for part in label):
+            check_types({"head_type": label[0], "tail_type": label[2]})
+            return "_".join(label)
+        return label
 
     def label(self, annotation: Annotation, schema: Schema) -> str:
         return f"{annotation['head_type']}_{annotation['relation']}_{annotation['tail_type']}"
@@ -106,7 +174,7 @@ class SPO(RE):
 @cache
 def split_label(label: str) -> tuple[str, str, str]:
     """
-    An SPO label's subject type, predicate (which may contain `_`) and object type.
+    Split an SPO label into subject type, predicate (which may contain `_`) and object type.
 
     Raises:
         `InputError`: if the label has not two `_`.
