@@ -138,7 +138,7 @@ def cpu_seconds(who: int) -> float:
 def plain_loop(folder: Path, negatives: str, output_file: Path) -> int:
     """Write the instances of a training split in the straightforward way."""
     from iepile_builder.data.hard_negatives import corpus_hard_negatives, load_hard_negatives
-    from iepile_builder.data.instructions import TEXT
+    from iepile_builder.tasks import TASKS
 
     language, task, source = folder.parent.parent.name.removeprefix("IE-"), folder.parent.name, folder.name
     types, relations, type_roles = map(json.loads, (folder / "schema.json").read_text(encoding="utf-8").splitlines())
@@ -190,7 +190,7 @@ def plain_loop(folder: Path, negatives: str, output_file: Path) -> int:
                         random.shuffle(roles)
                         schema.append({"event_type": label, "trigger": True, "arguments": roles})
                         answer[label] = [plain_event(event, roles) for event in positives.get(label, [])]
-                instruction = {"instruction": TEXT[task][language], "schema": schema, "input": text}
+                instruction = {"instruction": TASKS[task].instructions[language], "schema": schema, "input": text}
                 row = {
                     "id": sha256(text.encode()).hexdigest(),
                     "task": task,

@@ -43,9 +43,11 @@ def main() -> None:
     print("".join(f" {method} P/R@{k} |" for method in methods for k in args.top_k))
     print("|" + "---|" * (4 + len(methods) * len(args.top_k)))
     totals: dict[tuple[str, int], np.ndarray] = {}
+    seen: list[dict] = []
     for task, corpora in load_hard_negatives().items():
-        if task in ("EET", "EEA"):  # the same tables as EE
+        if corpora in seen:  # EET and EEA have the tables of EE
             continue
+        seen.append(corpora)
         for source, published in corpora.items():
             labels = sorted({*published, *(other for others in published.values() for other in others)})
             rows = [row for row in predictions if (row["task"], row["source"]) == (task, source)]

@@ -17,7 +17,6 @@ from collections.abc import Callable
 import torch
 from jsonargparse import ArgumentParser
 
-from iepile_builder.answers.grammar import answer_schema
 from iepile_builder.chat import to_prompt
 from iepile_builder.data.instances import load_instances
 from iepile_builder.data.instructions import read_instruction
@@ -25,6 +24,7 @@ from iepile_builder.engines.base import Completion, Request
 from iepile_builder.engines.decoding import Row, generate_padded
 from iepile_builder.engines.transformers import TransformersEngine
 from iepile_builder.scoring.scorer import Scorer
+from iepile_builder.tasks import find_task
 
 
 def one_at_a_time(engine: TransformersEngine, requests: list[Request], max_new_tokens: int) -> list[Completion]:
@@ -101,7 +101,7 @@ def main() -> None:
     instances = list(dataset.select(range(args.max_samples)))
     requests = []
     for instance in instances:
-        schema = answer_schema(instance["task"], read_instruction(instance["instruction"])["schema"])
+        schema = find_task(instance["task"]).answer_schema(read_instruction(instance["instruction"])["schema"])
         requests.append(Request(to_prompt(instance), schema))
     engine.generate(requests[:2], 2)  # what is loaded on first use
 

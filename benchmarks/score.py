@@ -20,8 +20,8 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser
 
-from iepile_builder.data.instructions import TEXT
 from iepile_builder.scoring.scorer import read_predictions
+from iepile_builder.tasks import TASKS
 
 
 LABELS = [f"label {index}" for index in range(18)]
@@ -42,7 +42,7 @@ def predictions(answers: int) -> Iterator[dict[str, str]]:
             for entity in gold:
                 if entity["entity_type"] in answer:
                     answer[entity["entity_type"]].append(rng.choice(words) if rng.random() < 0.1 else entity["entity"])
-            instruction = {"instruction": TEXT["NER"]["en"], "schema": schema, "input": " ".join(words)}
+            instruction = {"instruction": TASKS["NER"].instructions["en"], "schema": schema, "input": " ".join(words)}
             yield {
                 "id": str(number),
                 "task": "NER",

@@ -1,6 +1,7 @@
 """What a corpus may be asked: its types, roles or relations, and the roles of each type."""
 
 import json
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -77,10 +78,13 @@ class Schema:
         Path(path).write_text(text, encoding="utf-8")
 
 
-def check_labels(labels: object, where: str) -> None:
+def check_labels(labels: object, where: str, wanted: str = "a JSON list of label names") -> None:
     """Raise an `InputError` unless `labels` is a list of distinct strings that are not empty."""
-    if not isinstance(labels, list) or not all(isinstance(label, str) and label.strip() for label in labels):
-        raise InputError(f"{where}: not a JSON list of label names")
-    if len(set(labels)) < len(labels):
-        label = next(label for label in labels if labels.count(label) > 1)
-        raise InputError(f"{where}: label {label!r} stands more than once")
+    if not isinstance(labels, list):
+        raise InputError(f"{where}: {str(labels)[:80]!r} is no list; give {wanted}")
+    for label in labels:
+        if not isinstance(label, str) or not label.strip():
+            raise InputError(f"{where}: {str(label)[:80]!r} is no label; give {wanted}")
+    for label, count in Counter(labels).items():
+        if count > 1:
+            raise InputError(f"{where}: label {label!r} stands {count} times; give each once")

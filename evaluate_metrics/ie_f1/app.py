@@ -8,6 +8,7 @@ import gradio as gr
 from iepile_builder import InputError
 from iepile_builder.scoring.matching import Matching, Mode
 from iepile_builder.scoring.scorer import Scorer
+from iepile_builder.tasks import TASKS
 
 
 EXAMPLES = [
@@ -54,7 +55,7 @@ def score(
     except InputError as error:
         raise gr.Error(str(error)) from None
     blocks = {"all facts": report["overall"]}
-    if task == "EE":
+    if len(TASKS[task].blocks) > 1:
         blocks |= report["tasks"][task]
     return [[name, *(round(block[column], 2) for column in SCORES)] for name, block in blocks.items()], report
 
@@ -66,7 +67,7 @@ with gr.Blocks(title="IE F1") as demo:
     )
     with gr.Row():
         with gr.Column():
-            task = gr.Dropdown(["NER", "RE", "SPO", "EE", "EET", "EEA", "KG"], value="NER", label="Task")
+            task = gr.Dropdown(list(TASKS), value="NER", label="Task")
             text = gr.Textbox(label="Text", lines=2)
             schema = gr.Textbox(label="Schema items (JSON list)", lines=2)
             label = gr.Textbox(label="Annotation (JSON list)", lines=3)

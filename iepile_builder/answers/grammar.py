@@ -1,102 +1,31 @@
 """
-A schema batch to what its answer must look like: a JSON schema for any engine, and a grammar that holds a model to it
-exactly, down to the separators and escapes that the training format has.
+The JSON schema of an answer to a grammar that holds a model to it exactly, down to the separators and escapes that the
+training format has.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from iepile_builder.answers.repair import repair_json
 from iepile_builder.errors import InputError
 from iepile_builder.io import to_json
-from iepile_builder.tasks import TASKS
-from iepile_builder.tasks.facts import NOTHING
 
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
     from transformers import PreTrainedTokenizerBase
 
-MENTION = {"$ref": "#/$defs/mention"}
-
 # What Python's JSON encoder writes inside a string: characters as they are, and no escape but these.
 _CHARACTERS = r'/([^"\\\x00-\x1F]|\\["\\bfnrt]|\\u00(0[0-7bef]|1[0-9a-f]))+/'
 
 
-def answer_schema(task: str, items: Sequence[Any], text: str | None = None) -> dict[str, Any]:
-    """
-    Makes the JSON schema of the answer to a schema batch.
-
-    Args:
-        task (`str`):
-            One of the seven tasks.
-        items (`Sequence[Any]`):
-            The schema items, as they stand in the instruction.
-        text (`str`, *optional*):
-            The text, if the answer's strings are to be substrings of it. JSON schema has no word for that: it stands
-            under `x-text`, which [`Grammars`] knows and others ignore.
-
-    Returns:
-        `dict[str, Any]`: The JSON schema. Keys come in the order of its `properties`.
-
-    Raises:
-        `InputError`: If the items are not the task's.
-    """
-    try:
-        schema = TASKS[task].read_items(items)
-        keys = {label: TASKS[task].answer_key(label) for label in TASKS[task].labels(schema)}
-    except (KeyError, TypeError):
-        raise InputError(f"not schema items of {task}: {str(items)[:80]}") from None
-
-    answers: dict[str, Any]
-    if task in ("NER", "EET"):
-        answers = {key: _array(MENTION) for key in keys.values()}
-    elif task in ("RE", "SPO"):
-        answers = {key: _array(_object({"subject": MENTION, "object": MENTION})) for key in keys.values()}
-    elif task == "KG":
-        answers = {}
-        for label, attributes in schema.type_roles.items():
-            found = {**_object({attribute: _value([MENTION]) for attribute in attributes}), "minProperties": 1}
-            answers[label] = {"type": "object", "additionalProperties": {**found, "required": []}}
-    else:
-        nothing = {"const": NOTHING}
-        answers = {}
-        for item in items:
-            roles = {role: _value([nothing, MENTION]) for role in item["arguments"]}
-            trigger = {"enum": item["trigger"]} if task == "EEA" else {"anyOf": [nothing, MENTION]}
-            arguments = {"anyOf": [_object({}), _object(roles)]} if roles else _object({})
-            answers[item["event_type"]] = _array(_object({"trigger": trigger, "arguments": arguments}))
-    return {
-        **_object(answers),
-        "$defs": {"mention": {"type": "string", "minLength": 1}},
-        **({} if text is None else {"x-text": text}),
-    }
-
-
-def _array(items: Mapping[str, Any], at_least: int = 0) -> dict[str, Any]:
-    return {"type": "array", "items": items, "minItems": at_least}
-
-
-def _object(properties: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-    }
-
-
-def _value(single: list[Any]) -> dict[str, Any]:
-    return {"anyOf": [*single, _array(MENTION, at_least=2)]}
-
-
 def lark_grammar(schema: Mapping[str, Any], start: str = "") -> str:
     """
-    Makes the grammar of the answers that satisfy a schema of [`answer_schema`], written as the training format is.
+    Make the grammar of the answers that satisfy a schema of `Task.answer_schema`, written as the training format is.
 
     Args:
         schema (`Mapping[str, Any]`):
@@ -159,9 +88,16 @@ def lark_grammar(schema: Mapping[str, Any], start: str = "") -> str:
     )
 
 
+def _nothing(schema: Mapping[str, Any]) -> Any:
+    """Give the value that says that nothing was found: no item, no key, or the first of several words."""
+    if "enum" in schema:
+        return schema["enum"][0]
+    return {} if schema["type"] == "object" else []
+
+
 class Grammars:
     """
-    Makes matchers, which tell the tokens that may come next, and keeps compiled grammars.
+    Make matchers, which tell the tokens that may come next, and keep compiled grammars.
 
     Args:
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
@@ -186,20 +122,21 @@ class Grammars:
         self._compiled = lru_cache(maxsize=size)(self._compile)
 
     def matcher(self, schema: Mapping[str, Any]) -> LLMatcher:
-        """A matcher at the start of an answer that satisfies a schema of [`answer_schema`]."""
+        """Make a matcher at the start of an answer that satisfies a schema of `Task.answer_schema`."""
         return self._compiled(lark_grammar(schema, self._start)).deep_copy()
 
     def close(self, schema: Mapping[str, Any], text: str) -> str:
         """
-        Closes an answer that was cut: without its last item, which may be unfinished, and with nothing for the labels
+        Close an answer that was cut: without its last item, which may be unfinished, and with nothing for the labels
         that it has not reached.
         """
         found = repair_json(text) or {}
-        nothing: dict[str, Any] = {
-            key: {} if value["type"] == "object" else [] for key, value in schema["properties"].items()
-        }
+        nothing: dict[str, Any] = {key: _nothing(value) for key, value in schema["properties"].items()}
         if found and (last := found[list(found)[-1]]):
-            last.popitem() if isinstance(last, dict) else last.pop()
+            if isinstance(last, dict):
+                last.popitem()
+            elif isinstance(last, list):
+                last.pop()
         closed = to_json({key: found.get(key, value) for key, value in nothing.items()})
         matcher = self.matcher(schema)
         tokens = self._tokenizer.tokenize_str(closed)

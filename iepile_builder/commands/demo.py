@@ -39,24 +39,6 @@ if TYPE_CHECKING:
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 
 AT_ONCE = 16  # requests between two looks at the clock
-NAMES = {
-    "NER": "entities (NER)",
-    "RE": "relations (RE)",
-    "SPO": "relations with types (SPO)",
-    "EE": "events (EE)",
-    "EET": "event triggers (EET)",
-    "EEA": "arguments of known events (EEA)",
-    "KG": "attributes of entities (KG)",
-}
-HINTS = {
-    "NER": "One entity type a line, with a description if you like: `drug: a medicine that was taken`",
-    "RE": "One relation a line, with a description if you like: `founder: who set up the company`",
-    "SPO": "One typed relation a line: `person_founder_company`",
-    "EE": "One event type a line, with its roles: `resign: employee, employer, time`",
-    "EET": "One event type a line, with a description if you like",
-    "EEA": "One event type a line, with its roles: `resign: employee, employer, time`",
-    "KG": "One entity type a line, with its attributes: `city: mayor, population`",
-}
 PRESETS = {
     "News: people, places, companies": (
         "NER",
@@ -166,10 +148,8 @@ def parse_schema(typed: str, task: str) -> Any:
         label, _, rest = line.partition(":")
         if line.strip():
             labels.append((label.strip(), rest.strip()))
-    if task in ("EE", "EEA"):
-        return [{"event_type": label, "arguments": _split_names(rest)} for label, rest in labels]
-    if task == "KG":
-        return [{"entity_type": label, "attributes": _split_names(rest)} for label, rest in labels]
+    if TASKS[task].roles_name:
+        return [TASKS[task].item(label, _split_names(rest), ()) for label, rest in labels]
     if any(rest for _, rest in labels) and len(dict(labels)) == len(labels):
         return dict(labels)
     return [label for label, _ in labels]
@@ -241,14 +221,14 @@ def build_demo(extractor: Extractor, max_characters: int = 20_000, max_seconds: 
                 task,
                 parse_schema(schema, task),
                 language=language or None,
-                triggers=_parse_triggers(triggers) if task == "EEA" else None,
+                triggers=_parse_triggers(triggers) if TASKS[task].triggers_given else None,
             )
         except InputError as error:
             raise gr.Error(str(error), print_exception=False) from None
         return _embed(render_fragment(result), _download_links(result)), result.to_json()
 
     def shown_for(task: str) -> tuple[Any, Any]:
-        return gr.update(info=HINTS[task]), gr.update(visible=task == "EEA")
+        return gr.update(info=TASKS[task].hint), gr.update(visible=TASKS[task].triggers_given)
 
     def preset_chosen(name: str) -> tuple[str, str, str]:
         return PRESETS[name]
@@ -266,9 +246,18 @@ def build_demo(extractor: Extractor, max_characters: int = 20_000, max_seconds: 
                 text = gr.Textbox(
                     PRESETS[first][2], label="Text", lines=6, max_lines=16, max_length=max_characters, elem_id="text"
                 )
-                task = gr.Dropdown([(NAMES[name], name) for name in TASKS], value=PRESETS[first][0], label="Task")
+                task = gr.Dropdown(
+                    [(f"{each.title} ({name})", name) for name, each in TASKS.items()],
+                    value=PRESETS[first][0],
+                    label="Task",
+                )
                 schema = gr.Textbox(
-                    PRESETS[first][1], label="Schema", info=HINTS["NER"], lines=5, max_lines=14, elem_id="schema"
+                    PRESETS[first][1],
+                    label="Schema",
+                    info=TASKS[PRESETS[first][0]].hint,
+                    lines=5,
+                    max_lines=14,
+                    elem_id="schema",
                 )
                 triggers = gr.Textbox(
                     "",

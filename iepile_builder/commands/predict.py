@@ -23,7 +23,6 @@ from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from iepile_builder.answers.grammar import answer_schema
 from iepile_builder.chat import to_prompt
 from iepile_builder.data.instances import load_instances
 from iepile_builder.data.instructions import read_instruction
@@ -32,7 +31,7 @@ from iepile_builder.engines.base import Completion, Engine, Request
 from iepile_builder.engines.record import describe_engine, find_differences
 from iepile_builder.errors import InputError
 from iepile_builder.io import locked, write_whole
-from iepile_builder.tasks import TASKS
+from iepile_builder.tasks import TASKS, find_task
 
 
 if TYPE_CHECKING:
@@ -229,7 +228,7 @@ def to_request(instance: dict[str, Any], number: int, options: EngineOptions) ->
         try:
             asked = read_instruction(instance["instruction"])
             text = asked["input"] if options.copied else None
-            schema = answer_schema(instance.get("task", ""), asked["schema"], text)
+            schema = find_task(instance.get("task", "")).answer_schema(asked["schema"], text)
         except InputError as error:
             if options.constrain == "on":
                 raise InputError(f"instance {number}: {error}; leave it free with --constrain auto or off") from None

@@ -162,7 +162,7 @@ class SchemaBatching:
             parts = parts_of[orders[row]]
             values = parts.values(task, text, by_label)
             items: list[str] | dict[int, str] = parts.items
-            if self.task == "EEA":
+            if task.triggers_given:
                 items = self.items_with_triggers(parts, by_label)
             end = instruction_end(text, keyed)
             for batch in batches[row]:
@@ -228,7 +228,7 @@ class SchemaBatching:
         positive = np.zeros((len(found), len(labels)), dtype=bool)
         rows = [row for row, (_, by_label) in enumerate(found) for _ in by_label]
         positive[rows, [label for _, by_label in found for label in by_label]] = True
-        if self.task == "EEA":  # the event types are given
+        if task.triggers_given:  # and the event types with them
             chosen = positive
         elif self.negatives == "all":
             chosen = np.ones_like(positive)
@@ -281,7 +281,7 @@ class SchemaBatching:
         return f"{to_json(label)}: {item}" if task.keyed else item
 
     def items_with_triggers(self, parts: Parts, by_label: dict[int, list[Annotation]]) -> dict[int, str]:
-        """The schema items of EEA, which give the triggers away."""
+        """Make the schema items that give the triggers away."""
         task, labels = TASKS[self.task], self.asked_labels()
         return {
             index: self.item(labels[index], parts.roles[index], task.given_triggers(annotations))

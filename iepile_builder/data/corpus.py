@@ -1,6 +1,5 @@
 """Find, read and check annotated corpora."""
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +9,6 @@ from iepile_builder.errors import InputError
 from iepile_builder.io import check_file, located, read_json, read_lines
 from iepile_builder.schema import Schema
 from iepile_builder.tasks import TASKS
-from iepile_builder.tasks.relations import check_types
 
 
 SPLIT_FILES = {"train": "train.json", "validation": "dev.json", "test": "test.json"}
@@ -101,14 +99,14 @@ def find_corpora(
         if (languages is not None and language not in languages) or (sources is not None and name not in sources):
             continue
         for task in [own_task] if tasks is None else tasks:
-            derived = (own_task, task) in (("EE", "EET"), ("EE", "EEA"), ("RE", "SPO"))
+            derived = task in TASKS[own_task].also_serves
             if task == own_task or (derived and (task, language, name) not in folders):
                 corpus = Corpus(path, task, language, name, Schema.read(path / "schema.json"))
-                if task == "SPO" and not corpus.schema.types:
-                    types = triple_types(corpus)
-                    if not types and derived:  # an RE folder without types has no SPO to give
+                if TASKS[task].labels_in_annotations and not TASKS[task].labels(corpus.schema):
+                    labels = annotated_labels(corpus)
+                    if not labels and derived:  # an RE folder without types does not serve SPO
                         continue
-                    corpus = replace(corpus, schema=Schema(tuple(types), corpus.schema.roles))
+                    corpus = replace(corpus, schema=replace(corpus.schema, types=tuple(labels)))
                 check_schema(corpus)
                 corpora.append(corpus)
     if not corpora:
@@ -145,32 +143,25 @@ def check_choices(kind: str, names: Sequence[str] | None, known: Iterable[str]) 
 
 def check_schema(corpus: Corpus) -> None:
     """Raise an `InputError` if a corpus's schema does not serve its task."""
-    path, task, schema = corpus.path / "schema.json", TASKS[corpus.task], corpus.schema
-    labels = task.labels(schema)
-    if not labels:
+    path, task = corpus.path / "schema.json", TASKS[corpus.task]
+    if not task.labels(corpus.schema):
         raise InputError(f"{path}: no labels for {corpus.task}")
-    if corpus.task == "KG":
-        owners = Counter(attribute for attributes in schema.type_roles.values() for attribute in attributes)
-        for attribute, count in owners.items():
-            if count > 1:
-                raise InputError(f"{path}, line 3: attribute {attribute!r} belongs to {count} entity types; rename it")
-    if corpus.task == "SPO":
-        for label in labels:
-            try:
-                task.answer_key(label)
-            except InputError as error:
-                raise InputError(f"{path}, line 1: {error}") from None
+    try:
+        task.check_schema(corpus.schema)
+    except InputError as error:
+        raise InputError(f"{path}, {error}") from None
 
 
-def triple_types(corpus: Corpus) -> list[str]:
-    """The sorted SPO labels of all splits; none where a triple is without types."""
-    labels = set()
+def annotated_labels(corpus: Corpus) -> list[str]:
+    """List the labels of all splits, sorted; none where an annotation does not tell its label."""
+    task = TASKS[corpus.task]
+    labels: set[str] = set()
     for split in SPLIT_FILES:
         for number, _, line in read_lines(corpus.file(split)):
             with located(corpus.file(split), number):
-                for triple in read_json(line).get("relation") or []:
-                    if not isinstance(triple, dict) or not {"head_type", "relation", "tail_type"} <= triple.keys():
+                for annotation in read_json(line).get(task.field) or []:
+                    label = task.annotated_label(annotation)
+                    if label is None:
                         return []
-                    check_types(triple)
-                    labels.add(TASKS["SPO"].label(triple, corpus.schema))
+                    labels.add(label)
     return sorted(labels)

@@ -8,13 +8,12 @@ from typing import Any
 
 from iepile_builder.data.hard_negatives import load_table
 from iepile_builder.errors import InputError
-from iepile_builder.io import RESOURCES, to_json
+from iepile_builder.io import to_json
 from iepile_builder.schema import Schema
 from iepile_builder.tasks import TASKS
 from iepile_builder.tasks.base import plain_items
 
 
-TEXT: dict[str, dict[str, str]] = json.loads((RESOURCES / "instructions.json").read_bytes())
 EXAMPLE_TEXT = {"en": " You can refer to the example for extraction.", "zh": "你可以参考example进行抽取。"}
 LANGUAGES = ("en", "zh")
 Description = str | dict[str, str]  # of a label; or of a label and its roles, by their names
@@ -26,7 +25,7 @@ Description = str | dict[str, str]  # of a label; or of a label and its roles, b
 @cache
 def instruction_start(task: str, language: str, keyed: bool = False, examples: bool = False) -> str:
     """An instruction up to its first schema item, which the instructions of a task and language share."""
-    text = TEXT[task][language] + (EXAMPLE_TEXT[language] if examples else "")
+    text = TASKS[task].instructions[language] + (EXAMPLE_TEXT[language] if examples else "")
     return f'{{"instruction": {to_json(text)}, "schema": {"{" if keyed else "["}'
 
 
@@ -104,9 +103,6 @@ class Asked:
     language: str
 
 
-LANGUAGE_OF = {sentence: language for texts in TEXT.values() for language, sentence in texts.items()}
-
-
 def asked_schema(instruction: str, task: str) -> Schema:
     """
     What an instruction asks for.
@@ -143,4 +139,6 @@ def read_head(instruction: str, task: str) -> Asked:
         "".join(TASKS[task].labels(schema))  # a TypeError if a label is no string
     except (KeyError, TypeError):
         raise InputError(f"the instruction's schema is not one of {task}: {str(value['schema'])[:80]}") from None
-    return Asked(schema, LANGUAGE_OF.get(str(value.get("instruction")), "other"))
+    sentence = value.get("instruction")
+    known = (pair for each in TASKS.values() for pair in each.instructions.items())
+    return Asked(schema, next((language for language, text in known if text == sentence), "other"))

@@ -14,11 +14,11 @@ from typing import Any, TextIO
 
 from iepile_builder.data.corpus import SPLIT_FILES, folder_roles
 from iepile_builder.data.index import lines_before
-from iepile_builder.data.instructions import EXAMPLE_TEXT, LANGUAGES, TEXT, asked_schema, read_instruction
+from iepile_builder.data.instructions import EXAMPLE_TEXT, LANGUAGES, asked_schema, read_instruction
 from iepile_builder.errors import InputError
 from iepile_builder.io import located, read_json, read_lines, to_json
 from iepile_builder.schema import Schema
-from iepile_builder.tasks import TASKS
+from iepile_builder.tasks import TASKS, find_task
 from iepile_builder.tasks.facts import Annotation
 
 
@@ -146,16 +146,7 @@ def read_instances(corpus_dirs: Sequence[str], output_dir: Path, languages: Sequ
         raise InputError(f"{', '.join(corpus_dirs)}: no instances in train.json, dev.json or test.json")
     for (language, task, source), labels in schemas.items():
         folder = output_dir / f"IE-{language}" / task / source
-        type_roles = {label: tuple(roles) for label, roles in labels.items()}
-        roles = tuple(dict.fromkeys(role for of_label in type_roles.values() for role in of_label))
-        schema = Schema(tuple(labels), roles, type_roles)
-        if task in ("NER", "EET", "SPO"):
-            schema = Schema(types=tuple(labels))
-        elif task == "RE":
-            schema = Schema(roles=tuple(labels))
-        elif task == "KG":
-            schema = Schema((), roles, type_roles)
-        schema.write(folder / "schema.json")
+        TASKS[task].to_schema({label: tuple(roles) for label, roles in labels.items()}).write(folder / "schema.json")
 
 
 def check_instance(row: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
@@ -163,16 +154,14 @@ def check_instance(row: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
     for field in ("task", "source", "instruction"):
         if not isinstance(row.get(field), str):
             raise InputError(f"field {field!r} is missing or not a string")
-    if row["task"] not in TASKS:
-        raise InputError(f"unknown task {row['task']!r}; known: {', '.join(TASKS)}")
-    return row["task"], row["source"], read_instruction(row["instruction"])
+    return find_task(row["task"]).name, row["source"], read_instruction(row["instruction"])
 
 
 def language_of(instruction: dict[str, Any], task: str) -> str:
     """The language of an instruction's sentence."""
     sentence = instruction["instruction"]
-    for language in LANGUAGES:
-        if sentence in (TEXT[task][language], TEXT[task][language] + EXAMPLE_TEXT[language]):
+    for language, text in TASKS[task].instructions.items():
+        if sentence in (text, text + EXAMPLE_TEXT[language]):
             return language
     return "en" if sentence.isascii() else "zh"
 

@@ -17,7 +17,7 @@ class Request(NamedTuple):
         messages (`list[dict[str, str]]`):
             The chat, up to the answer.
         answer_schema (`dict[str, Any]`, *optional*):
-            JSON schema that the answer must satisfy, from [`~iepile_builder.answers.grammar.answer_schema`]; `None`
+            JSON schema that the answer must satisfy, from [`~iepile_builder.tasks.base.Task.answer_schema`]; `None`
             leaves the answer free.
     """
 

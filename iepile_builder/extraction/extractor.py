@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, fields, replace
 from itertools import groupby, islice, repeat
 from typing import Any, NamedTuple
 
-from iepile_builder.answers.grammar import answer_schema
 from iepile_builder.answers.grounding import Locator, Mention, as_mention, ground
 from iepile_builder.answers.parse import load_answer, strip_fence
 from iepile_builder.answers.repair import repair_json
@@ -257,7 +256,7 @@ class Extractor:
             form = None
             if self.constrained:
                 items = read_instruction(instruction)["schema"]
-                form = answer_schema(task.name, items, text if self.copied else None)
+                form = task.answer_schema(items, text if self.copied else None)
             together.append(Asked(labels, instruction, Request(to_prompt(instance), form), annotations))
         return together
 

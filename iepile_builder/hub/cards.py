@@ -289,7 +289,12 @@ def model_card(
         ],
         languages=[LANGUAGES[each] for each in languages],
         split_nums=[(TASKS[task].split_num, task) for task in tasks],
-        example={"task": shown_task, "schema": schema, "text": text, "instruction": TASKS[shown_task].instructions[language]},
+        example={
+            "task": shown_task,
+            "schema": schema,
+            "text": text,
+            "instruction": TASKS[shown_task].instructions[language],
+        },
         gguf=next((path.name for path in sorted(folder.glob("*.gguf"))), ""),
         scores=scores and _scores_table(scores, baseline),
         settings=report.get("settings", {}),

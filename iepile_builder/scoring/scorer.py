@@ -22,7 +22,7 @@ from iepile_builder.schema import Schema
 from iepile_builder.scoring.matching import Matching, in_text
 from iepile_builder.scoring.significance import interval, paired_test, precision_recall_f1, resampled
 from iepile_builder.scoring.tally import Cell, Counts, RecordKey, ScoredRecord, Tally
-from iepile_builder.tasks import TASKS
+from iepile_builder.tasks import TASKS, find_task
 from iepile_builder.tasks.facts import Fact
 
 
@@ -66,9 +66,7 @@ class Scorer:
                 cure = "; only instances with annotation can be scored" if name == "label" else ""
                 raise InputError(f"field {name!r} is missing or not a string{cure}")
         key = RecordKey(instance["task"], instance["source"], instance["id"], instance["label"])
-        if key.task not in TASKS:
-            raise InputError(f"unknown task {key.task!r}; known: {', '.join(TASKS)}")
-        asked, text = read_asked(instance["instruction"], key.task)
+        asked, text = read_asked(instance["instruction"], find_task(key.task).name)
         record = self.records.get(key)
         if record is None:
             gold_facts(key, asked.schema)  # raises while the line is known

@@ -46,7 +46,7 @@ class Task:
         triggers_given (`bool`): whether an instruction gives the record's event types and triggers away.
         blocks (`tuple[str, ...]`): the kinds of facts with scores of their own; `("",)` where all are scored together.
         also_serves (`tuple[str, ...]`): the tasks that a corpus of this one can serve, too.
-        labels_in_annotations (`bool`): whether a corpus's labels, if its schema has none, are those of its annotations.
+        labels_in_annotations (`bool`): whether the labels of a corpus without a schema are those of its annotations.
     """
 
     name: str
@@ -82,6 +82,16 @@ class Task:
         roles = f" with their {self.roles_name}" if self.roles_name else ""
         return f"the {self.label_name}s{roles}, such as {json.dumps(self.form)}"
 
+    @property
+    def hint(self) -> str:
+        """Say how a user types a schema, a label a line."""
+        first = next(iter(self.form))
+        if self.roles_name:
+            return (
+                f"One {self.label_name} a line, with its {self.roles_name}: `{first}: {', '.join(self.form[first])}`"
+            )
+        return f"One {self.label_name} a line, such as `{first}`, with a description behind a colon if you like"
+
     # Schemas
 
     def labels(self, schema: Schema) -> tuple[str, ...]:
@@ -108,7 +118,7 @@ class Task:
         return label
 
     def item(self, label: str, roles: Sequence[str], triggers: Sequence[str]) -> Any:
-        """Make the schema item that asks for `label`, with its `roles` in this order and the triggers that are given."""
+        """Make the schema item that asks for `label`, with its `roles` in this order and the given triggers."""
         return label
 
     def described_item(self, label: str, roles: Sequence[str], triggers: Sequence[str], texts: Texts) -> Any:

@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from iepile_builder import IEPile, InputError, Schema, SchemaBatching
-from iepile_builder.answers.grammar import Grammars, answer_schema
+from iepile_builder.answers.grammar import Grammars
 from iepile_builder.chat import load_tokenizer
 from iepile_builder.io import to_json
 from iepile_builder.tasks import TASKS
@@ -47,7 +47,7 @@ def batches(task: str, schema: Schema, text: str, annotations: list[dict]) -> li
 def test_reference_answers_satisfy_it(task: str, judge: Judge, data: st.DataObject) -> None:
     schema, text, annotations = data.draw(annotated(task))
     for items, output in batches(task, schema, text, annotations):
-        wanted = answer_schema(task, items)
+        wanted = TASKS[task].answer_schema(items)
         assert judge.accepts(wanted, output)
         answer = json.loads(output)
         # Other separators, escapes, one key more, less, or in another place
@@ -70,7 +70,7 @@ def test_strings_of_the_text(task: str, judge: Judge, data: st.DataObject) -> No
     absent = sum(TASKS[task].absent(annotation, text) for annotation in TASKS[task].distinct(annotations))
     given_away = task == "EEA"  # its triggers are the instruction's, in the text or not
     for items, output in batches(task, schema, text, annotations):
-        accepted = judge.accepts(answer_schema(task, items, text), output)
+        accepted = judge.accepts(TASKS[task].answer_schema(items, text), output)
         if not absent:
             assert accepted
         elif accepted and not given_away:
@@ -118,13 +118,13 @@ def _strings(value: object) -> list[str]:
     ],
 )
 def test_other_forms_are_refused(judge: Judge, task: str, items: list, answer: dict) -> None:
-    assert not judge.accepts(answer_schema(task, items), to_json(answer))
+    assert not judge.accepts(TASKS[task].answer_schema(items), to_json(answer))
 
 
 @pytest.mark.parametrize("string", ['"', "\\", "/", "\n", "\x01", "\x0f", "\x1f", "\x7f", "\u2028", "é", "人", "🎉"])
 def test_characters_are_written_as_python_writes_them(judge: Judge, string: str) -> None:
     for text in (None, f"a{string}b"):
-        schema = answer_schema("NER", [f"label {string}"], text)
+        schema = TASKS["NER"].answer_schema([f"label {string}"], text)
         assert judge.accepts(schema, to_json({f"label {string}": [string]}))
         escaped = f'{{{to_json(f"label {string}")}: ["\\u{ord(string[0]):04x}"]}}'
         assert judge.accepts(schema, escaped) == (to_json(string) == f'"\\u{ord(string):04x}"')
@@ -132,7 +132,7 @@ def test_characters_are_written_as_python_writes_them(judge: Judge, string: str)
 
 def test_it_is_a_json_schema(judge: Judge) -> None:
     """What is served to other engines says the same in the words of JSON schema."""
-    assert answer_schema("NER", ["a", "b"]) == {
+    assert TASKS["NER"].answer_schema(["a", "b"]) == {
         "type": "object",
         "properties": {
             "a": {"type": "array", "items": {"$ref": "#/$defs/mention"}, "minItems": 0},
@@ -150,13 +150,13 @@ def test_it_is_a_json_schema(judge: Judge) -> None:
 def test_a_cut_answer_is_closed(task: str, judge: Judge, data: st.DataObject) -> None:
     schema, text, annotations = data.draw(annotated(task))
     for items, output in batches(task, schema, text, annotations):
-        wanted = answer_schema(task, items)
+        wanted = TASKS[task].answer_schema(items)
         closed = judge.grammars.close(wanted, output[: data.draw(st.integers(0, len(output)))])
         assert judge.accepts(wanted, closed)
 
 
 def test_what_a_cut_answer_keeps(judge: Judge) -> None:
-    schema = answer_schema("RE", ["a", "b"])
+    schema = TASKS["RE"].answer_schema(["a", "b"])
     fact = '{"subject": "x", "object": "y"}'
     for cut, closed in [
         (f'{{"a": [{fact}, {fact}, {{"subj', f'{{"a": [{fact}], "b": []}}'),
@@ -169,19 +169,19 @@ def test_what_a_cut_answer_keeps(judge: Judge) -> None:
 
 def test_long_texts(judge: Judge) -> None:
     text = "".join(f"word{index} " for index in range(3000))
-    schema = answer_schema("NER", ["a"], text)
+    schema = TASKS["NER"].answer_schema(["a"], text)
     assert judge.accepts(schema, to_json({"a": [text[7000:7040]]}))
     assert not judge.accepts(schema, to_json({"a": [text[7000:7040] + "x"]}))
 
 
 def test_compiled_grammars_are_kept(judge: Judge) -> None:
     grammars = Grammars(judge.tokenizer, len(judge.tokenizer), [judge.tokenizer.eos_token_id], size=2)
-    first = grammars.matcher(answer_schema("NER", ["a"]))
+    first = grammars.matcher(TASKS["NER"].answer_schema(["a"]))
     tokens = judge.tokenizer('{"a": []}', add_special_tokens=False)["input_ids"]
     assert first.consume_tokens(tokens) and first.is_stopped()
-    assert not grammars.matcher(answer_schema("NER", ["a"])).is_stopped()
+    assert not grammars.matcher(TASKS["NER"].answer_schema(["a"])).is_stopped()
     for label in "bcd":
-        grammars.matcher(answer_schema("NER", [label]))
+        grammars.matcher(TASKS["NER"].answer_schema([label]))
     assert grammars._compiled.cache_info()[:] == (1, 4, 2, 2)
 
 
@@ -206,14 +206,14 @@ def test_sentencepiece() -> None:
     tokens = tokenizer(answer, add_special_tokens=False)["input_ids"]
     assert pieces[tokens[0]] == "\u2581{" and tokenizer.decode(tokens) == answer
     for said in (tokens, [pieces.index("{"), *tokens[1:]]):
-        matcher = grammars.matcher(answer_schema("NER", ["人名"]))
+        matcher = grammars.matcher(TASKS["NER"].answer_schema(["人名"]))
         assert matcher.try_consume_tokens(said) == len(said) and matcher.is_stopped()
 
 
 def test_bad_items() -> None:
-    for task, items in [("EE", ["a"]), ("KG", [{"entity_type": "a"}]), ("none", ["a"])]:
+    for task, items in [("EE", ["a"]), ("KG", [{"entity_type": "a"}]), ("NER", [{"a": "b"}])]:
         with pytest.raises(InputError, match=f"not schema items of {task}"):
-            answer_schema(task, items)
+            TASKS[task].answer_schema(items)
 
 
 @needs_shared
@@ -221,7 +221,7 @@ def test_real_corpora(judge: Judge) -> None:
     rows = IEPile(data_dir=str(SHARED / "corpora"), tasks=["NER", "RE", "SPO", "EE", "EET", "EEA"], max_records=40)
     checked = 0
     for row in rows.as_dataset()["train"]:
-        schema = answer_schema(row["task"], json.loads(row["instruction"])["schema"])
+        schema = TASKS[row["task"]].answer_schema(json.loads(row["instruction"])["schema"])
         assert judge.accepts(schema, row["output"]), row
         checked += 1
     assert checked > 1000

@@ -10,13 +10,12 @@ import torch
 from helpers.tiny import save_tiny_model
 
 from iepile_builder import InputError
-from iepile_builder.answers.grammar import answer_schema
 from iepile_builder.chat import encode, load_tokenizer, render
-from iepile_builder.data.instructions import TEXT
 from iepile_builder.engines.base import Completion, Request
 from iepile_builder.engines.decoding import GreedyDecoder, Row, generate_padded
 from iepile_builder.engines.loading import load_model
 from iepile_builder.engines.transformers import TransformersEngine, shared_prefixes
+from iepile_builder.tasks import TASKS
 
 
 LONGEST = 30
@@ -39,7 +38,7 @@ def make_requests(count: int, constrained: bool, seed: int = 0) -> list[Request]
         items = rng.choice([["city", "river"], ["person", "人物 a"], [str(rng.random())]])
         text = " ".join(rng.choices(["Rome", "Find", "them", "input", "schema", "人"], k=rng.randint(1, 12)))
         instruction = json.dumps({"instruction": "Find.", "schema": items, "input": text}, ensure_ascii=False)
-        schema = answer_schema("NER", items, text if rng.random() < 0.5 else None) if constrained else None
+        schema = TASKS["NER"].answer_schema(items, text if rng.random() < 0.5 else None) if constrained else None
         requests.append(Request([{"role": "user", "content": instruction}], schema))
     return requests
 
@@ -131,12 +130,12 @@ def test_a_real_model(smollm2: str) -> None:
     free, constrained, copied = [], [], []
     for task, language, items, text in asked:
         instruction = json.dumps(
-            {"instruction": TEXT[task][language], "schema": items, "input": text}, ensure_ascii=False
+            {"instruction": TASKS[task].instructions[language], "schema": items, "input": text}, ensure_ascii=False
         )
         messages = [{"role": "user", "content": instruction}]
         free.append(Request(messages))
-        constrained.append(Request(messages, answer_schema(task, items)))
-        copied.append(Request(messages, answer_schema(task, items, text)))
+        constrained.append(Request(messages, TASKS[task].answer_schema(items)))
+        copied.append(Request(messages, TASKS[task].answer_schema(items, text)))
     assert engine.generate(free, 16) == one_by_one(engine, free, 16)
     answers = engine.generate(constrained + copied, 40)
     assert any(not answer.cut for answer in answers)

@@ -111,8 +111,8 @@ class Twice(BaseModel):
         ("EE", [{"event_type": "a", "arguments": []}] * 2, "label 'a' stands 2 times"),
         ("SPO", [("a", "b", "c")] * 2, "label 'a_b_c' stands 2 times"),
         ("NER", Twice, "two fields of Twice are called 'name'"),
-        ("NER", ["a", " "], "' ' is no label of NER"),
-        ("NER", ["a", 3], "'3' is no label of NER"),
+        ("NER", ["a", " "], "' ' is no label; give NER the entity types"),
+        ("NER", ["a", 3], "'3' is no label; give NER the entity types"),
         ("EE", ["a"], "EE does not take a list of labels; give the event types with their roles"),
         ("KG", ["a"], "KG does not take a list of labels; give the entity types with their attributes"),
         ("NER", {"a": ["b"]}, "NER does not take labels with roles"),
@@ -127,7 +127,7 @@ class Twice(BaseModel):
         ("EE", [{"type": "a"}], "the schema's items are none of EE"),
         ("NER", "no/such/file.json", "no such file"),
         ("NER", 3, "a schema of NER cannot be made of '3'"),
-        ("XX", ["a"], "unknown task 'XX'; give one of NER, RE"),
+        ("XX", ["a"], "unknown task 'XX'; known: NER, RE"),
     ],
 )
 def test_what_is_no_schema(task: str, schema: Any, message: str) -> None:

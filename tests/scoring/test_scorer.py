@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iepile_builder import InputError, Schema, SchemaBatching
-from iepile_builder.data.instructions import TEXT
 from iepile_builder.scoring.matching import Matching
 from iepile_builder.scoring.scorer import Scorer, score
+from iepile_builder.tasks import TASKS
 
 
 def counts(block: dict) -> tuple[int, int, int]:
@@ -152,7 +152,7 @@ def two_corpora() -> list[dict]:
     )
     chinese = instance("NER", ["person", "city"], entities(person=["Ada"], city=["Rome"]), "?", source="other")
     for row, language in ((english, "en"), (chinese, "zh")):
-        question = {**json.loads(row["instruction"]), "instruction": TEXT["NER"][language]}
+        question = {**json.loads(row["instruction"]), "instruction": TASKS["NER"].instructions[language]}
         row["instruction"] = json.dumps(question)
     return [english, chinese]
 

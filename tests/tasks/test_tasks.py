@@ -8,9 +8,10 @@ from helpers.corpora import ALL_TASKS, SHARED, needs_shared
 from iepile_builder import InputError, Schema, SchemaBatching
 from iepile_builder.data.corpus import Corpus, check_schema
 from iepile_builder.data.index import check_record
-from iepile_builder.data.instructions import TEXT
+from iepile_builder.extraction.user_schema import read_schema
 from iepile_builder.io import read_json
 from iepile_builder.tasks import TASKS
+from iepile_builder.tasks.base import Task
 from iepile_builder.tasks.facts import Argument, Attribute, Entity, Relation, Trigger, TypedRelation
 from iepile_builder.tasks.relations import split_label
 
@@ -124,7 +125,7 @@ EXAMPLES = [
 def test_worked_example(task, schema, text, annotations, items, answer, facts) -> None:
     batching = SchemaBatching(task, "en", "example", schema, negatives="all", schema_order="schema", split_num=-1)
     (row,) = batching.instances("1", text, annotations)
-    expected = {"instruction": TEXT[task]["en"], "schema": items, "input": text}
+    expected = {"instruction": TASKS[task].instructions["en"], "schema": items, "input": text}
     assert row["instruction"] == json.dumps(expected, ensure_ascii=False)
     assert row["output"] == json.dumps(answer, ensure_ascii=False)
     assert TASKS[task].facts(annotations, schema) == facts
@@ -134,6 +135,31 @@ def test_worked_example(task, schema, text, annotations, items, answer, facts) -
 @pytest.mark.parametrize("task", ALL_TASKS)
 def test_split_num_is_that_of_the_paper(task: str) -> None:
     assert TASKS[task].split_num == {"NER": 6, "KG": 1}.get(task, 4)
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS.keys())
+def test_an_example_is_answered_in_full(task: Task) -> None:
+    for items, text, answer in task.examples.values():
+        schema = task.read_items(items)
+        assert list(answer) == [task.answer_key(label) for label in task.labels(schema)]
+        facts = task.parse(answer, schema)
+        assert facts
+        assert all(task.is_asked(fact, schema) for fact in facts)
+        assert all(mention in text for fact in facts for mention in fact.mentions)
+        annotations = task.annotations(answer, schema)
+        assert task.facts(annotations, schema) == facts
+        batching = SchemaBatching(task.name, "en", "", schema, negatives="all", schema_order="schema", split_num=-1)
+        (instance,) = batching.instances("1", text, annotations)
+        assert json.loads(instance["instruction"])["schema"] == items
+        assert json.loads(instance["output"]) == answer
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS.keys())
+def test_the_form_that_is_shown_is_a_schema(task: Task) -> None:
+    schema, _ = read_schema(task.form, task.name)
+    labels = {label: task.roles(label, schema) for label in task.labels(schema)}
+    assert list(labels) == list(task.form)
+    assert task.to_schema(labels) == schema
 
 
 def test_reading_removes_exact_duplicates_and_nothing_else() -> None:
