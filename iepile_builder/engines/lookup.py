@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from iepile_builder.data.instances import load_instances
-from iepile_builder.data.instructions import TEXT, asked_schema, read_instruction
+from iepile_builder.data.instructions import asked_schema, read_instruction
 from iepile_builder.engines.base import Completion, Request
 from iepile_builder.errors import InputError
 from iepile_builder.io import to_json
@@ -65,9 +65,9 @@ class LookupEngine:
 
     def _answer(self, instruction: str) -> str:
         value = read_instruction(instruction)
-        for task, texts in TEXT.items():
+        for task in TASKS:
             try:
-                if value["instruction"] not in texts.values():
+                if value["instruction"] not in TASKS[task].instructions.values():
                     continue
                 schema = TASKS[task].read_items(value["schema"])
                 labels = TASKS[task].labels(schema)
