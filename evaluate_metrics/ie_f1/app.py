@@ -1,4 +1,4 @@
-"""A page to try the metric: one record, one answer, the score and what is wrong."""
+"""A page to try the metric: one record, one answer, the scores and the full report."""
 
 import json
 from typing import get_args

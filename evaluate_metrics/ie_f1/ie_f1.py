@@ -3,8 +3,7 @@
 import datasets
 import evaluate
 
-from iepile_builder.scoring.matching import Matching
-from iepile_builder.scoring.scorer import Scorer
+from iepile_builder.scoring import Matching, Scorer
 
 
 _CITATION = """\
@@ -33,18 +32,18 @@ Args:
     sources (`list[str]`): the corpus of each instruction.
     ids (`list[str]`): the record of each instruction.
     instructions (`list[str]`): the instructions.
-    by (`str`, *optional*): `"task"`, `"source"`, `"language"` or `"label"` for this part of the report alone.
+    by (`str`, *optional*): `"task"`, `"source"`, `"language"` or `"label"` for only this part of the report.
     repair (`bool`, *optional*, defaults to `False`): also read answers that are only nearly JSON.
-    bootstrap (`int`, *optional*, defaults to 0): resamples of the records, for intervals.
-    confidence (`float`, *optional*, defaults to 0.95): of the intervals.
-    seed (`int`, *optional*, defaults to 0): of the resamples.
-    matching: the options of `iepile_builder.scoring.matching.Matching`, when a predicted fact counts as a gold one:
+    bootstrap (`int`, *optional*, defaults to 0): resamples of the records for intervals; 0 for none.
+    confidence (`float`, *optional*, defaults to 0.95): confidence of the intervals.
+    seed (`int`, *optional*, defaults to 0): seed of the resamples.
+    matching: the options of `iepile_builder.scoring.Matching`, when a predicted fact matches a gold fact:
         `mode` (`"strict"`, `"set"`, `"normalized"`, `"boundary"`, `"type"`, `"partial"` or `"grounded"`),
         `min_overlap`, `entity_types` and `linked`.
 Returns:
     `dict`: `overall`, `tasks`, `sources`, `languages`, `labels` and `macro`; in each `precision`, `recall`, `f1`
     (percentages), `tp`, `pred`, `gold`, `records`, `answers`, `unparsed`, `repaired`, `outside_schema`, `not_in_text`
-    and `gold_not_in_text`, for EE and EEA in the blocks `trigger` and `argument`; `intervals` where asked for.
+    and `gold_not_in_text`, for EE and EEA in the blocks `trigger` and `argument`; `intervals` if there are resamples.
 Examples:
     >>> metric = evaluate.load("evaluate_metrics/ie_f1")
     >>> example = {

@@ -1,4 +1,4 @@
-"""When a predicted fact counts as a gold one: the match modes, and the counts of one record."""
+"""Match predicted facts with gold facts: the match modes, and the counts of one record."""
 
 import re
 import string
@@ -64,7 +64,7 @@ class Matching:
 
     @property
     def labelled(self) -> bool:
-        """Whether matches are within a label, so that each label has scores of its own."""
+        """Whether facts match within a label only, so that each label has scores of its own."""
         return self.mode not in ("boundary", "partial")
 
     def compare(
@@ -75,17 +75,17 @@ class Matching:
 
         Args:
             gold (`Iterable[Fact]`):
-                What is annotated.
+                Facts of the annotation.
             predicted (`Iterable[Fact]`):
-                What the answers to all its instructions say.
+                Facts of the answers to all its instructions.
             text (`str`):
-                The record's.
+                The record's text.
             task (`str`):
                 One of the seven tasks.
 
         Returns:
-            `dict`: by block (`"trigger"` or `"argument"` in EE and EEA, else `""`) and label the matches, the
-            predicted facts and the gold facts. Labels are what is left of them if the mode is not `labelled`.
+            `dict`: By block (`"trigger"` or `"argument"` in EE and EEA, else `""`) and label the matches, the
+            predicted facts and the gold facts. If the mode is not `labelled`, only the compared part of a label.
         """
         groups: dict[tuple[str, Label], tuple[list[Mentions], list[Mentions]]] = defaultdict(lambda: ([], []))
         block_of = TASKS[task].block_of
@@ -99,11 +99,11 @@ class Matching:
         for key, (annotated, answered) in groups.items():
             if self.mode == "set":
                 annotated, answered = list(set(annotated)), list(set(answered))
-            counts[key] = (self.matches(annotated, answered, text), len(answered), len(annotated))
+            counts[key] = (self._count_matches(annotated, answered, text), len(answered), len(annotated))
         return counts
 
     def parts(self, fact: Fact) -> tuple[Label, Mentions]:
-        """A fact's label and mentions, as far as they matter."""
+        """Select the parts of a fact's label and the mentions that are compared."""
         label = fact.fixed_label
         if self.labelled:
             label = fact.label if self.entity_types else fact.untyped_label
@@ -112,12 +112,12 @@ class Matching:
             mentions = tuple(map(_normalize, mentions))
         return label, mentions
 
-    def matches(self, gold: list[Mentions], predicted: list[Mentions], text: str) -> float:
-        """How many of the facts of one label match."""
+    def _count_matches(self, gold: list[Mentions], predicted: list[Mentions], text: str) -> float:
+        """Count the matches among the facts of one label."""
         if not gold or not predicted:
             return 0
         if self.mode == "type":
-            return self.overlapping(gold, predicted, text)
+            return self._count_overlapping(gold, predicted, text)
         left: dict[Mentions, int] = {}
         for mentions in gold:
             left[mentions] = left.get(mentions, 0) + 1
@@ -130,12 +130,12 @@ class Matching:
         equal = len(predicted) - len(rest)
         if self.mode != "partial":
             return equal
-        # Equal mentions first is never worse: two matches by overlap that they prevent count no more than theirs.
+        # Matching equal mentions first is never worse: it prevents two overlap matches at most, which count as much.
         unmatched = [mentions for mentions, count in left.items() for _ in range(count)]
-        return equal + self.overlapping(unmatched, rest, text) / 2
+        return equal + self._count_overlapping(unmatched, rest, text) / 2
 
-    def overlapping(self, gold: list[Mentions], predicted: list[Mentions], text: str) -> int:
-        """The most facts that can be matched, one to one, by overlapping mentions."""
+    def _count_overlapping(self, gold: list[Mentions], predicted: list[Mentions], text: str) -> int:
+        """Count the facts that match one to one by overlapping mentions, at most."""
         overlaps = Overlaps(text, self.min_overlap)
         return max_matching(
             [
@@ -195,11 +195,14 @@ def _normalize(mention: str) -> str:
 
 def max_matching(edges: list[list[int]]) -> int:
     """
-    The size of a maximum bipartite matching, by shortest augmenting paths.
+    Compute the size of a maximum bipartite matching by shortest augmenting paths.
 
     Args:
         edges (`list[list[int]]`):
             For each node of one side its neighbours on the other.
+
+    Returns:
+        `int`: The number of pairs.
     """
     mate: dict[int, int] = {}  # of this side
     owner: dict[int, int] = {}  # of the other side
@@ -217,7 +220,7 @@ def max_matching(edges: list[list[int]]) -> int:
                     queue.append(owner[neighbour])
             if free is not None:
                 break
-        while free is not None:  # turn the path
+        while free is not None:  # flip the path
             node = reached[free]
             owner[free] = node
             mate[node], free = free, mate.get(node)
@@ -225,7 +228,7 @@ def max_matching(edges: list[list[int]]) -> int:
 
 
 def in_text(fact: Fact, text: str) -> bool:
-    """Whether all mentions of a fact are in the text."""
+    """Tell whether all mentions of a fact are in the text."""
     for mention in fact.mentions:  # noqa: SIM110, a generator takes twice the time
         if mention not in text:
             return False

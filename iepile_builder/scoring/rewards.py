@@ -1,7 +1,7 @@
 """
-Rewards for reinforcement learning: how right an answer to one instruction is, from its text and the reference alone.
+Compute rewards for reinforcement learning from an answer and its reference.
 
-[`ie_f1`] and [`valid_json`] are reward functions as [`~trl.GRPOTrainer`] takes them.
+[`ie_f1`] and [`valid_json`] are reward functions for [`~trl.GRPOTrainer`].
 """
 
 from typing import Any
@@ -15,18 +15,18 @@ from iepile_builder.scoring.tally import Counts
 
 def answer_f1(answer: str, reference: str, instruction: str, task: str) -> float:
     """
-    The F1, from 0 to 1, of an answer against the reference answer to the same instruction, by the strict scorer.
+    Compute the strict F1, from 0 to 1, of an answer to one instruction.
 
-    Nothing said where nothing is to be said is right, 1; what is no JSON object is 0, whatever the reference. A fact
-    that is said twice counts as wrong the second time, and so does one of a label that was not asked.
+    An empty answer to an empty reference is 1, and an answer that is no JSON object is 0. A repeated fact counts as
+    wrong, and so does a fact whose label was not asked for.
 
     Args:
         answer (`str`):
-            The model's.
+            The model's answer.
         reference (`str`):
-            The right one, the `output` of an instance.
+            The reference answer, the `output` of an instance.
         instruction (`str`):
-            What was asked, the `instruction` of an instance.
+            The `instruction` of the instance.
         task (`str`):
             One of the seven tasks.
     """
@@ -47,15 +47,15 @@ def ie_f1(
     completions: list[list[Message]], task: list[str], instruction: list[str], output: list[str], **kwargs: Any
 ) -> list[float]:
     """
-    The [`answer_f1`] of each completion, a reward function.
+    Reward each completion with its [`answer_f1`].
 
     Args:
         completions (`list[list[dict[str, str]]]`):
-            The model's messages, one in each.
+            The model's message in each completion.
         task, instruction, output (`list[str]`):
-            The columns of the instances that are answered.
+            Columns of the instances.
         **kwargs:
-            What else the trainer gives is not used.
+            Other arguments of the trainer, not used.
     """
     rows = zip(completions, output, instruction, task, strict=True)
     return [answer_f1(completion[0]["content"], *row) for completion, *row in rows]
@@ -63,12 +63,12 @@ def ie_f1(
 
 def valid_json(completions: list[list[Message]], **kwargs: Any) -> list[float]:
     """
-    Whether each completion is a JSON object, 1 or 0, a reward function.
+    Reward each completion with 1 if it is a JSON object, else with 0.
 
     Args:
         completions (`list[list[dict[str, str]]]`):
-            The model's messages, one in each.
+            The model's message in each completion.
         **kwargs:
-            What else the trainer gives is not used.
+            Other arguments of the trainer, not used.
     """
     return [float(load_answer(completion[0]["content"]) is not None) for completion in completions]

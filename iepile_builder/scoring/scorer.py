@@ -1,8 +1,8 @@
 """
-Facts to precision, recall and F1.
+Score facts: precision, recall and F1.
 
-The batches of a record are merged before they are compared with its gold annotation. Unless a [`Matching`] says
-otherwise, facts are compared as multisets of exactly equal strings.
+The batches of a record are merged before they are compared with its gold annotation. By default facts are compared as
+multisets of exact strings; see [`Matching`].
 """
 
 from collections import defaultdict
@@ -20,7 +20,7 @@ from iepile_builder.errors import InputError
 from iepile_builder.io import located, read_json, read_lines
 from iepile_builder.schema import Schema
 from iepile_builder.scoring.matching import Matching, in_text
-from iepile_builder.scoring.significance import interval, paired_test, precision_recall_f1, resampled
+from iepile_builder.scoring.significance import compute_interval, draw_resamples, paired_test, precision_recall_f1
 from iepile_builder.scoring.tally import Cell, Counts, RecordKey, ScoredRecord, Tally
 from iepile_builder.tasks import TASKS, find_task
 from iepile_builder.tasks.facts import Fact
@@ -28,7 +28,7 @@ from iepile_builder.tasks.facts import Fact
 
 FIELDS = ("id", "task", "source", "instruction", "label", "output")
 STRICT = Matching()
-SHOWN = 500  # characters that are kept of an answer that is none
+SHOWN = 500  # characters that are kept of an answer that does not parse
 
 
 class Scorer:
@@ -42,7 +42,7 @@ class Scorer:
 
     Args:
         repair (`bool`, *optional*, defaults to `False`):
-            Whether to read answers that are only nearly JSON, too; see [`repair_json`].
+            Also read answers that are only nearly JSON; see [`repair_json`].
     """
 
     def __init__(self, repair: bool = False) -> None:
@@ -59,7 +59,7 @@ class Scorer:
                 model's answer). Instances of the same task, source, id and label are batches of one record.
 
         Raises:
-            `InputError`: if a field is missing or not as described. A wrong `output` never raises.
+            `InputError`: If a field is missing or not as described. A wrong `output` never raises.
         """
         for name in FIELDS:
             if not isinstance(instance.get(name), str):
@@ -69,7 +69,7 @@ class Scorer:
         asked, text = read_asked(instance["instruction"], find_task(key.task).name)
         record = self.records.get(key)
         if record is None:
-            gold_facts(key, asked.schema)  # raises while the line is known
+            _read_gold(key, asked.schema)  # raises while the line is known
             record = self.records[key] = ScoredRecord(text, asked.language)
         answer = parse_answer(instance["output"], key.task, asked.schema, self.repair)
         record.asked.append(asked)
@@ -80,9 +80,9 @@ class Scorer:
             record.unparsed.append(instance["output"][:SHOWN])
 
     def compared(self) -> Iterator[tuple[RecordKey, ScoredRecord, list[Fact]]]:
-        """Each record with its gold facts."""
+        """Yield each record with its gold facts."""
         for key, record in self.records.items():
-            yield key, record, gold_facts(key, record.schema())
+            yield key, record, _read_gold(key, record.schema())
 
     def tally(self, matching: Matching = STRICT) -> Tally:
         """Compare all records."""
@@ -111,15 +111,15 @@ class Scorer:
         self, matching: Matching = STRICT, resamples: int = 0, confidence: float = 0.95, seed: int = 0
     ) -> dict[str, Any]:
         """
-        Scores of the records that have been added.
+        Score the records that have been added.
 
         Args:
             matching ([`Matching`], *optional*):
-                When a predicted fact counts as a gold one; strict by default.
+                When a predicted fact matches a gold fact; strict by default.
             resamples (`int`, *optional*, defaults to 0):
-                Of the bootstrap over records; 0 for none.
+                Bootstrap resamples of the records; 0 for no intervals.
             confidence (`float`, *optional*, defaults to 0.95):
-                Of the intervals.
+                Confidence of the intervals.
             seed (`int`, *optional*, defaults to 0):
                 The same seed gives the same intervals.
 
@@ -127,23 +127,23 @@ class Scorer:
             `dict`: `overall`, `tasks` (by task), `sources` (by source and task), `languages` and `labels` (by task and
             label). Each is a dictionary of `precision`, `recall`, `f1` (percentages), `tp`, `pred`, `gold` (facts),
             `records`, `answers`, `unparsed` and `repaired` (answers), `outside_schema` (labels), `not_in_text` and
-            `gold_not_in_text` (facts with a string that is not in the text); those of labels have the facts alone.
-            With resamples there is also `intervals`, of precision, recall and f1.
-            Instead, EE has a `trigger` and an `argument` block of these, EEA an `argument` block; `overall` and each
-            language pool all facts, and have these two blocks besides where EE is present.
+            `gold_not_in_text` (facts with a string that is not in the text); labels have only scores and facts.
+            With resamples there are also `intervals` of precision, recall and f1.
+            EE has a `trigger` and an `argument` block of these instead, EEA an `argument` block; `overall` and each
+            language pool all facts, and also have these two blocks if there is EE.
 
             `macro` has `overall` and `tasks`, with the means over `sources` (the corpora of each task) and over the
-            `labels` that have gold facts. Where the mode ignores labels there is nothing by label.
+            `labels` that have gold facts. A mode that ignores labels has no scores by label.
         """
         tally = self.tally(matching)
-        samples = bootstrap(tally, len(self.records), resamples, seed)
+        samples = _bootstrap(tally, len(self.records), resamples, seed)
 
         def block(cells: list[Cell]) -> dict[str, Any]:
             report = tally.counts(cells).report()
             if samples and cells:
                 scores = precision_recall_f1(np.sum([samples[cell] for cell in cells], axis=0))
                 report["intervals"] = dict(
-                    zip(("precision", "recall", "f1"), interval(scores, confidence), strict=True)
+                    zip(("precision", "recall", "f1"), compute_interval(scores, confidence), strict=True)
                 )
             return report
 
@@ -151,17 +151,17 @@ class Scorer:
             report = block(cells)
             for task in dict.fromkeys(cell.task for cell in cells):
                 if len(TASKS[task].blocks) > 1:
-                    report.update(by_block(task, cells, block))
+                    report.update(_by_block(task, cells, block))
             return report
 
         cells = list(tally.rows)
         of_task = {task: group for task in TASKS if (group := [cell for cell in cells if cell.task == task])}
         return {
             "overall": pooled(cells),
-            "tasks": {task: by_block(task, group, block) for task, group in of_task.items()},
+            "tasks": {task: _by_block(task, group, block) for task, group in of_task.items()},
             "sources": {
                 source: {
-                    task: by_block(task, of_source, block)
+                    task: _by_block(task, of_source, block)
                     for task, group in sorted(of_task.items())
                     if (of_source := [cell for cell in group if cell.source == source])
                 }
@@ -171,11 +171,11 @@ class Scorer:
                 language: pooled([cell for cell in cells if cell.language == language])
                 for language in sorted({cell.language for cell in cells})
             },
-            "labels": label_report(tally) if matching.labelled else {},
+            "labels": _report_labels(tally) if matching.labelled else {},
             "macro": {
-                "overall": macro(tally, cells, matching.labelled),
+                "overall": _average(tally, cells, matching.labelled),
                 "tasks": {
-                    task: by_block(task, group, lambda part: macro(tally, part, matching.labelled))
+                    task: _by_block(task, group, lambda part: _average(tally, part, matching.labelled))
                     for task, group in of_task.items()
                 },
             },
@@ -190,31 +190,31 @@ class Scorer:
         seed: int = 0,
     ) -> dict[str, Any]:
         """
-        The paired test of two systems' F1.
+        Test the difference between two systems' F1 on the same records.
 
         Args:
             other ([`Scorer`]):
                 The other system's answers to the same records.
             matching ([`Matching`], *optional*):
-                When a predicted fact counts as a gold one; strict by default.
+                When a predicted fact matches a gold fact; strict by default.
             resamples (`int`, *optional*, defaults to 1000):
-                Of the bootstrap, and of the randomization.
+                Number of resamples, of the bootstrap and of the randomization.
             confidence (`float`, *optional*, defaults to 0.95):
-                Of the interval.
+                Confidence of the interval.
             seed (`int`, *optional*, defaults to 0):
                 The same seed gives the same result.
 
         Returns:
-            `dict`: `overall` and `tasks`, in each what [`paired_test`] gives.
+            `dict`: `overall` and `tasks`, each with the results of [`paired_test`].
 
         Raises:
-            `InputError`: if the records are not the same.
+            `InputError`: If the records are not the same.
         """
         alone = self.records.keys() ^ other.records.keys()
         if alone:
             example = min(alone)
             raise InputError(
-                f"{len(alone)} records are in one of the two only, such as {example.id!r} of {example.source!r} "
+                f"{len(alone)} records are in only one of the two, such as {example.id!r} of {example.source!r} "
                 f"({example.task}): a paired test needs the same records"
             )
         numbers = {key: number for number, key in enumerate(self.records)}
@@ -238,22 +238,25 @@ class Scorer:
         of_task = {task: group for task in TASKS if (group := [cell for cell in cells if cell.task == task])}
         return {
             "overall": test(cells),
-            "tasks": {task: by_block(task, group, test) for task, group in of_task.items()},
+            "tasks": {task: _by_block(task, group, test) for task, group in of_task.items()},
         }
 
 
 def read_predictions(path: Path, repair: bool = False) -> Scorer:
     """
-    A scorer with the answers in a file of JSON lines, read line by line.
+    Read the answers of a file of JSON lines into a scorer, line by line.
 
     Args:
         path (`Path`):
             The file.
         repair (`bool`, *optional*, defaults to `False`):
-            As in [`Scorer`].
+            Also read answers that are only nearly JSON.
+
+    Returns:
+        [`Scorer`]: The scorer.
 
     Raises:
-        `InputError`: that names file and line of what cannot be scored.
+        `InputError`: With file and line, if an instance cannot be scored.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file of predictions")
@@ -268,43 +271,43 @@ def read_predictions(path: Path, repair: bool = False) -> Scorer:
 
 
 def score(instances: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """The strict report of [`Scorer`] on instances."""
+    """Score instances strictly; see [`Scorer.report`]."""
     scorer = Scorer()
     for instance in instances:
         scorer.add(instance)
     return scorer.report()
 
 
-def gold_facts(key: RecordKey, schema: Schema) -> list[Fact]:
-    """The facts of a record's annotation in JSON, or an `InputError`."""
+def _read_gold(key: RecordKey, schema: Schema) -> list[Fact]:
+    """Read the facts of a record's annotation."""
     try:
         return TASKS[key.task].facts(load_json(key.label), schema)
     except (ValueError, KeyError, TypeError, RecursionError):
         raise InputError(f"the label is not an annotation of {key.task} in JSON: {key.label[:80]!r}") from None
 
 
-def bootstrap(tally: Tally, records: int, resamples: int, seed: int) -> dict[Cell, np.ndarray]:
-    """Matches, predicted and gold facts of each cell in each resample of the records; nothing for no resamples."""
+def _bootstrap(tally: Tally, records: int, resamples: int, seed: int) -> dict[Cell, np.ndarray]:
+    """Sum matches, predicted and gold facts of each cell in each resample of the records."""
     if not resamples or not records:
         return {}
     sums: dict[Cell, list[np.ndarray]] = defaultdict(list)
     rows = {cell: tally.values(cell) for cell in tally.rows}
-    for weights in resampled(records, resamples, seed):
+    for weights in draw_resamples(records, resamples, seed):
         for cell, (numbers, values) in rows.items():
             sums[cell].append(weights[:, numbers] @ values)
     return {cell: np.concatenate(parts) for cell, parts in sums.items()}
 
 
-def by_block(task: str, cells: list[Cell], make: Callable[[list[Cell]], dict[str, Any]]) -> dict[str, Any]:
-    """What `make` makes of the cells of a task: by block where the task has blocks."""
+def _by_block(task: str, cells: list[Cell], make: Callable[[list[Cell]], dict[str, Any]]) -> dict[str, Any]:
+    """Call `make` with the cells of a task, or with those of each of its blocks."""
     blocks = TASKS[task].blocks
     if blocks == ("",):
         return make(cells)
     return {name: make([cell for cell in cells if cell.block == name]) for name in blocks}
 
 
-def label_report(tally: Tally) -> dict[str, Any]:
-    """By task (and block) and label the scores and facts, the labels with most gold facts first."""
+def _report_labels(tally: Tally) -> dict[str, Any]:
+    """Report scores and facts by task (and block) and label, labels with more gold facts first."""
     report: dict[str, Any] = {}
     for (task, block, label), counts in sorted(tally.labels.items(), key=lambda item: (-item[1].gold, item[0])):
         place = report.setdefault(task, {})
@@ -314,20 +317,20 @@ def label_report(tally: Tally) -> dict[str, Any]:
     return report
 
 
-def macro(tally: Tally, cells: list[Cell], labelled: bool) -> dict[str, Any]:
-    """The mean scores over the corpora of each task in these cells and, if asked for, over their labels."""
+def _average(tally: Tally, cells: list[Cell], labelled: bool) -> dict[str, Any]:
+    """Average the scores over the corpora of each task in these cells, and over their labels."""
     of_source: dict[tuple[str, str], list[Cell]] = defaultdict(list)
     for cell in cells:
         of_source[cell.task, cell.source].append(cell)
-    means = {"sources": mean([tally.counts(part) for part in of_source.values()])}
+    means = {"sources": _mean([tally.counts(part) for part in of_source.values()])}
     if labelled:
         parts = {(cell.task, cell.block) for cell in cells}
-        means["labels"] = mean([counts for key, counts in tally.labels.items() if key[:2] in parts and counts.gold])
+        means["labels"] = _mean([counts for key, counts in tally.labels.items() if key[:2] in parts and counts.gold])
     return means
 
 
-def mean(parts: list[Counts]) -> dict[str, float]:
-    """The means of the scores of those that have a gold or a predicted fact, and how many these are."""
+def _mean(parts: list[Counts]) -> dict[str, float]:
+    """Average the scores of the parts that have a gold or a predicted fact."""
     scores = [part.scores() for part in parts if part.gold or part.pred]
     names = ("precision", "recall", "f1")
     means = {name: fsum(part[name] for part in scores) / max(len(scores), 1) for name in names}

@@ -1,4 +1,4 @@
-"""How certain scores are: the bootstrap over records, and the paired test of two systems."""
+"""Estimate how certain scores are: bootstrap over records, and a paired test of two systems."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,15 +9,15 @@ import numpy as np
 CHUNK = 4_000_000  # weights held at a time
 
 
-def resampled(records: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
+def draw_resamples(records: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
     """
     Draw records with replacement.
 
     Args:
         records (`int`):
-            How many there are, and how many each resample has.
+            Number of records, and of draws in each resample.
         resamples (`int`):
-            How many resamples.
+            Number of resamples.
         seed (`int`):
             The same seed gives the same resamples.
 
@@ -25,27 +25,27 @@ def resampled(records: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
         `np.ndarray` of shape `(some resamples, records)`: how often each record was drawn.
     """
     rng = np.random.default_rng(seed)
-    for size in chunks(records, resamples):
+    for size in _split_resamples(records, resamples):
         draws = (np.bincount(rng.integers(0, records, records), minlength=records) for _ in range(size))
         yield np.array(list(draws), dtype=np.float64)
 
 
-def chunks(records: int, resamples: int) -> Iterator[int]:
-    """How many resamples to hold at a time."""
+def _split_resamples(records: int, resamples: int) -> Iterator[int]:
+    """Split a number of resamples into parts that fit in memory."""
     size = max(1, CHUNK // records)
     for start in range(0, resamples, size):
         yield min(size, resamples - start)
 
 
 def precision_recall_f1(counts: np.ndarray) -> np.ndarray:
-    """Percentages from matches, predicted and gold facts, all in the last dimension; 0 where undefined."""
+    """Compute percentages from matches, predicted and gold facts in the last dimension; 0 where undefined."""
     tp, pred, gold = np.moveaxis(counts, -1, 0)
     parts = ((tp, pred), (tp, gold), (2 * tp, pred + gold))
     return np.stack([100 * a / np.maximum(b, 1) for a, b in parts], axis=-1)
 
 
-def interval(values: np.ndarray, confidence: float) -> Any:
-    """The percentile interval along the first dimension."""
+def compute_interval(values: np.ndarray, confidence: float) -> Any:
+    """Compute the percentile interval along the first dimension."""
     return np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0).T.tolist()
 
 
@@ -59,26 +59,26 @@ def paired_test(first: np.ndarray, second: np.ndarray, resamples: int, confidenc
         second (`np.ndarray` of shape `(records, 3)`):
             The other system's.
         resamples (`int`):
-            Of the bootstrap, and of the randomization.
+            Number of resamples, of the bootstrap and of the randomization.
         confidence (`float`):
-            Of the interval.
+            Confidence of the interval.
         seed (`int`):
             The same seed gives the same result.
 
     Returns:
-        `dict`: `f1` and `other_f1`; their `difference`; its `interval` by paired bootstrap; and `p_value`, the
-        two-sided one of approximate randomization: how often the difference is as large if each record's answers are
-        swapped between the systems by the toss of a coin.
+        `dict`: `f1` and `other_f1`; their `difference`; its `interval` by paired bootstrap; and the two-sided
+        `p_value` of approximate randomization: how often the difference is at least as large when each record's
+        answers are swapped between the systems at random.
     """
     totals = first.sum(axis=0), second.sum(axis=0)
     f1, other_f1 = (float(precision_recall_f1(total)[2]) for total in totals)
     differences = [
         precision_recall_f1(weights @ first)[:, 2] - precision_recall_f1(weights @ second)[:, 2]
-        for weights in resampled(len(first), resamples, seed)
+        for weights in draw_resamples(len(first), resamples, seed)
     ]
     rng = np.random.default_rng(seed)
     extreme = 0
-    for size in chunks(len(first), resamples):
+    for size in _split_resamples(len(first), resamples):
         swapped = rng.integers(0, 2, (size, len(first)), dtype=np.int8) @ (second - first)
         one, two = (precision_recall_f1(total)[:, 2] for total in (totals[0] + swapped, totals[1] - swapped))
         extreme += int((np.abs(one - two) >= abs(f1 - other_f1) - 1e-9).sum())
@@ -86,6 +86,6 @@ def paired_test(first: np.ndarray, second: np.ndarray, resamples: int, confidenc
         "f1": f1,
         "other_f1": other_f1,
         "difference": f1 - other_f1,
-        "interval": interval(np.concatenate(differences), confidence),
+        "interval": compute_interval(np.concatenate(differences), confidence),
         "p_value": (extreme + 1) / (resamples + 1),
     }

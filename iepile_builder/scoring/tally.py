@@ -1,4 +1,4 @@
-"""Counts of facts, records and answers."""
+"""Count facts, records and answers."""
 
 from array import array
 from collections import defaultdict
@@ -15,7 +15,7 @@ from iepile_builder.tasks.facts import Fact
 
 
 class RecordKey(NamedTuple):
-    """What makes instances the batches of one record."""
+    """The fields that the instances of one record share."""
 
     task: str
     source: str
@@ -24,7 +24,7 @@ class RecordKey(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """The smallest part of the records that a report tells apart."""
+    """The finest group of records that a report distinguishes."""
 
     task: str
     source: str
@@ -36,7 +36,7 @@ class Cell(NamedTuple):
 class Counts:
     """Counts of facts, records and answers, summed over records."""
 
-    tp: float = 0  # whole but in the mode "partial"
+    tp: float = 0  # a whole number, except in mode "partial"
     pred: float = 0
     gold: float = 0
     records: int = 0
@@ -53,26 +53,26 @@ class Counts:
         return self
 
     def add_facts(self, tp: float, pred: float, gold: float) -> None:
-        """Add facts alone."""
+        """Add counts of facts."""
         self.tp += tp
         self.pred += pred
         self.gold += gold
 
     def scores(self) -> dict[str, float]:
-        """Precision, recall and F1 as percentages (0 where they are undefined)."""
+        """Compute precision, recall and F1 as percentages (0 where undefined)."""
         precision = 100 * self.tp / self.pred if self.pred else 0.0
         recall = 100 * self.tp / self.gold if self.gold else 0.0
         f1 = 200 * self.tp / (self.pred + self.gold) if self.tp else 0.0
         return {"precision": precision, "recall": recall, "f1": f1}
 
     def report(self) -> dict[str, Any]:
-        """The scores, then the counts."""
+        """Give the scores, then the counts."""
         return {**self.scores(), **vars(self)}
 
 
 @dataclass(slots=True)
 class ScoredRecord:
-    """What is known of a record from the instances that have been added."""
+    """A record and its answers, as far as instances of it have been added."""
 
     text: str
     language: str
@@ -83,7 +83,7 @@ class ScoredRecord:
     outside_schema: int = 0
 
     def schema(self) -> Schema:
-        """What all its instructions ask for."""
+        """Merge the schemas of its instructions."""
         if len(self.asked) == 1:
             return self.asked[0].schema
         type_roles: dict[str, tuple[str, ...]] = {}
@@ -99,14 +99,17 @@ class ScoredRecord:
 @dataclass
 class Tally:
     """
-    All records, compared.
+    The counts of all records.
 
     Attributes:
-        rows (`dict[Cell, array]`): one after the other for each record its number and its matches, predicted and
-            gold facts.
-        facts (`dict[Cell, Counts]`): the sums of these.
-        answers (`dict[tuple[str, str, str], Counts]`): by task, source and language what is counted besides facts.
-        labels (`dict[tuple[str, str, Label], Counts]`): by task, block and label the facts.
+        rows (`dict[Cell, array]`):
+            Four numbers for each record, one record after the other: its index, matches, predicted and gold facts.
+        facts (`dict[Cell, Counts]`):
+            The sums of `rows`.
+        answers (`dict[tuple[str, str, str], Counts]`):
+            By task, source and language: all counts except those of facts.
+        labels (`dict[tuple[str, str, Label], Counts]`):
+            By task, block and label: the facts.
     """
 
     rows: dict[Cell, "array[float]"] = field(default_factory=lambda: defaultdict(lambda: array("d")))
@@ -115,12 +118,12 @@ class Tally:
     labels: dict[tuple[str, str, Label], Counts] = field(default_factory=lambda: defaultdict(Counts))
 
     def values(self, cell: Cell) -> tuple[np.ndarray, np.ndarray]:
-        """The numbers of a cell's records, and their matches, predicted and gold facts."""
+        """Give the indices of a cell's records, and their matches, predicted and gold facts."""
         values = np.array(self.rows[cell]).reshape(-1, 4)
         return values[:, 0].astype(np.int64), values[:, 1:]
 
     def counts(self, cells: Iterable[Cell]) -> Counts:
-        """The sum over some cells; a record with several blocks is one record."""
+        """Sum the counts of some cells; a record with several blocks is one record."""
         total = Counts()
         for cell in cells:
             total += self.facts[cell]

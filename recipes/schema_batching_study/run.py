@@ -35,7 +35,12 @@ from iepile_builder.data.instructions import asked_schema
 from iepile_builder.engines.loading import embedded_model
 from iepile_builder.io import to_json, write_whole
 from iepile_builder.scoring.scorer import Scorer
-from iepile_builder.scoring.significance import interval, paired_test, precision_recall_f1, resampled
+from iepile_builder.scoring.significance import (
+    compute_interval,
+    draw_resamples,
+    paired_test,
+    precision_recall_f1,
+)
 from iepile_builder.tasks import TASKS
 
 
@@ -219,8 +224,8 @@ def corpus_report(folder: Path, corpus: Corpus, test_split_nums: list[int]) -> l
             )
             summed = of_seeds.sum(axis=0)
             precision, recall, f1 = precision_recall_f1(summed.sum(axis=0))
-            samples = np.concatenate([weights @ summed for weights in resampled(len(summed), RESAMPLES, seed=0)])
-            low, high = interval(precision_recall_f1(samples)[:, 2], CONFIDENCE)
+            samples = np.concatenate([weights @ summed for weights in draw_resamples(len(summed), RESAMPLES, seed=0)])
+            low, high = compute_interval(precision_recall_f1(samples)[:, 2], CONFIDENCE)
             overall = [scorer.report()["overall"] for scorer in scorers]
             answers = sum(each["answers"] for each in overall)
             valid = 100 * (1 - sum(each["unparsed"] for each in overall) / answers)

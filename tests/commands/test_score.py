@@ -154,7 +154,7 @@ def test_a_label_that_cannot_be_written_is_escaped(run_script, predictions: list
         (["--min_overlap", "2", "--mode", "type"], "min_overlap is 2"),
         (["--bootstrap", "-1"], "give bootstrap a number of resamples"),
         (["--compare", "nowhere.jsonl"], "no such file of predictions"),
-        (["--compare", "less.jsonl"], "records are in one of the two only"),
+        (["--compare", "less.jsonl"], "records are in only one of the two"),
     ],
 )
 def test_a_wrong_option_ends_with_one_clear_line(

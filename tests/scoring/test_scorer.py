@@ -231,7 +231,7 @@ def test_two_systems_are_compared_record_by_record() -> None:
     assert result["tasks"] == {"NER": result["overall"]}
     same = better.compare(scorer_of(system(25)[::-1]), resamples=100)["overall"]
     assert (same["difference"], same["interval"], same["p_value"]) == (0, [0, 0], 1)
-    with pytest.raises(InputError, match="2 records are in one of the two only, such as '.*' of 'hand'"):
+    with pytest.raises(InputError, match="2 records are in only one of the two, such as '.*' of 'hand'"):
         better.compare(scorer_of(system(25)[2:]))
 
 

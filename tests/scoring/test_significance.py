@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 from helpers.counting import count_calls
 
-from iepile_builder.scoring.significance import interval, paired_test, precision_recall_f1, resampled
+from iepile_builder.scoring.significance import (
+    compute_interval,
+    draw_resamples,
+    paired_test,
+    precision_recall_f1,
+)
 
 
 def counts(records: int, seed: int, right: float = 0.7) -> np.ndarray:
@@ -17,17 +22,17 @@ def counts(records: int, seed: int, right: float = 0.7) -> np.ndarray:
 
 
 def bootstrap_f1(values: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    parts = [precision_recall_f1(weights @ values)[:, 2] for weights in resampled(len(values), resamples, seed)]
+    parts = [precision_recall_f1(weights @ values)[:, 2] for weights in draw_resamples(len(values), resamples, seed)]
     return np.concatenate(parts)
 
 
 def test_every_resample_has_as_many_records() -> None:
-    weights = np.concatenate(list(resampled(50, 200, seed=0)))
+    weights = np.concatenate(list(draw_resamples(50, 200, seed=0)))
     assert weights.shape == (200, 50)
     assert (weights.sum(axis=1) == 50).all()
     assert weights.mean(axis=0) == pytest.approx(1, abs=0.4)
-    assert (weights == np.concatenate(list(resampled(50, 200, seed=0)))).all()
-    assert (weights != np.concatenate(list(resampled(50, 200, seed=1)))).any()
+    assert (weights == np.concatenate(list(draw_resamples(50, 200, seed=0)))).all()
+    assert (weights != np.concatenate(list(draw_resamples(50, 200, seed=1)))).any()
 
 
 def test_scores_by_hand() -> None:
@@ -45,11 +50,13 @@ def test_the_interval_is_that_of_scipy() -> None:
         method="percentile",
         rng=1,
     ).confidence_interval
-    assert interval(bootstrap_f1(values, 5000, seed=0), 0.95) == pytest.approx([theirs.low, theirs.high], abs=0.4)
+    assert compute_interval(bootstrap_f1(values, 5000, seed=0), 0.95) == pytest.approx(
+        [theirs.low, theirs.high], abs=0.4
+    )
 
 
 def test_of_one_record_nothing_varies() -> None:
-    low, high = interval(bootstrap_f1(np.array([[1.0, 2, 2]]), 10, seed=0), 0.95)
+    low, high = compute_interval(bootstrap_f1(np.array([[1.0, 2, 2]]), 10, seed=0), 0.95)
     assert low == high == 50
 
 
