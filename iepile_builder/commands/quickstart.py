@@ -36,7 +36,6 @@ from iepile_builder.io import SAMPLE_CORPUS, find_resource, to_json, write_whole
 SAMPLE_PART = ["--tasks", "NER", "RE", "EE", "--languages", "en"]
 # With many negatives and 60,000 tokens so small a model found next to nothing; see the recipe's README.
 FEW_NEGATIVES = ["--negatives", "ratio", "--negative_ratio", "0.15", "--max_negatives_per_positive", "0.1"]
-IEPILE = [sys.executable, "-m", "iepile_builder"]
 
 
 @dataclass
@@ -109,20 +108,20 @@ def main(options: QuickstartOptions) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     times: dict[str, str] = {}
 
-    _run(times, "build", data, [*IEPILE, "build", *build, "--output_dir", data])
+    _run(times, "build", data, ["build", *build, "--output_dir", data])
     test = folder / "test.jsonl"
     if not test.exists():
         take_test_records(data, test, options.max_generated_tokens // options.max_new_tokens)
 
-    predict: list[str | Path] = [*IEPILE, "predict", "--model_name_or_path", model, "--dataset_name", test]
+    predict: list[str | Path] = ["predict", "--model_name_or_path", model, "--dataset_name", test]
     predict += ["--batch_size", "32", "--max_new_tokens", str(options.max_new_tokens)]
     predict += ["--dtype", "bfloat16", "--constrain", "off"]
-    score: list[str | Path] = [*IEPILE, "score", "--bootstrap", "1000"]
+    score: list[str | Path] = ["score", "--bootstrap", "1000"]
     base, base_report = folder / "base.jsonl", folder / "base_report.json"
     _run(times, "predict, base", base_report, [*predict, "--output_file", base])
     _run(times, "score, base", base_report, [*score, "--predictions_file", base, "--output_file", base_report])
 
-    train: list[str | Path] = [*IEPILE, "train", "--accelerate_config", "cpu", "--config", recipe]
+    train: list[str | Path] = ["train", "--accelerate_config", "cpu", "--config", recipe]
     train += ["--model_name_or_path", model, "--dataset_name", data]
     train += ["--max_train_tokens", str(options.max_train_tokens), "--output_dir", adapter]
     _run(times, "train", adapter / "trainer_state.json", train)
@@ -134,7 +133,7 @@ def main(options: QuickstartOptions) -> None:
 
     if options.push_to_hub is not None:
         os.environ["HF_HUB_OFFLINE"] = "0"
-        push: list[str | Path] = [*IEPILE, "push", "--what", "adapter", "--folder", adapter]
+        push: list[str | Path] = ["push", "--what", "adapter", "--folder", adapter]
         push += ["--repo_id", options.push_to_hub, "--base_model", model, "--predictions_file", tuned]
         split = "test" if (data / "test.jsonl").exists() else "validation"
         parts = [len(path.read_text(encoding="utf-8").splitlines()) for path in (test, data / f"{split}.jsonl")]
@@ -165,10 +164,9 @@ def _run(times: dict[str, str], name: str, result: Path | None, command: Sequenc
     if result is not None and result.exists():
         times[name] = "reused"
         return
-    shown = ["iepile", *command[len(IEPILE) :]] if command[: len(IEPILE)] == IEPILE else command
-    print(f"\n== {name}: {shlex.join(map(str, shown))}", flush=True)
+    print(f"\n== {name}: {shlex.join(['iepile', *map(str, command)])}", flush=True)
     start = time.perf_counter()
-    if subprocess.run(command).returncode != 0:
+    if subprocess.run([sys.executable, "-m", "iepile_builder", *command]).returncode != 0:
         raise InputError(f"the stage {name!r} ended with the message above; the same command goes on from there")
     times[name] = f"{time.perf_counter() - start:.0f}"
 
