@@ -22,7 +22,7 @@ ERRORS: tuple[Any, ...] = (OSError, ValueError, RuntimeError, *HfHubHTTPError.__
 def user_name() -> str:
     """The name of the token's owner."""
     with one_line("the Hub"):
-        return str(HfApi().whoami(cache=True)["name"])
+        return str(HfApi().whoami()["name"])
 
 
 def full_name(repo_id: str) -> str:
