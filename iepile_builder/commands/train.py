@@ -90,7 +90,10 @@ def main(data_args: SftArguments, training_args: SFTConfig, model_args: ModelCon
     max_length, seed = training_args.max_length, training_args.seed
     with state.main_process_first():
         train_split, eval_split = load_splits(data_args, training_args, ("instruction", "output"))
-        tasks = sorted(set(train_split["task"])) if "task" in train_split.column_names else []
+        tasks, languages = (
+            sorted({*train_split[column]} if column in train_split.column_names else ())
+            for column in ("task", "language")
+        )
         train_dataset = tokenize_rows(train_split, "train", tokenizer, max_length)
         if data_args.max_train_tokens is not None:
             train_dataset = take_tokens(train_dataset, data_args.max_train_tokens, seed)
@@ -137,7 +140,9 @@ def main(data_args: SftArguments, training_args: SFTConfig, model_args: ModelCon
         "packing": training_args.packing_strategy if training_args.packing else "none",
         "longest row": f"{max_length} tokens",
     }
-    training.train_and_keep(trainer, data_args, model_args, repo_id, settings, rows=len(train_dataset), tasks=tasks)
+    training.train_and_keep(
+        trainer, data_args, model_args, repo_id, settings, rows=len(train_dataset), tasks=tasks, languages=languages
+    )
 
 
 if __name__ == "__main__":

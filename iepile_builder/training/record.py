@@ -36,6 +36,7 @@ def write_training(
     kept_step: int,
     how: str = "the loss on the answers alone",
     tasks: Sequence[str] = (),
+    languages: Sequence[str] = (),
 ) -> None:
     """
     Record a training run beside the model: all of it in `training.json`; in `recipe.yaml` the arguments that differ
@@ -62,6 +63,8 @@ def write_training(
             What was learned from, for the card.
         tasks (`Sequence[str]`, *optional*):
             The tasks of the training rows, as far as they are known.
+        languages (`Sequence[str]`, *optional*):
+            Their languages, as far as they are known.
     """
     base, data = model_args.model_name_or_path, data_args.dataset_name
     arguments: dict[str, Any] = {}
@@ -83,6 +86,7 @@ def write_training(
         "dataset": None if is_path(data) else data,
         "dataset_name": public(data),
         "tasks": list(tasks),
+        "languages": list(languages),
         "rows": rows,
         "how": how,
         "kept_step": kept_step,

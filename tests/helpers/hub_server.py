@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import sha1, sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from threading import Lock, Thread
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -327,32 +327,16 @@ class Handler(BaseHTTPRequestHandler):
         )  # fmt: skip
 
     def tree(self, repository: Repository, revision: str, folder: str) -> None:
+        """The files and folders below a folder, whether they are asked for recursively or not."""
         prefix = folder.strip("/") + "/" if folder.strip("/") else ""
-        recursive = self.query.get("recursive", ["false"])[0].lower() in ("1", "true")
-        entries: dict[str, dict[str, Any]] = {}
-        for path, blob in sorted(self.commit(repository, revision).tree.items()):
-            if path.startswith(prefix):
-                steps = path[len(prefix) :].split("/")
-                for depth in range(1, len(steps)) if recursive else range(1, min(2, len(steps))):
-                    inner = prefix + "/".join(steps[:depth])
-                    entries[inner] = {"type": "directory", "path": inner, "oid": "0" * 40, "size": 0}
-                if recursive or len(steps) == 1:
-                    entries[path] = {"type": "file", "path": path, **blob.describe()}
-        if prefix and not entries:
+        files = {
+            path: blob for path, blob in self.commit(repository, revision).tree.items() if path.startswith(prefix)
+        }
+        folders = {str(parent) for path in files for parent in PurePosixPath(path).parents[:-1]} - {folder.strip("/")}
+        if not files:
             raise Refusal(404, f"{prefix} does not exist", "EntryNotFound")
-        self.answer([*entries.values()])
-
-    def paths_info(self, repository: Repository, revision: str) -> None:
-        tree = self.commit(repository, revision).tree
-        is_json = self.headers["Content-Type"].startswith("application/json")
-        paths = json.loads(self.body)["paths"] if is_json else parse_qs(self.body.decode())["paths"]
-        found = [{"type": "file", "path": path, **tree[path].describe()} for path in paths if path in tree]
-        found += [
-            {"type": "directory", "path": path, "oid": "0" * 40, "size": 0}
-            for path in paths
-            if any(name.startswith(f"{path}/") for name in tree)
-        ]
-        self.answer(found)
+        found = [{"type": "directory", "path": path, "oid": "0" * 40, "size": 0} for path in sorted(folders)]
+        self.answer(found + [{"type": "file", "path": path, **blob.describe()} for path, blob in files.items()])
 
     def preupload(self, repository: Repository, revision: str) -> None:
         tree, answers = self.commit(repository, revision).tree, []
@@ -432,7 +416,6 @@ ROUTES: list[tuple[str, str, Callable[..., None]]] = [
     ("GET", API, Handler.info),
     ("GET", API + r"/revision/(?P<revision>[^/]+)", Handler.info),
     ("GET", API + r"/tree/(?P<revision>[^/]+)(?P<folder>/.+)?", Handler.tree),
-    ("POST", API + r"/paths-info/(?P<revision>[^/]+)", Handler.paths_info),
     ("POST", API + r"/preupload/(?P<revision>[^/]+)", Handler.preupload),
     ("POST", API + r"/commit/(?P<revision>[^/]+)", Handler.make_commit),
     ("POST", PAGES + r"\.git/info/lfs/objects/batch", Handler.lfs_batch),
