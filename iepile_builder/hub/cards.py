@@ -1,15 +1,12 @@
 """Write the cards of models, datasets and Spaces. A card states what is known and is silent about the rest."""
 
 import json
-import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-import jinja2
 from huggingface_hub import (
     DatasetCard,
     DatasetCardData,
@@ -21,8 +18,9 @@ from huggingface_hub import (
 )
 
 from iepile_builder.data.corpus import Corpus
+from iepile_builder.data.instructions import LANGUAGES
 from iepile_builder.errors import InputError
-from iepile_builder.io import RESOURCES, to_json
+from iepile_builder.hub.markdown import plain, render, table
 from iepile_builder.tasks import TASKS
 from iepile_builder.training.curves import PLOT, curve_rows
 from iepile_builder.training.record import RECORD
@@ -33,7 +31,6 @@ TAG = "iepile-builder"  # in every card: a push recognizes the repositories of e
 SIZES = {"n<1K": 1e3, "1K<n<10K": 1e4, "10K<n<100K": 1e5, "100K<n<1M": 1e6, "1M<n<10M": 1e7}
 RELATIONS = {"adapter": "adapter", "merged": "finetune", "gguf": "quantized"}
 LIBRARIES = {"adapter": "peft", "merged": "transformers", "gguf": "gguf"}
-LANGUAGES = {"en": "English", "zh": "Chinese"}
 
 
 @dataclass
@@ -71,50 +68,6 @@ class ModelFacts:
     predictions_file: Path | None = None
     split: str | None = None
     scored: str | None = None
-
-
-# Markdown
-def plain(value: object) -> str:
-    """Escape a string so that Markdown shows it as it is, on one line."""
-    return re.sub(r"([\\`*\[\]<>|~$&]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", " ".join(str(value).split()))
-
-
-def code(value: object) -> str:
-    """Put a string into a code span that nothing in it can end."""
-    text = " ".join(str(value).split())
-    fence = "`" * (max(map(len, re.findall("`+", text)), default=0) + 1)
-    return f"{fence} {text} {fence}" if "`" in text else f"`{text}`"
-
-
-def table(header: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
-    """Make a Markdown table; a line break or a bar in a cell does not break it."""
-    cells = [[re.sub(r"(?<!\\)\|", r"\\|", " ".join(str(cell).split())) for cell in row] for row in (header, *rows)]
-    cells.insert(1, ["---"] * len(header))
-    return "\n".join(f"| {' | '.join(row)} |" for row in cells)
-
-
-def python(value: Any) -> str:
-    """Write a schema as Python does, with the quotes of JSON."""
-    return json.dumps(value, ensure_ascii=False).replace(": true", ": True")
-
-
-@cache
-def _environment() -> jinja2.Environment:
-    found = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(RESOURCES / "templates"),
-        autoescape=False,  # Markdown: what a user gives goes through one of the filters
-        undefined=jinja2.StrictUndefined,
-        keep_trailing_newline=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    found.filters |= {"plain": plain, "code": code, "python": python}
-    return found
-
-
-def render(template: str, /, **values: Any) -> str:
-    """Fill in a template of `resources/templates`."""
-    return _environment().get_template(template).render(**values)
 
 
 # Datasets
@@ -207,13 +160,6 @@ def _data_files(splits: Sequence[str], folder: str) -> list[dict[str, str]]:
 
 
 # Models
-def _show_item(task: str) -> tuple[str, str]:
-    """Write a schema item of a task, and an answer to it."""
-    example = next(iter(TASKS[task].examples.values()))
-    key, value = next(iter(example.answer.items()))
-    return to_json(example.schema[0]), to_json({key: value})
-
-
 def model_card(
     form: Form,
     folder: Path,
@@ -269,7 +215,6 @@ def model_card(
     )
     shown_task = tasks[0] if tasks else "NER"
     language = languages[0] if languages else "en"
-    schema, text, _ = TASKS[shown_task].examples[language]
     log = record.get("log", ())
     content = render(
         "model_card.md",
@@ -280,21 +225,11 @@ def model_card(
         base_model=base_model,
         base_name=base_model or record.get("base_name"),
         base_note=record.get("base_note"),
-        tasks=[(task, TASKS[task].title, *_show_item(task)) for task in tasks],
-        texts=[
-            (task, sentence)
-            for task in tasks
-            for language, sentence in TASKS[task].instructions.items()
-            if language in (languages or ["en"])
-        ],
-        languages=[LANGUAGES[each] for each in languages],
-        split_nums=[(TASKS[task].split_num, task) for task in tasks],
-        example={
-            "task": shown_task,
-            "schema": schema,
-            "text": text,
-            "instruction": TASKS[shown_task].instructions[language],
-        },
+        tasks=[TASKS[task] for task in tasks],
+        languages=languages,
+        example=TASKS[shown_task].examples[language],
+        shown_task=TASKS[shown_task],
+        language=language,
         gguf=next((path.name for path in sorted(folder.glob("*.gguf"))), ""),
         scores=scores and _scores_table(scores, baseline),
         settings=report.get("settings", {}),

@@ -7,8 +7,9 @@ from importlib.metadata import requires
 from pathlib import Path
 
 from iepile_builder.errors import InputError
-from iepile_builder.hub.cards import TAG, Form, ModelFacts, demo_card, model_card, python, read_json, render
+from iepile_builder.hub.cards import TAG, Form, ModelFacts, demo_card, model_card, read_json
 from iepile_builder.hub.client import base_license
+from iepile_builder.hub.markdown import python, render
 from iepile_builder.io import RESOURCES
 from iepile_builder.training.curves import PLOT
 from iepile_builder.training.record import RECIPE, RECORD, is_path

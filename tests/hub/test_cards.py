@@ -16,7 +16,8 @@ from iepile_builder import IEPile, InputError
 from iepile_builder.commands.train import parse
 from iepile_builder.data.corpus import find_corpora
 from iepile_builder.extraction.user_schema import read_schema
-from iepile_builder.hub.cards import ModelFacts, dataset_card, model_card, plain
+from iepile_builder.hub.cards import ModelFacts, dataset_card, model_card
+from iepile_builder.hub.markdown import plain
 from iepile_builder.scoring.scorer import Scorer
 from iepile_builder.tasks import TASKS
 from iepile_builder.training.record import write_training
