@@ -1,122 +1,126 @@
 """
 Build instruction instances from annotated corpora.
 
-    python scripts/build_dataset.py --corpus_dir iepile_builder/resources/sample_corpus --output_dir outputs/sample
+    iepile build --corpus_dir sample_corpus --output_dir outputs/sample
+    iepile build --corpus_dir my_corpora --tasks NER RE --format parquet --output_dir outputs/mine
 
-`--corpus_dir` is one corpus folder (`train.json`, `dev.json`, `test.json` and `schema.json`) or a tree of them,
-`{IE-en,IE-zh}/{TASK}/{corpus}`. `--format jsonl` writes `{train,validation,test}.jsonl`; `--format parquet` writes a
-folder that `load_dataset` opens and `--push_to_hub` pushes: a config for each task, for each task and language, and a
-default one of all, with a dataset card. A build that was killed goes on with the split at which it was, when the same
-command is given again.
+A corpus is a folder with train.json, dev.json, test.json and schema.json; `--corpus_dir` takes one, or a tree of them,
+{IE-en,IE-zh}/{TASK}/{corpus}. The format jsonl gives a file for each split. The format parquet gives a folder with a
+dataset card, which load_dataset opens and `--push_to_hub` publishes: one config of all instances, one for each task,
+and one for each task and language. A build that was killed goes on when the same command is given again.
 """
 
 import shlex
-import shutil
 import sys
 from collections import Counter
-from dataclasses import fields
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import datasets
 import numpy as np
 import pyarrow.compute as pc
-from datasets.utils import tqdm
-from jsonargparse import ArgumentParser, Namespace
+from tqdm import tqdm
 
-from iepile_builder import IEPile, IEPileConfig, InputError
 from iepile_builder.data.corpus import SPLIT_FILES, Corpus
+from iepile_builder.data.options import IEPileConfig, InstanceOptions
 from iepile_builder.data.output import end_children_with_us, replace_folder
 from iepile_builder.data.readers import read_conll, read_instances
 from iepile_builder.data.statistics import count_instances, look_into, plot
+from iepile_builder.errors import InputError
 from iepile_builder.hub.cards import dataset_card
-from iepile_builder.iepile import TO_FIT, TOO_LONG
+from iepile_builder.iepile import TO_FIT, TOO_LONG, IEPile
 from iepile_builder.io import check_file, to_json, write_whole
 
 
-OPTIONS = {field.name for field in fields(IEPileConfig)}
 READERS = {"instances": read_instances, "conll": read_conll}
 NO_REASONS = {"task", "language", "source", "split", "records", "given", TO_FIT, TOO_LONG}  # not why one is left out
 SHARD_BYTES = 500_000_000
+Counts = dict[str, Counter[tuple[str, str, str]]]  # by split: of each task, language and corpus
 
 
-def main() -> None:
-    parser = ArgumentParser(description=__doc__.split("\n\n")[0].strip())
-    parser.add_argument("--config", action="config", help="a YAML file with these options")
-    parser.add_argument("--corpus_dir", type=str, nargs="+", required=True, help="a corpus folder or a tree of them")
-    parser.add_argument("--tasks", type=str, nargs="+", help="of NER RE SPO EE EET EEA KG; default: each folder's own")
-    parser.add_argument("--languages", type=str, nargs="+", help="of en zh; default: both")
-    parser.add_argument("--corpora", type=str, nargs="+", help="names of corpora; default: all")
-    parser.add_argument("--splits", type=str, nargs="+", help="of train validation test; default: all")
-    parser.add_argument(
-        "--negatives", type=str, default="hard", help="hard, random, all, ratio: what train asks besides"
-    )
-    parser.add_argument("--negative_ratio", type=float, default=1.0, help="share of negatives with --negatives ratio")
-    parser.add_argument("--num_random", type=int, help="labels at random with --negatives hard; default: split_num")
-    parser.add_argument("--hard_negatives", type=str, help="dictionary in JSON; default: the published one")
-    parser.add_argument("--max_negatives_per_positive", type=float, help="cap on purely negative train instances")
-    parser.add_argument("--split_num", type=int, help="labels in one instruction, -1 for all; default: by task")
-    parser.add_argument("--schema_order", type=str, default="random", help="random or sorted, for train")
-    parser.add_argument("--seed", type=int, default=42)
-    parser.add_argument("--epoch", type=int, default=0, help="another epoch draws other negatives")
-    parser.add_argument("--num_proc", type=int, help="number of processes")
-    parser.add_argument("--max_records", type=int, help="the first so many of each corpus and split")
-    parser.add_argument("--held_out_labels", type=dict[str, list[str]], help="corpus to labels that only test asks")
-    parser.add_argument("--descriptions", type=str, help="JSON with label descriptions, to stand in the instruction")
-    parser.add_argument("--num_examples", type=int, default=0, help="training records that an instruction shows")
-    parser.add_argument("--corpus_weights", type=dict[str, float], help="how often each corpus is given to train")
-    parser.add_argument("--language_weights", type=dict[str, float], help="how often each language is given to train")
-    parser.add_argument("--max_length", type=int, help="in tokens; longer instances are split, then dropped")
-    parser.add_argument("--tokenizer", type=str, help="name or folder of the tokenizer that counts them")
-    parser.add_argument("--on_error", type=str, default="raise", help="raise, skip or fix, at unusable annotation")
-    parser.add_argument("--clean", action="store_true", help="leave out texts that are no language")
-    parser.add_argument("--deduplicate", type=str, default="none", help="none, exact or near, for train")
-    parser.add_argument(
-        "--drop_evaluation_texts", action="store_true", help="leave texts of dev and test out of train"
-    )
-    parser.add_argument("--report_file", type=Path, help="JSON lines: what was read and left out, and why")
-    parser.add_argument(
-        "--input_format", choices=["unified", *READERS], default="unified", help="what the files of the corpora are"
-    )
-    parser.add_argument("--format", choices=["jsonl", "parquet"], default="jsonl")
-    parser.add_argument("--statistics", action="store_true", help="plots in the dataset card, with --format parquet")
-    parser.add_argument("--licenses", type=dict[str, str], default={}, help="corpus to licence, for the dataset card")
-    parser.add_argument("--push_to_hub", type=str, help="id of a dataset repository, with --format parquet")
-    parser.add_argument("--public", action="store_true", help="make a new repository public, not private")
-    parser.add_argument("--output_dir", type=Path, required=True)
-    parser.add_argument("--overwrite", action="store_true", help="replace what is in the output folder")
-    args = parser.parse_args()
+@dataclass
+class BuildOptions:
+    """
+    What to read, and what to write.
 
-    output_dir = args.output_dir
-    if args.push_to_hub is not None and args.format != "parquet":
+    Args:
+        corpus_dir (`list[str]`):
+            Corpus folders, or trees of them; `sample_corpus` is the small one in this package.
+        output_dir (`Path`):
+            The folder to write.
+        format (`str`, *optional*, defaults to `"jsonl"`):
+            `jsonl` or `parquet`.
+        overwrite (`bool`, *optional*, defaults to `False`):
+            Replace what an earlier build wrote to the output folder.
+        num_proc (`int`, *optional*):
+            Number of processes.
+        input_format (`str`, *optional*, defaults to `"unified"`):
+            What the files of the corpora are: `unified`, `instances` of the IEPile dataset, or `conll`.
+        left_out_file (`Path`, *optional*):
+            JSON lines: how many records of each corpus were read and left out, and why.
+        statistics (`bool`, *optional*, defaults to `False`):
+            Plots for the dataset card.
+        licenses (`dict[str, str]`, *optional*):
+            Corpus to licence, for the dataset card.
+        push_to_hub (`str`, *optional*):
+            Id of the dataset repository to publish to; needs the format parquet.
+        public (`bool`, *optional*, defaults to `False`):
+            Make a new repository public.
+    """
+
+    corpus_dir: list[str]
+    output_dir: Path
+    format: Literal["jsonl", "parquet"] = "jsonl"
+    overwrite: bool = False
+    num_proc: int | None = None
+    input_format: Literal["unified", "instances", "conll"] = "unified"
+    left_out_file: Path | None = None
+    statistics: bool = False
+    licenses: dict[str, str] = field(default_factory=dict)
+    push_to_hub: str | None = None
+    public: bool = False
+
+
+OPTIONS = (BuildOptions, InstanceOptions)
+
+
+def main(options: BuildOptions, instance_options: InstanceOptions) -> None:
+    if options.push_to_hub is not None and options.format != "parquet":
         raise InputError("--push_to_hub needs --format parquet")
-    options = {name: value for name, value in vars(args).items() if name in OPTIONS}
-    IEPileConfig(**options).check()
+    if options.left_out_file is not None:
+        check_file(options.left_out_file)
+    IEPileConfig(**vars(instance_options)).check()
 
-    if args.report_file is not None:
-        check_file(args.report_file)
-
-    # Splits that a killed build has finished are in the cache, from which the next one takes them.
+    datasets.disable_progress_bars()
+    datasets.logging.set_verbosity_error()
     end_children_with_us()
-    with replace_folder(output_dir, "build", args.overwrite, args.corpus_dir) as new:
-        dataset, report, corpora = build_splits(args, options, new.parent)
-        notes = length_notes(report, args.max_length) if args.max_length is not None else []
+    with replace_folder(options.output_dir, "build", options.overwrite, options.corpus_dir) as new:
+        # splits that a killed build has finished are beside the new folder, and not built again
+        dataset, report, corpora = build_splits(options, instance_options, new.parent)
+        max_length = instance_options.max_length
+        notes = length_notes(report, max_length) if max_length is not None else []
         counts = {split: count_instances(rows) for split, rows in dataset.items()}
-        if args.format == "jsonl":
-            write_jsonl(dataset, new)
-        else:
-            write_parquet(dataset, counts, new)
+        with _bar("Writing", sum(map(len, dataset.values())), "instances") as update:
+            if options.format == "jsonl":
+                write_jsonl(dataset, new, update)
+            else:
+                write_parquet(dataset, counts, new, update)
+        if options.format == "parquet":
             plots = []
-            if args.statistics:
+            if options.statistics:
                 (new / "statistics").mkdir()
                 plots = plot(look_into(next(iter(dataset.values()))), new / "statistics")
-            command = shlex.join(["python", *sys.argv]).replace(str(Path.home()), "~")
-            name = args.push_to_hub or output_dir.name
+            arguments = sys.argv[1:] if sys.argv[1:2] == ["build"] else ["build", *sys.argv[1:]]
+            command = shlex.join(["iepile", *arguments]).replace(str(Path.home()), "~")
+            name = options.push_to_hub or options.output_dir.resolve().name
             example = next(iter(dataset.values()))[0]
-            card = dataset_card(corpora, counts, report, command, args.licenses, name, notes, plots, example)
+            card = dataset_card(corpora, counts, report, command, options.licenses, name, notes, plots, example)
             card.save(new / "README.md")
-        if args.report_file is not None:
-            write_whole(args.report_file, "".join(to_json(of_split) + "\n" for of_split in report))
+        if options.left_out_file is not None:
+            write_whole(options.left_out_file, "".join(to_json(of_split) + "\n" for of_split in report))
 
     for split, of_split in counts.items():
         by_task: Counter[str] = Counter()
@@ -129,39 +133,50 @@ def main() -> None:
         print(f"{reason}: {count}")
     for note in notes:
         print(note)
-    print(f"written to {output_dir}")
-    if args.push_to_hub is not None:
+    print(f"written to {options.output_dir}")
+    if options.push_to_hub is not None:
         from iepile_builder.hub.push import push_dataset
 
-        push_dataset(output_dir, args.push_to_hub, args.public)
+        push_dataset(options.output_dir, options.push_to_hub, options.public)
 
 
 def build_splits(
-    args: Namespace, options: dict[str, Any], work: Path
+    options: BuildOptions, instance_options: InstanceOptions, work: Path
 ) -> tuple[datasets.DatasetDict, list[dict[str, Any]], list[Corpus]]:
     """Build one split after the other, so that those which a killed build had finished are not built again."""
-    corpus_dirs = args.corpus_dir
-    if args.input_format != "unified":
+    corpus_dirs = options.corpus_dir
+    if options.input_format != "unified":
         corpus_dirs = [str(work / "unified")]
-        shutil.rmtree(work / "unified", ignore_errors=True)
-        READERS[args.input_format](args.corpus_dir, work / "unified", args.languages)
-    config = IEPileConfig(corpus_dirs=corpus_dirs, **options)
-    config.check()
-    corpora = config.find_corpora()
+        READERS[options.input_format](options.corpus_dir, work / "unified", instance_options.languages)
+    settings = {"corpus_dirs": corpus_dirs, **vars(instance_options)}
+    corpora = IEPileConfig(**settings).find_corpora()
+    files = {
+        split: [corpus.file(split) for corpus in corpora if corpus.file(split).exists()]
+        for split in instance_options.splits or SPLIT_FILES
+    }
+    sizes = {split: sum(file.stat().st_size for file in of_split) for split, of_split in files.items() if of_split}
     dataset, report = datasets.DatasetDict(), []
-    for split in args.splits or SPLIT_FILES:
-        if any(corpus.file(split).exists() for corpus in corpora):
-            builder = IEPile(corpus_dirs=corpus_dirs, cache_dir=str(work / "cache"), **{**options, "splits": [split]})
-            builder.download_and_prepare(num_proc=args.num_proc)
+    with _bar("Building", sum(sizes.values()), "B") as update:
+        for split, size in sizes.items():
+            builder = IEPile(cache_dir=str(work / "cache"), **{**settings, "splits": [split]})
+            builder.download_and_prepare(num_proc=options.num_proc)
             dataset[split] = builder.as_dataset(split=split)
             report += builder.report()
+            update(size)
     if not dataset:
-        raise InputError(f"{', '.join(args.corpus_dir)}: nothing for {', '.join(args.splits or SPLIT_FILES)}")
+        raise InputError(f"{', '.join(options.corpus_dir)}: nothing for {', '.join(files)}")
     return dataset, report, corpora
 
 
+@contextmanager
+def _bar(stage: str, total: int, unit: str) -> Iterator[Callable[[int], object]]:
+    """A progress bar for a stage that takes more than a second, on a terminal."""
+    with tqdm(desc=stage, total=total, unit=unit, unit_scale=True, delay=1, leave=False, disable=None) as bar:
+        yield bar.update
+
+
 def length_notes(report: list[dict[str, Any]], max_length: int) -> list[str]:
-    """A sentence on the instances of each split that were too long."""
+    """Tell in a sentence how many instances of each split were too long."""
     notes = []
     for split in dict.fromkeys(of["split"] for of in report):
         more, too_long = (sum(of[name] for of in report if of["split"] == split) for name in (TO_FIT, TOO_LONG))
@@ -172,20 +187,20 @@ def length_notes(report: list[dict[str, Any]], max_length: int) -> list[str]:
     return notes
 
 
-def write_jsonl(dataset: datasets.DatasetDict, folder: Path) -> None:
-    """Write `{split}.jsonl`; what an instance has not is left out of its line."""
+def write_jsonl(dataset: datasets.DatasetDict, folder: Path, update: Callable[[int], object]) -> None:
+    """Write `{split}.jsonl`; a line leaves out the fields that an instance does not have."""
     for split, rows in dataset.items():
         with (folder / f"{split}.jsonl").open("w", encoding="utf-8") as file:
-            for table in tqdm(rows.with_format("arrow").iter(1000), desc=f"Writing {split}", unit="k"):
+            for table in rows.with_format("arrow").iter(1000):
                 for row in table.to_pylist():
                     file.write(to_json({name: value for name, value in row.items() if value is not None}) + "\n")
+                update(len(table))
 
 
 def write_parquet(
-    dataset: datasets.DatasetDict, counts: dict[str, Counter[tuple[str, str, str]]], folder: Path
+    dataset: datasets.DatasetDict, counts: Counts, folder: Path, update: Callable[[int], object]
 ) -> None:
     """Write `data/{task}-{language}/{split}-*.parquet`."""
-    datasets.disable_progress_bars()  # one for each file
     for split, rows in dataset.items():
         columns = rows.data.table
         for task, language in dict.fromkeys((task, language) for task, language, _ in counts[split]):
@@ -195,12 +210,6 @@ def write_parquet(
             for index in range(shards):
                 path = folder / "data" / f"{task}-{language}" / f"{split}-{index:05d}-of-{shards:05d}.parquet"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                part.shard(shards, index, contiguous=True).to_parquet(path)
-    datasets.enable_progress_bars()
-
-
-if __name__ == "__main__":
-    try:
-        main()
-    except InputError as error:
-        sys.exit(f"error: {error}")
+                shard = part.shard(shards, index, contiguous=True)
+                shard.to_parquet(path)
+                update(len(shard))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from iepile_builder.data.instructions import LANGUAGES
 from iepile_builder.errors import InputError
-from iepile_builder.io import check_file, located, read_json, read_lines
+from iepile_builder.io import SAMPLE_CORPUS, check_file, located, read_json, read_lines
 from iepile_builder.schema import Schema
 from iepile_builder.tasks import TASKS
 
@@ -59,7 +59,7 @@ def find_corpora(
 
     Args:
         corpus_dirs (`Sequence` of `str` or `Path`):
-            The folders.
+            The folders; `"sample_corpus"`, where there is no such folder, is the one in this package.
         tasks (`Sequence[str]`, *optional*):
             The tasks that are wanted, by default each folder's own. EET and EEA are also served by EE folders, SPO by
             RE folders whose triples are typed, unless a folder of their own has the same name.
@@ -79,9 +79,12 @@ def find_corpora(
     check_choices("language", languages, LANGUAGES)
     folders: dict[tuple[str, str, str], Path] = {}
     for corpus_dir in corpus_dirs:
-        if not Path(corpus_dir).is_dir():
+        folder = Path(corpus_dir)
+        if corpus_dir == SAMPLE_CORPUS.name and not folder.exists():
+            folder = SAMPLE_CORPUS
+        if not folder.is_dir():
             raise InputError(f"{corpus_dir}: no such folder of corpora")
-        root = Path(corpus_dir).resolve()
+        root = folder.resolve()
         files = [file for name in SPLIT_FILES.values() for file in root.rglob(name)]
         for file in files:
             check_file(file)

@@ -1,4 +1,4 @@
-"""`scripts/build_dataset.py` as a user runs it."""
+"""`iepile build` as a user runs it."""
 
 import json
 import os
@@ -43,12 +43,12 @@ def test_jsonl_holds_the_builders_rows_without_what_is_absent(run_script, people
     assert empty["label"] == "[]"
 
 
-def test_parquet_opens_with_a_config_for_each_task(run_script, tmp_path: Path) -> None:
+def test_parquet_opens_with_a_config_for_each_task(run_command, tmp_path: Path) -> None:
     output_dir = tmp_path / "out"
     output_dir.mkdir()  # an empty folder is no obstacle
     options = {"tasks": ALL_TASKS, "seed": 7, "max_records": 15}
-    run_script(
-        "build_dataset.py", "--corpus_dir", SAMPLE_CORPUS, "--tasks", *ALL_TASKS, "--seed", 7, "--max_records", 15,
+    run_command(
+        "build", "--corpus_dir", SAMPLE_CORPUS, "--tasks", *ALL_TASKS, "--seed", 7, "--max_records", 15,
         "--num_proc", 2, "--format", "parquet", "--output_dir", output_dir,
     )  # fmt: skip
     built = IEPile(data_dir=str(SAMPLE_CORPUS), **options).as_dataset()
@@ -61,10 +61,10 @@ def test_parquet_opens_with_a_config_for_each_task(run_script, tmp_path: Path) -
             assert of_task[split].to_list() == [row for row in rows if row["task"] == task]
 
 
-def test_the_card_says_what_is_in_it(run_script, tmp_path: Path) -> None:
+def test_the_card_says_what_is_in_it(run_command, tmp_path: Path) -> None:
     output_dir = tmp_path / "out"
-    run_script(
-        "build_dataset.py", "--corpus_dir", SAMPLE_CORPUS, "--tasks", "NER", "EE", "--format", "parquet",
+    run_command(
+        "build", "--corpus_dir", SAMPLE_CORPUS, "--tasks", "NER", "EE", "--format", "parquet",
         "--statistics", "--licenses", '{"daily_news": "CC0-1.0"}', "--output_dir", output_dir,
     )  # fmt: skip
     card = DatasetCard.load(output_dir / "README.md")
@@ -80,20 +80,20 @@ def test_the_card_says_what_is_in_it(run_script, tmp_path: Path) -> None:
             wanted = [row for row in rows if (row["task"], row["language"]) == (task, language)]
             assert of_both[split].to_list() == list(streamed[split]) == wanted
     count = sum(row["source"] == "daily_news" for row in built["train"])
-    assert f"| NER | en | daily_news | CC0-1.0 | 14 | {count:,} |" in card.text
-    assert "| EE | zh | working_life_zh | not stated |" in card.text
-    assert "build_dataset.py --corpus_dir" in card.text
+    assert f"| NER | en | daily\\_news | CC0-1.0 | 14 | {count:,} |" in card.text
+    assert "| EE | zh | working\\_life\\_zh | not stated |" in card.text
+    assert "iepile build --corpus_dir" in card.text
     assert "`sports team`" in card.text
     plots = sorted(path.name for path in (output_dir / "statistics").iterdir())
     assert {"lengths.png", "labels.png", "positives.png", "together_NER_daily_news.png"} <= set(plots)
-    assert all(f"(statistics/{name})" in card.text for name in plots)
+    assert all(f"statistics/{name}" in card.text for name in plots)
 
 
 KILLED = """
 import os, signal, sys
-from iepile_builder.commands import build as build_dataset
+from iepile_builder.commands import build, cli
 when, sys.argv[1:] = sys.argv[1], sys.argv[2:]
-prepare = build_dataset.IEPile.download_and_prepare
+prepare = build.IEPile.download_and_prepare
 
 def kill(*args, **kwargs):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -102,14 +102,14 @@ def prepare_or_kill(self, **kwargs):
     prepare(self, **kwargs) if self.config.splits != ["test"] else kill()
 
 if when == "test":
-    build_dataset.IEPile.download_and_prepare = prepare_or_kill
+    build.IEPile.download_and_prepare = prepare_or_kill
 else:
-    build_dataset.write_jsonl = kill
-build_dataset.main()
+    build.write_jsonl = kill
+cli.run("build")
 """
 
 
-def test_a_killed_build_leaves_nothing_that_looks_whole_and_goes_on(run_script, people: Path, tmp_path: Path) -> None:
+def test_a_killed_build_leaves_nothing_that_looks_whole_and_goes_on(run_command, people: Path, tmp_path: Path) -> None:
     output_dir, work = tmp_path / "out", tmp_path / ".out.incomplete"
     arguments = ["--corpus_dir", str(people), "--output_dir", str(output_dir)]
     program = KILLED
@@ -121,9 +121,9 @@ def test_a_killed_build_leaves_nothing_that_looks_whole_and_goes_on(run_script, 
         (file,) = work.rglob("*train*.arrow")
         built.append((file, file.stat().st_mtime_ns))
     assert built[0] == built[1]  # a finished split is not built again
-    run_script("build_dataset.py", *arguments)
+    run_command("build", *arguments)
     assert not work.exists()
-    run_script("build_dataset.py", *arguments[:-1], tmp_path / "whole")
+    run_command("build", *arguments[:-1], tmp_path / "whole")
     for split in ("train", "validation", "test"):
         assert (output_dir / f"{split}.jsonl").read_bytes() == (tmp_path / "whole" / f"{split}.jsonl").read_bytes()
 
@@ -141,7 +141,7 @@ print(json.dumps(list(streamed)))
 
 def test_a_build_can_be_pushed_and_loaded(people: Path, tmp_path: Path, hub: LocalHub) -> None:
     output_dir = tmp_path / "out"
-    command = [sys.executable, ROOT / "scripts" / "build_dataset.py", "--corpus_dir", people, "--format", "parquet"]
+    command = [sys.executable, "-m", "iepile_builder", "build", "--corpus_dir", people, "--format", "parquet"]
     command += ["--statistics", "--output_dir", output_dir, "--push_to_hub", "mine"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=hub.environment, timeout=600)
     assert done.returncode == 0, done.stderr
@@ -174,27 +174,27 @@ def test_a_build_can_be_pushed_and_loaded(people: Path, tmp_path: Path, hub: Loc
     assert [path for path in repository.files() if "test-" in path] == ["data/NER-en/test-00000-of-00002.parquet"]
 
 
-def test_options_can_stand_in_a_file(run_script, people: Path, tmp_path: Path) -> None:
+def test_options_can_stand_in_a_file(run_command, people: Path, tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text(f"corpus_dir: [{people}]\ntasks: [NER]\nsplits: [test]\nsplit_num: 1\nseed: 3\n")
-    run_script("build_dataset.py", "--config", config, "--split_num", 2, "--output_dir", tmp_path / "out")
+    run_command("build", "--config", config, "--split_num", 2, "--output_dir", tmp_path / "out")
     rows = read(tmp_path / "out" / "test.jsonl")
     assert [len(json.loads(row["instruction"])["schema"]) for row in rows] == [2, 1, 2, 1]
     assert not (tmp_path / "out" / "train.jsonl").exists()
 
 
-def test_an_output_folder_is_replaced_only_when_told(run_script, people: Path, tmp_path: Path) -> None:
+def test_an_output_folder_is_replaced_only_when_told(run_command, people: Path, tmp_path: Path) -> None:
     output_dir = tmp_path / "out"
     output_dir.mkdir()
     (output_dir / "precious.txt").write_text("mine")
-    arguments = ("build_dataset.py", "--corpus_dir", people, "--output_dir", output_dir)
+    arguments = ("build", "--corpus_dir", people, "--output_dir", output_dir)
     for overwrite in ([], ["--overwrite"]):
-        done = run_script(*arguments, *overwrite, check=False)
+        done = run_command(*arguments, *overwrite, check=False)
         assert_one_clear_line(done, str(output_dir), "not empty, and not written by iepile build")
     (output_dir / "precious.txt").rename(tmp_path / "precious.txt")
-    run_script(*arguments, "--splits", "test")
-    assert_one_clear_line(run_script(*arguments, check=False), "not empty; give another folder or --overwrite")
-    run_script(*arguments, "--splits", "train", "--overwrite")
+    run_command(*arguments, "--splits", "test")
+    assert_one_clear_line(run_command(*arguments, check=False), "not empty; give another folder or --overwrite")
+    run_command(*arguments, "--splits", "train", "--overwrite")
     assert sorted(path.name for path in output_dir.iterdir()) == [".iepile", "train.jsonl"]
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".out")] == []
 
@@ -202,30 +202,30 @@ def test_an_output_folder_is_replaced_only_when_told(run_script, people: Path, t
 @pytest.mark.parametrize(
     ("output_dir", "how"), [(".", "is the working"), ("..", "holds the working"), ("tree", "is the corpus")]
 )
-def test_no_build_writes_over_its_corpora(run_script, people: Path, tmp_path: Path, output_dir: str, how: str) -> None:
+def test_no_build_writes_over_its_corpora(
+    run_command, people: Path, tmp_path: Path, output_dir: str, how: str
+) -> None:
     before = sorted(people.rglob("*"))
-    done = run_script(
-        "build_dataset.py", "--corpus_dir", people, "--output_dir", output_dir, "--overwrite", check=False
-    )
+    done = run_command("build", "--corpus_dir", people, "--output_dir", output_dir, "--overwrite", check=False)
     assert_one_clear_line(done, f"error: {output_dir}: the output folder {how}")
     assert sorted(people.rglob("*")) == before
 
 
 def test_a_wrong_option_does_not_throw_away_what_a_killed_build_has_done(
-    run_script, people: Path, tmp_path: Path
+    run_command, people: Path, tmp_path: Path
 ) -> None:
     arguments = ["--corpus_dir", str(people), "--output_dir", str(tmp_path / "out")]
     program = KILLED
     subprocess.run([sys.executable, "-c", program, "test", *arguments], cwd=tmp_path, capture_output=True)
     (finished,) = (tmp_path / ".out.incomplete").rglob("*train*.arrow")
     for wrong in (["--negatives", "nonsense"], ["--corpora", "animals"], ["--hard_negatives", "nowhere.json"]):
-        assert_one_clear_line(run_script("build_dataset.py", *arguments, *wrong, check=False), wrong[1])
+        assert_one_clear_line(run_command("build", *arguments, *wrong, check=False), wrong[1])
         assert finished.exists()
 
 
 RUNNING = """
 import os, sys, time
-from iepile_builder.commands import build as build_dataset
+from iepile_builder.commands import build, cli
 from iepile_builder.data import batching
 
 def wait(self, records):
@@ -233,12 +233,12 @@ def wait(self, records):
     time.sleep(600)
 
 batching.SchemaBatching.__call__ = wait
-build_dataset.main()
+cli.run("build")
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
-def test_one_build_at_a_time_and_its_processes_end_with_it(run_script, people: Path, tmp_path: Path) -> None:
+def test_one_build_at_a_time_and_its_processes_end_with_it(run_command, people: Path, tmp_path: Path) -> None:
     train = people / "IE-en" / "NER" / "people" / "train.json"
     train.write_text(train.read_text() * 1000)
     arguments = ["--corpus_dir", str(people), "--output_dir", str(tmp_path / "out")]
@@ -247,7 +247,7 @@ def test_one_build_at_a_time_and_its_processes_end_with_it(run_script, people: P
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as first:
         pids = [int(first.stdout.readline()) for _ in range(2)]
         for options in ([], ["--overwrite"], ["--negatives", "nonsense"]):
-            done = run_script("build_dataset.py", *arguments, *options, check=False)
+            done = run_command("build", *arguments, *options, check=False)
             assert_one_clear_line(done, "unknown negatives" if "nonsense" in options else "another run is writing it")
         assert all(map(is_running, pids))
         first.kill()
@@ -270,9 +270,9 @@ def test_one_build_at_a_time_and_its_processes_end_with_it(run_script, people: P
     ],
 )
 def test_wrong_options_end_with_one_clear_line(
-    run_script, people: Path, arguments: list[str], parts: list[str]
+    run_command, people: Path, arguments: list[str], parts: list[str]
 ) -> None:
-    done = run_script("build_dataset.py", "--corpus_dir", people, "--output_dir", "out", *arguments, check=False)
+    done = run_command("build", "--corpus_dir", people, "--output_dir", "out", *arguments, check=False)
     assert_one_clear_line(done, *parts)
 
 
@@ -291,14 +291,14 @@ def test_wrong_options_end_with_one_clear_line(
     ],
 )
 def test_wrong_corpora_end_with_one_clear_line(
-    run_script, people: Path, tmp_path: Path, file: str, content: str | None, parts: list[str]
+    run_command, people: Path, tmp_path: Path, file: str, content: str | None, parts: list[str]
 ) -> None:
     path = people / "IE-en" / "NER" / "people" / file
     path.unlink()
     if content is not None:
         path.write_text(content)
-    arguments = ("build_dataset.py", "--corpus_dir", people, "--output_dir", tmp_path / "out", "--num_proc", 2)
-    assert_one_clear_line(run_script(*arguments, check=False), *parts)
+    arguments = ("build", "--corpus_dir", people, "--output_dir", tmp_path / "out", "--num_proc", 2)
+    assert_one_clear_line(run_command(*arguments, check=False), *parts)
     assert not (tmp_path / "out").exists()
 
 
@@ -365,14 +365,14 @@ def take_the_report(people: Path) -> list[str]:
     ],
 )
 def test_what_cannot_be_read_or_written_ends_with_one_clear_line(
-    run_script, people: Path, tmp_path: Path, harm: Callable[[Path], list[str]]
+    run_command, people: Path, tmp_path: Path, harm: Callable[[Path], list[str]]
 ) -> None:
     (tmp_path / "dictionary.json").write_text("{}") if harm is not break_the_dictionary else None
     parts = harm(people)
     before = sorted(tmp_path.rglob("*"))
-    done = run_script(
-        "build_dataset.py", "--corpus_dir", people, "--hard_negatives", tmp_path / "dictionary.json",
-        "--report_file", tmp_path / "report.jsonl", "--output_dir", tmp_path / "far" / "out", check=False,
+    done = run_command(
+        "build", "--corpus_dir", people, "--hard_negatives", tmp_path / "dictionary.json",
+        "--left_out_file", tmp_path / "report.jsonl", "--output_dir", tmp_path / "far" / "out", check=False,
     )  # fmt: skip
     assert_one_clear_line(done, *parts)
     assert len(done.stderr.strip().splitlines()) == 1
@@ -381,26 +381,26 @@ def test_what_cannot_be_read_or_written_ends_with_one_clear_line(
 
 @pytest.mark.parametrize("num_proc", [1, 2])
 def test_a_full_disk_ends_with_one_clear_line_and_keeps_the_old(
-    people: Path, tmp_path: Path, num_proc: int, run_script
+    people: Path, tmp_path: Path, num_proc: int, run_command
 ) -> None:
     arguments = ["--corpus_dir", str(people), "--output_dir", str(tmp_path / "out")]
-    run_script("build_dataset.py", *arguments)
+    run_command("build", *arguments)
     before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     train = people / "IE-en" / "NER" / "people" / "train.json"
     train.write_text(train.read_text() * 2000)
-    command = [sys.executable, str(ROOT / "scripts" / "build_dataset.py"), *arguments, "--overwrite"]
+    command = [sys.executable, "-m", "iepile_builder", "build", *arguments, "--overwrite"]
     command = ["bash", "-c", f"ulimit -f 500; exec {shlex.join(command)} --num_proc {num_proc}"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert_one_clear_line(done, "File too large")
     assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
-    run_script("build_dataset.py", *arguments, "--overwrite")
+    run_command("build", *arguments, "--overwrite")
     assert len(read(tmp_path / "out" / "train.jsonl")) == 4000
     assert not (tmp_path / ".out.incomplete").exists()
 
 
 CHANGING = """
 import sys
-from iepile_builder.commands import build as build_dataset
+from iepile_builder.commands import build, cli
 from iepile_builder import iepile
 from pathlib import Path
 to_shards = iepile.to_shards
@@ -411,10 +411,7 @@ def change(corpus, split, *args):
     return to_shards(corpus, split, *args)
 
 iepile.to_shards = change
-try:
-    build_dataset.main()
-except build_dataset.InputError as error:
-    sys.exit(f"error: {error}")
+cli.run("build")
 """
 
 

@@ -126,11 +126,11 @@ def test_normalized_texts_are_the_same_again(text: str) -> None:
     assert normalize(normalize(text)) == normalize(f"  {text}\n")
 
 
-def test_the_report_counts_what_is_not_in_the_text(run_script, tmp_path: Path) -> None:
+def test_the_report_counts_what_is_not_in_the_text(run_command, tmp_path: Path) -> None:
     absent = {**ADA, "entity": [{"entity": "Eve", "entity_type": "person"}]}
     corpus_of(tmp_path / "tree", train=[ADA, absent, {"text": "1 2 3 4 5", "entity": []}])
-    done = run_script(
-        "build_dataset.py", "--corpus_dir", tmp_path / "tree", "--clean", "--report_file", tmp_path / "report.jsonl",
+    done = run_command(
+        "build", "--corpus_dir", tmp_path / "tree", "--clean", "--left_out_file", tmp_path / "report.jsonl",
         "--output_dir", tmp_path / "out",
     )  # fmt: skip
     assert "mentions not in the text: 1" in done.stdout
@@ -149,7 +149,7 @@ def test_the_sample_corpus_has_nothing_to_clean() -> None:
         assert of_split["given"] == of_split["records"]
 
 
-def test_wrong_cleaning_options_end_with_one_clear_line(run_script, people: Path) -> None:
-    arguments = ("build_dataset.py", "--corpus_dir", people, "--output_dir", "out")
-    assert_one_clear_line(run_script(*arguments, "--deduplicate", "all", check=False), "unknown deduplicate 'all'")
-    assert_one_clear_line(run_script(*arguments, "--on_error", "ignore", check=False), "raise, skip, fix")
+def test_wrong_cleaning_options_end_with_one_clear_line(run_command, people: Path) -> None:
+    arguments = ("build", "--corpus_dir", people, "--output_dir", "out")
+    assert_one_clear_line(run_command(*arguments, "--deduplicate", "all", check=False), "unknown deduplicate 'all'")
+    assert_one_clear_line(run_command(*arguments, "--on_error", "ignore", check=False), "raise, skip, fix")

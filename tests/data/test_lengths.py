@@ -109,19 +109,19 @@ def test_a_tokenizer_that_is_none_is_named(people: Path, tmp_path: Path) -> None
         IEPile(data_dir=str(people), tokenizer=str(tmp_path), max_length=0)
 
 
-def test_what_is_dropped_is_counted(run_script, people: Path, tokenizer: str, tmp_path: Path) -> None:
-    arguments = ("build_dataset.py", "--corpus_dir", people, "--output_dir", tmp_path / "out")
+def test_what_is_dropped_is_counted(run_command, people: Path, tokenizer: str, tmp_path: Path) -> None:
+    arguments = ("build", "--corpus_dir", people, "--output_dir", tmp_path / "out")
     rows = IEPile(data_dir=str(people), split_num=1).as_dataset()["train"]
     longest = max(map(words, rows))
     assert sum(words(row) == longest for row in rows) == 1
-    done = run_script(*arguments, "--max_length", longest - 1, "--tokenizer", tokenizer)
+    done = run_command(*arguments, "--max_length", longest - 1, "--tokenizer", tokenizer)
     assert f"train: 3 instances more, to stay within {longest - 1} tokens; 1 are too long" in done.stdout
     assert "train: 4 instances (NER 4)" in done.stdout  # of 2 records
     assert "test: 5 instances (NER 5)" in done.stdout
     kept = datasets.load_dataset("json", data_files=str(tmp_path / "out" / "test.jsonl"), split="train")
     assert all(words(row) < longest or len(json.loads(row["instruction"])["schema"]) == 1 for row in kept)
     again = (*arguments, "--max_length", 20, "--overwrite")
-    assert_one_clear_line(run_script(*again, check=False), "max_length and tokenizer need each other")
+    assert_one_clear_line(run_command(*again, check=False), "max_length and tokenizer need each other")
     assert_one_clear_line(
-        run_script(*again, "--tokenizer", tokenizer, check=False), "no instances for train", "max_length"
+        run_command(*again, "--tokenizer", tokenizer, check=False), "no instances for train", "max_length"
     )

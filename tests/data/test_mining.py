@@ -87,7 +87,7 @@ def embedding_model(tmp_path: Path) -> str:
     return folder
 
 
-def test_embedding_finds_labels_of_one_meaning(run_script, tmp_path: Path, embedding_model: str) -> None:
+def test_embedding_finds_labels_of_one_meaning(run_command, tmp_path: Path, embedding_model: str) -> None:
     labels = ["actor", "performer", "town", "city", "where"]
     descriptions = {"where": {"where": "stage", "who": "town"}}
 
@@ -100,8 +100,8 @@ def test_embedding_finds_labels_of_one_meaning(run_script, tmp_path: Path, embed
 
     records = [{"text": "a large town", "entity": [{"entity": "large town", "entity_type": "where"}]}]
     write_corpus(tmp_path / "tree" / "IE-en" / "NER" / "films", [labels, [], {}], train=records)
-    run_script(
-        "mine_hard_negatives.py", "--corpus_dir", tmp_path / "tree", "--method", "embedding",
+    run_command(
+        "mine", "--corpus_dir", tmp_path / "tree", "--method", "embedding",
         "--model_name_or_path", embedding_model, "--num_mentions", 1, "--top_k", 2, "--threshold", 0.4,
         "--output_file", tmp_path / "mined.json",
     )  # fmt: skip
@@ -190,15 +190,15 @@ def build_rows() -> list[dict]:
         (["--tasks", "NERR"], ["unknown task 'NERR'"]),
     ],
 )
-def test_wrong_options_end_with_one_clear_line(run_script, tmp_path: Path, arguments: list, parts: list) -> None:
+def test_wrong_options_end_with_one_clear_line(run_command, tmp_path: Path, arguments: list, parts: list) -> None:
     given = ("--corpus_dir", SAMPLE_CORPUS, "--output_file", tmp_path / "mined.json", *arguments)
-    assert_one_clear_line(run_script("mine_hard_negatives.py", *given, check=False), *parts)
+    assert_one_clear_line(run_command("mine", *given, check=False), *parts)
 
 
-def test_a_file_that_holds_no_predictions_is_named(run_script, tmp_path: Path) -> None:
+def test_a_file_that_holds_no_predictions_is_named(run_command, tmp_path: Path) -> None:
     path = write_lines(tmp_path / "predictions.jsonl", [{"task": "NER", "source": "daily_news"}])
     given = ("--corpus_dir", SAMPLE_CORPUS, "--output_file", tmp_path / "mined.json", "--method", "confusion")
-    done = run_script("mine_hard_negatives.py", *given, "--predictions_file", path, check=False)
+    done = run_command("mine", *given, "--predictions_file", path, check=False)
     assert_one_clear_line(done, "predictions.jsonl, line 1: no instruction, label, output")
 
 

@@ -102,15 +102,15 @@ def test_tags_that_go_on_with_nothing_begin_an_entity() -> None:
     assert tagged_spans(["I-PER", "I-PER", "O", "I-LOC", "I-PER"]) == [(0, 2, "PER"), (3, 4, "LOC"), (4, 5, "PER")]
 
 
-def test_wrong_columns_name_file_and_line(run_script, tmp_path: Path) -> None:
+def test_wrong_columns_name_file_and_line(run_command, tmp_path: Path) -> None:
     folder = tmp_path / "people"
     folder.mkdir()
     arguments = ("--corpus_dir", folder, "--languages", "en", "--input_format", "conll", "--output_dir", "out")
-    assert_one_clear_line(run_script("build_dataset.py", *arguments, check=False), "no train, dev or test")
+    assert_one_clear_line(run_command("build", *arguments, check=False), "no train, dev or test")
     (folder / "train.conll").write_text("Ada B-PER\nmet\n")
-    assert_one_clear_line(run_script("build_dataset.py", *arguments, check=False), "train.conll, line 2: one column")
+    assert_one_clear_line(run_command("build", *arguments, check=False), "train.conll, line 2: one column")
     (folder / "train.conll").write_text("Ada PER\n")
-    assert_one_clear_line(run_script("build_dataset.py", *arguments, check=False), "line 1: 'PER' is no tag")
+    assert_one_clear_line(run_command("build", *arguments, check=False), "line 1: 'PER' is no tag")
 
 
 @pytest.mark.parametrize("task", ALL_TASKS)
@@ -148,14 +148,14 @@ def test_published_instances_become_records_again(tmp_path: Path, split: str) ->
             assert facts == Counter(task.facts(task.distinct(expected[record["text"]]), original.schema))
 
 
-def test_published_instances_are_built_from(run_script, tmp_path: Path) -> None:
+def test_published_instances_are_built_from(run_command, tmp_path: Path) -> None:
     rows = IEPile(data_dir=str(SAMPLE_CORPUS), tasks=["NER"]).as_dataset(split="train").to_list()
     write_lines(tmp_path / "in" / "train.json", rows)
     arguments = ("--corpus_dir", tmp_path / "in", "--input_format", "instances", "--output_dir", tmp_path / "out")
-    done = run_script("build_dataset.py", *arguments, "--split_num", 2)
+    done = run_command("build", *arguments, "--split_num", 2)
     assert "train: " in done.stdout
     write_lines(tmp_path / "in" / "train.json", [{"task": "NERR", "source": "x", "instruction": "{}"}])
-    done = run_script("build_dataset.py", *arguments, "--overwrite", check=False)
+    done = run_command("build", *arguments, "--overwrite", check=False)
     assert_one_clear_line(done, "train.json, line 1: unknown task 'NERR'")
 
 

@@ -1,10 +1,8 @@
 """A model of a few thousand weights with a tokenizer and a chat template of its own, and the programs as modules."""
 
 import os
-from importlib import import_module
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from types import ModuleType
 
 
 # Threads that wait for each other are all that a second one adds to a model this small; the programs inherit it.
@@ -53,19 +51,6 @@ def save_tiny_model(folder: Path, **settings: int) -> Path:
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder
-
-
-COMMANDS = {
-    "build_dataset": "build",
-    "mine_hard_negatives": "mine",
-    "sft": "train",
-    "push_to_hub": "push",
-    "merge_adapter": "merge",
-}
-
-
-def load_script(name: str) -> ModuleType:
-    return import_module(f"iepile_builder.commands.{COMMANDS.get(name, name)}")
 
 
 def make_instances(count: int) -> list[dict]:

@@ -1,0 +1,273 @@
+"""What to build: the options of the builder, of `iepile build` and, where they are about corpora, of `iepile mine`."""
+
+import os
+from dataclasses import dataclass, fields, replace
+from hashlib import sha256
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from iepile_builder.data.batching import SchemaBatching
+from iepile_builder.data.corpus import SPLIT_FILES, Corpus, check_choices, find_corpora
+from iepile_builder.data.hard_negatives import PUBLISHED, corpus_hard_negatives
+from iepile_builder.data.instructions import LANGUAGES
+from iepile_builder.errors import InputError
+from iepile_builder.io import hash_file
+from iepile_builder.tasks import TASKS
+
+
+TOKENIZER_SUFFIXES = (".json", ".jinja", ".model", ".txt")
+PACKAGE = Path(str(files("iepile_builder")))
+MAKERS = ("*.py", "data/*.py", "tasks/*.py", "resources/instructions.json")  # on which instances depend
+
+
+@dataclass
+class CorpusOptions:
+    """
+    Which corpora to read.
+
+    Args:
+        tasks (`list[str]`, *optional*):
+            Tasks, of NER, RE, SPO, EE, EET, EEA and KG; by default each folder's own. EE folders also serve EET and
+            EEA, RE folders with typed triples SPO, when these are asked for.
+        languages (`list[str]`, *optional*):
+            Languages, of en and zh; by default both.
+        corpora (`list[str]`, *optional*):
+            Names of corpora; by default all.
+    """
+
+    tasks: list[str] | None = None
+    languages: list[str] | None = None
+    corpora: list[str] | None = None
+
+
+@dataclass
+class SchemaOptions:
+    """
+    Which labels to ask for (hard-negative schema batching).
+
+    Args:
+        negatives (`str`, *optional*, defaults to `"hard"`):
+            Which labels a training record is asked for besides its own: `"hard"`, `"random"`, `"all"` or `"ratio"`,
+            see [`SchemaBatching`]. Validation and test records are asked for all labels.
+        split_num (`int` or `dict[str, int]`, *optional*):
+            Labels in one instruction, for all tasks or by task; -1 for all in one. By default 6 for NER, 1 for KG,
+            4 for the others.
+        hard_negatives (`str`, *optional*):
+            A hard-negative dictionary in JSON, as `iepile mine` writes it; by default the published one.
+        max_negatives_per_positive (`float`, *optional*):
+            Keep at most this many purely negative training instances per instance with an answer, in each corpus.
+        negative_ratio (`float`, *optional*, defaults to 1.0):
+            With negatives `"ratio"`, the probability of each negative label.
+        num_random (`int`, *optional*):
+            With negatives `"hard"` and `"random"`, how many labels are drawn at random besides the hard negatives; -1
+            for all. By default `split_num`.
+        schema_order (`str`, *optional*, defaults to `"random"`):
+            Order of the labels and roles of training instances: `"random"` or `"sorted"`.
+        descriptions (`str`, *optional*):
+            A JSON file from label to description, see [`load_descriptions`]: instructions then describe their labels.
+        num_examples (`int`, *optional*, defaults to 0):
+            How many training records each instruction shows as examples.
+        held_out_labels (`dict[str, list[str]]`, *optional*):
+            Corpus to labels that training and validation never see; the test split of such a corpus asks for them
+            alone.
+    """
+
+    negatives: str = "hard"
+    split_num: int | dict[str, int] | None = None
+    hard_negatives: str | None = None
+    max_negatives_per_positive: float | None = None
+    negative_ratio: float = 1.0
+    num_random: int | None = None
+    schema_order: str = "random"
+    descriptions: str | None = None
+    num_examples: int = 0
+    held_out_labels: dict[str, list[str]] | None = None
+
+
+@dataclass
+class CleaningOptions:
+    """
+    What to leave out.
+
+    Args:
+        splits (`list[str]`, *optional*):
+            Build only these splits, of train, validation and test.
+        max_records (`int`, *optional*):
+            Read only the first records of each corpus and split, up to this number.
+        on_error (`str`, *optional*, defaults to `"raise"`):
+            What to do about a record that cannot be used: `"raise"` stops there; `"skip"` leaves it out; `"fix"`
+            leaves out its unusable annotations and mentions that are not in the text.
+        clean (`bool`, *optional*, defaults to `False`):
+            Leave out texts that are not natural language, see [`is_noise`].
+        deduplicate (`str`, *optional*, defaults to `"none"`):
+            `"exact"` leaves out training records that repeat the text and annotation of another one in their corpus,
+            `"near"` also those that repeat most of a text.
+        drop_evaluation_texts (`bool`, *optional*, defaults to `False`):
+            Leave out training records whose text is in a validation or test split of any corpus.
+    """
+
+    splits: list[str] | None = None
+    max_records: int | None = None
+    on_error: str = "raise"
+    clean: bool = False
+    deduplicate: str = "none"
+    drop_evaluation_texts: bool = False
+
+
+@dataclass
+class LengthOptions:
+    """
+    How long an instance may be.
+
+    Args:
+        max_length (`int`, *optional*):
+            The most tokens of an instance, chat template included. A longer one is split into instances that ask for
+            fewer labels. One that is too long with a single label is left out of the training split, but kept in the
+            others, so that scores are those of the whole split; [`IEPile.report`] counts both.
+        tokenizer (`str`, *optional*):
+            Name or folder of the tokenizer that counts.
+    """
+
+    max_length: int | None = None
+    tokenizer: str | None = None
+
+
+@dataclass
+class DrawOptions:
+    """
+    How negatives, orders and records are drawn.
+
+    Args:
+        seed (`int`, *optional*, defaults to 42):
+            Another seed gives another draw of negatives and orders.
+        epoch (`int`, *optional*, defaults to 0):
+            Another epoch gives another draw, see [`IEPile.set_epoch`].
+        corpus_weights (`dict[str, float]`, *optional*):
+            How often each training record of a corpus is given, each time with another draw; 0.1 gives every tenth.
+        language_weights (`dict[str, float]`, *optional*):
+            The same for a language; both weights are multiplied.
+    """
+
+    seed: int = 42
+    epoch: int = 0
+    corpus_weights: dict[str, float] | None = None
+    language_weights: dict[str, float] | None = None
+
+
+@dataclass
+class InstanceOptions(DrawOptions, LengthOptions, CleaningOptions, SchemaOptions, CorpusOptions):
+    """How corpora become instances."""
+
+
+@dataclass
+class IEPileConfig(InstanceOptions, datasets.BuilderConfig):
+    """
+    What to build. `data_dir` is a folder of corpora: one corpus, or a tree `{IE-en,IE-zh}/{TASK}/{corpus}`.
+
+    The other options are those of [`CorpusOptions`], [`SchemaOptions`], [`CleaningOptions`], [`LengthOptions`] and
+    [`DrawOptions`].
+
+    Args:
+        corpus_dirs (`list[str]`, *optional*):
+            Further folders of corpora.
+    """
+
+    corpus_dirs: list[str] | None = None
+
+    def check(self) -> None:
+        """Raise an `InputError` for an option whose value is not possible."""
+        check_choices("task", self.tasks, TASKS)
+        check_choices("split", self.splits, SPLIT_FILES)
+        check_choices("negatives", [self.negatives], ("hard", "random", "all", "ratio"))
+        check_choices("schema_order", [self.schema_order], ("random", "sorted"))
+        check_choices("on_error", [self.on_error], ("raise", "skip", "fix"))
+        check_choices("deduplicate", [self.deduplicate], ("none", "exact", "near"))
+        check_choices("language", list(self.language_weights or ()), LANGUAGES)
+        for name, weight in [*(self.corpus_weights or {}).items(), *(self.language_weights or {}).items()]:
+            if weight < 0:
+                raise InputError(f"the weight of {name} is {weight}; give 0 or more")
+        if not 0 <= self.negative_ratio <= 1:
+            raise InputError(f"negative_ratio is {self.negative_ratio}; give a number from 0 to 1")
+        if self.num_random is not None and self.num_random < -1:
+            raise InputError(f"num_random is {self.num_random}; give a number of labels, or -1 for all")
+        least = {"num_examples": 0, "max_negatives_per_positive": 0, "max_records": 1, "max_length": 1}
+        for name, number in least.items():
+            value = getattr(self, name)
+            if value is not None and value < number:
+                raise InputError(f"{name} is {value}; give {number} or more")
+        if (self.max_length is None) != (self.tokenizer is None):
+            raise InputError("max_length and tokenizer need each other")
+        if isinstance(self.split_num, dict):
+            check_choices("task", list(self.split_num), TASKS)
+        for split_num in self.split_num.values() if isinstance(self.split_num, dict) else [self.split_num]:
+            if split_num is not None and split_num != -1 and split_num < 1:
+                raise InputError(f"split_num is {split_num}; give a number of labels, or -1 for all in one")
+
+    def find_corpora(self) -> list[Corpus]:
+        """Find the corpora to build from."""
+        corpus_dirs = ([self.data_dir] if self.data_dir else []) + (self.corpus_dirs or [])
+        if not corpus_dirs:
+            raise InputError("no corpora: give data_dir, a corpus folder or a tree of them")
+        tasks = [self.name] if self.tasks is None and self.name in TASKS else self.tasks
+        corpora = find_corpora(corpus_dirs, tasks, self.languages, self.corpora)
+        sources = {corpus.source: corpus for corpus in corpora}
+        check_choices("corpus", [*(self.corpus_weights or ()), *(self.held_out_labels or ())], sources)
+        return corpora
+
+    def create_config_id(self, config_kwargs: dict[str, Any], custom_features: datasets.Features | None = None) -> str:
+        """Name the cache folder by all that the instances depend on, the contents of every file included."""
+        self.check()
+        key = sha256()
+        for option in fields(self):
+            if option.name not in ("data_dir", "data_files", "corpus_dirs", "hard_negatives", "descriptions"):
+                key.update(f"{option.name}={getattr(self, option.name)!r}\n".encode())
+        paths = [Path(self.hard_negatives or PUBLISHED)]
+        paths += [path for pattern in MAKERS for path in sorted(PACKAGE.glob(pattern))]
+        if self.descriptions is not None:
+            paths.append(Path(self.descriptions))
+        if self.tokenizer is not None and os.path.isdir(self.tokenizer):
+            paths += [path for path in sorted(Path(self.tokenizer).iterdir()) if path.suffix in TOKENIZER_SUFFIXES]
+        for corpus in self.find_corpora():
+            key.update(f"{corpus.task} {corpus.language} {corpus.source}\n".encode())
+            paths += [corpus.path / "schema.json", *(corpus.file(split) for split in SPLIT_FILES)]
+        for path in paths:
+            if path.exists():
+                key.update(f"{path.name} {hash_file(path)}\n".encode())
+        return f"{self.name}-{key.hexdigest()[:16]}"
+
+    def batching(self, corpus: Corpus, split: str, hard_negatives: dict[str, Any]) -> SchemaBatching:
+        """Make the transform of a corpus and split from records to instances."""
+        batching = SchemaBatching(
+            task=corpus.task,
+            language=corpus.language,
+            source=corpus.source,
+            schema=corpus.schema,
+            negatives=self.negatives,
+            negative_ratio=self.negative_ratio,
+            num_random=self.num_random,
+            split_num=self.split_num.get(corpus.task) if isinstance(self.split_num, dict) else self.split_num,
+            schema_order=self.schema_order,
+            hard_negatives=corpus_hard_negatives(hard_negatives, corpus.task, corpus.source),
+            seed=self.seed,
+            epoch=self.epoch,
+            labels=self.asked_labels(corpus, split),
+            num_examples=self.num_examples,
+        )
+        return batching if split == "train" else replace(batching, negatives="all", schema_order="schema")
+
+    def asked_labels(self, corpus: Corpus, split: str) -> tuple[str, ...] | None:
+        """List the labels that a split of a corpus may ask for, where some are held out."""
+        held_out = (self.held_out_labels or {}).get(corpus.source)
+        if held_out is None:
+            return None
+        labels = TASKS[corpus.task].labels(corpus.schema)
+        check_choices(f"label of {corpus.source}", held_out, labels)
+        return tuple(label for label in labels if (label in held_out) == (split == "test"))
+
+    def weight(self, corpus: Corpus) -> float:
+        """Tell how often the training records of a corpus are given."""
+        of_corpus = (self.corpus_weights or {}).get(corpus.source, 1.0)
+        return of_corpus * (self.language_weights or {}).get(corpus.language, 1.0)
