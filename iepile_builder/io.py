@@ -23,6 +23,11 @@ SAMPLE_CORPUS = RESOURCES / "sample_corpus"
 _encode = c_make_encoder(None, None, encode_basestring, None, ": ", ", ", False, False, True)
 
 
+def fold(text: str) -> str:
+    """Give a text in lower case, with one space for any white space: the rule for two texts that are the same."""
+    return " ".join(text.lower().split())
+
+
 def find_resource(folder: str, name: str) -> Path:
     """
     Find a file of `recipes/` or `evaluate_metrics/` in a checkout or in the installed package.

@@ -203,9 +203,11 @@ class Locator:
 
 class Form:
     """
-    A text but for spelling: in lower case, in Unicode's compatibility form, without white space, and with plain quotes
-    and dashes; and where each of its characters stands in the text.
+    A text without differences of spelling: case-folded, in Unicode's compatibility form, without white space, and with
+    plain quotes and dashes; and where each of its characters stands in the text.
     """
+
+    # Not `io.fold`: a model may write spaces that a Chinese text has not, and each character must lead to its place.
 
     def __init__(self, text: str) -> None:
         self.starts: list[int] = []

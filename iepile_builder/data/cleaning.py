@@ -7,6 +7,7 @@ import numpy as np
 
 from iepile_builder.data.instructions import LANGUAGES
 from iepile_builder.errors import InputError
+from iepile_builder.io import fold
 
 
 NEAR = 0.8  # Jaccard similarity of character 4-grams, from which on two texts are near duplicates
@@ -70,16 +71,11 @@ def is_noise(text: str, annotated: bool, language: str) -> bool:
     return sum(word in stop_words(language) for word in words) > 0.8 * len(words)
 
 
-def normalize(text: str) -> str:
-    """A text without what may differ between two copies of it: case and white space."""
-    return " ".join(text.lower().split())
-
-
 def signature(text: str) -> np.ndarray:
     """The MinHash of a text's character 4-grams, of shape `(PERMUTATIONS,)`."""
     from datasketch import MinHash
 
-    text = normalize(text)
+    text = fold(text)
     hashes = MinHash(num_perm=PERMUTATIONS, scheme=SCHEME)
     hashes.update_batch({text[start : start + 4].encode() for start in range(max(1, len(text) - 3))})
     return hashes.digest()

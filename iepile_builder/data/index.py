@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from iepile_builder.data.cleaning import PERMUTATIONS, Cleaning, is_near_repeat, is_noise, normalize, signature
+from iepile_builder.data.cleaning import PERMUTATIONS, Cleaning, is_near_repeat, is_noise, signature
 from iepile_builder.data.corpus import Corpus
 from iepile_builder.data.sampling import draws
 from iepile_builder.errors import InputError
-from iepile_builder.io import read_json, read_lines, to_json
+from iepile_builder.io import fold, read_json, read_lines, to_json
 from iepile_builder.tasks import TASKS
 
 
@@ -242,7 +242,7 @@ def index_part(corpus: Corpus, split: str, start: int, end: int, cleaning: Clean
         if cleaning.clean and is_noise(text, bool(annotations), corpus.language):
             report["noise"] += 1
             continue
-        normal_text = hash64(normalize(text)) if cleaning.drop_evaluation_texts else 0
+        normal_text = hash64(fold(text)) if cleaning.drop_evaluation_texts else 0
         content = hash64(to_json([text, annotations])) if cleaning.deduplicate != "none" else 0
         rows.extend((offset, hash64(text), normal_text, content))
         if cleaning.deduplicate == "near" and split == "train":

@@ -1,15 +1,14 @@
-"""A text and a schema to facts that know where they stand in the text, through any engine."""
+"""Extract facts from a text with a schema, through any engine; each knows where it stands in the text."""
 
 from __future__ import annotations
 
-import json
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import groupby, islice, repeat
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
-from iepile_builder.answers.grounding import Locator, Mention, as_mention, ground
+from iepile_builder.answers.grounding import Locator, as_mention, ground
 from iepile_builder.answers.parse import load_answer, strip_fence
 from iepile_builder.answers.repair import repair_json
 from iepile_builder.chat import to_prompt
@@ -21,22 +20,20 @@ from iepile_builder.errors import InputError
 from iepile_builder.extraction.merge import add_units, first_place, place_key, read_groups
 from iepile_builder.extraction.passages import HAN, SURROGATE, Passage, detect_language, passages
 from iepile_builder.extraction.result import Extraction
-from iepile_builder.extraction.user_schema import read_schema
-from iepile_builder.schema import Schema
-from iepile_builder.tasks import TASKS
-from iepile_builder.tasks.facts import Annotation, Fact, Trigger
+from iepile_builder.extraction.user_schema import Triggers, read_examples, read_schema, read_triggers
+from iepile_builder.tasks import TASKS, find_task
+from iepile_builder.tasks.facts import Annotation, Fact
 
 
 REQUESTS_AT_ONCE = 64  # that an engine is given, so that it can put those of similar length together
 MIN_ROOM = 32  # tokens for a passage
-SAMPLE = 20_000  # characters by which it is told how many tokens a text has
-Triggers = Mapping[str, Iterable[str]]
+SAMPLE = 20_000  # characters of which the tokens are counted
 
 
 @dataclass
 class Extractor:
     """
-    Extracts facts from texts with a schema of the user's own.
+    Extract facts from texts with a schema of the user's own.
 
         extractor = Extractor.from_pretrained("path/or/hub-id", adapter="path/or/hub-id")
         result = extractor("Ada Lovelace met Charles Babbage.", task="NER", schema=["person", "city"])
@@ -59,7 +56,7 @@ class Extractor:
         overlap (`int`, *optional*, defaults to 1):
             How many sentences a passage shares with the one before it.
         min_score (`float`, *optional*, defaults to 0.85):
-            The similarity from which on a string counts as one that stands in the text; see [`Locator`].
+            The similarity from which on a string counts as a string of the text; see [`Locator`].
         drop_ungrounded (`bool`, *optional*, defaults to `False`):
             Whether to leave out facts with a string that is not in the text.
     """
@@ -77,7 +74,7 @@ class Extractor:
     @classmethod
     def from_pretrained(cls, model: str, adapter: str | None = None, **kwargs: Any) -> Extractor:
         """
-        An extractor with a model of `transformers` in this process.
+        Make an extractor with a model of `transformers` in this process.
 
         Args:
             model (`str`):
@@ -98,7 +95,7 @@ class Extractor:
     @classmethod
     def from_endpoint(cls, base_url: str, **kwargs: Any) -> Extractor:
         """
-        An extractor with a model behind an OpenAI-compatible server.
+        Make an extractor with a model behind an OpenAI-compatible server.
 
         Args:
             base_url (`str`):
@@ -112,6 +109,30 @@ class Extractor:
         options = take_options(kwargs)
         return cls(EndpointEngine(base_url, **kwargs), **options)
 
+    @overload
+    def __call__(
+        self,
+        text: str,
+        task: str,
+        schema: Any,
+        examples: Sequence[Mapping[str, Any]] = (),
+        language: str | None = None,
+        triggers: Triggers | Extraction | None = None,
+        split_num: int | None = None,
+    ) -> Extraction: ...
+
+    @overload
+    def __call__(
+        self,
+        text: Iterable[str],
+        task: str,
+        schema: Any,
+        examples: Sequence[Mapping[str, Any]] = (),
+        language: str | None = None,
+        triggers: Iterable[Triggers | Extraction] | None = None,
+        split_num: int | None = None,
+    ) -> Iterator[Extraction]: ...
+
     def __call__(
         self,
         text: str | Iterable[str],
@@ -121,7 +142,7 @@ class Extractor:
         language: str | None = None,
         triggers: Triggers | Extraction | Iterable[Triggers | Extraction] | None = None,
         split_num: int | None = None,
-    ) -> Any:
+    ) -> Extraction | Iterator[Extraction]:
         """
         Extract what a schema asks for.
 
@@ -129,7 +150,7 @@ class Extractor:
             text (`str` or an iterable of `str`):
                 The text; of several, the results come in their order, one by one.
             task (`str`):
-                `"NER"`, `"RE"`, `"SPO"`, `"EE"`, `"EET"`, `"EEA"` or `"KG"`.
+                Its name, such as `"NER"`.
             schema (`list`, `dict`, `str`, `Path`, [`Schema`] or a class of `pydantic.BaseModel`):
                 What to ask for, see [`~iepile_builder.extraction.user_schema.read_schema`]. It is asked for in
                 batches of `split_num`, as in training.
@@ -149,12 +170,12 @@ class Extractor:
         Raises:
             `InputError`: if there is nothing to be read or to be asked for, or the model's context is too small.
         """
-        if TASKS[task].triggers_given and triggers is None:
+        if find_task(task).triggers_given and triggers is None:
             raise InputError(
                 f'{task} asks for the arguments of known events; give triggers={{"event type": ["trigger"]}} or the '
                 "result of EET for the same text, or use EE"
             )
-        if not TASKS[task].triggers_given and triggers is not None:
+        if not find_task(task).triggers_given and triggers is not None:
             raise InputError(f"{task} takes no triggers, only EEA does")
         if language is not None and language not in LANGUAGES:
             raise InputError(
@@ -177,22 +198,22 @@ class Extractor:
             num_examples=len(examples),
         )
         if isinstance(text, str):
-            return next(self.stream([text], [triggers], batching))
+            return next(self._stream([text], [triggers], batching))
         if isinstance(triggers, (Mapping, Extraction)):
             raise InputError("EEA with several texts needs the triggers of each: give a list of them")
-        return self.stream(text, repeat(None) if triggers is None else triggers, batching)
+        return self._stream(text, repeat(None) if triggers is None else triggers, batching)
 
-    def stream(self, texts: Iterable[str], triggers: Iterable[Any], batching: SchemaBatching) -> Iterator[Extraction]:
-        """The results of texts, in their order."""
-        works: deque[Work] = deque()
+    def _stream(self, texts: Iterable[str], triggers: Iterable[Any], batching: SchemaBatching) -> Iterator[Extraction]:
+        """Yield the results of texts, in their order."""
+        works: deque[_Work] = deque()
 
-        def jobs() -> Iterator[Job]:
+        def jobs() -> Iterator[_Job]:
             for number, (text, given) in enumerate(zip(texts, triggers, strict=False), start=1):
                 if not isinstance(text, str) or not text.strip():
                     raise InputError(f"text {number} is empty; give some text")
                 clean = SURROGATE.sub("\ufffd", text)
-                work = Work(clean, replace(batching, language=batching.language or detect_language(clean)))
-                planned = self.plan(work, given)
+                work = _Work(clean, replace(batching, language=batching.language or detect_language(clean)))
+                planned = self._plan(work, given)
                 work.open = len(planned)
                 works.append(work)
                 yield from planned
@@ -204,19 +225,19 @@ class Extractor:
                 batch = [
                     again
                     for job, completion in zip(batch, completions, strict=True)
-                    for again in self.receive(job, completion)
+                    for again in self._receive(job, completion)
                 ]
             while works and not works[0].open:
-                yield self.finish(works.popleft())
+                yield self._finish(works.popleft())
         while works:
-            yield self.finish(works.popleft())
+            yield self._finish(works.popleft())
 
-    def plan(self, work: Work, triggers: Triggers | Extraction | None) -> list[Job]:
-        """The requests about a text: for each passage, those for all labels."""
+    def _plan(self, work: _Work, triggers: Triggers | Extraction | None) -> list[_Job]:
+        """List the requests about a text: for each passage, those for all labels."""
         text, batching = work.text, work.batching
         whole = Passage(0, len(text))
-        known = given_triggers(triggers, text, batching)
-        empty = self.asked_together(batching, "", known(whole))
+        known = read_triggers(triggers, text, batching)
+        empty = self._ask(batching, "", known(whole))
         if not empty:  # EEA, without any trigger
             return []
         longest = max(empty, key=lambda asked: len(asked.instruction))
@@ -226,17 +247,17 @@ class Extractor:
             chinese = len(HAN.findall(sample))
             tokens = chinese + (len(sample) - chinese) / 4
         else:
-            filled = self.asked_together(replace(batching, labels=longest.labels, split_num=-1), sample, known(whole))
+            filled = self._ask(replace(batching, labels=longest.labels, split_num=-1), sample, known(whole))
             tokens = room - (self.engine.context_left(filled[0].request, self.max_new_tokens) or 0)
             if room < min(tokens, MIN_ROOM):
-                raise self.too_small(longest, room)
+                raise self._context_error(longest, room)
         budget = self.passage_tokens if room is None else min(self.passage_tokens, room)
         size = int(budget * len(sample) / max(tokens, 1))
         while True:
             jobs, fits = [], True
             for passage in passages(text, batching.language, max(size, 1), self.overlap):
-                together = self.asked_together(batching, text[passage.start : passage.end], known(passage))
-                jobs += [Job(work, passage, *asked) for asked in together]
+                together = self._ask(batching, text[passage.start : passage.end], known(passage))
+                jobs += [_Job(work, passage, *asked) for asked in together]
                 if room is not None and together:
                     asked = max(together, key=lambda asked: len(asked.instruction))
                     fits = fits and (self.engine.context_left(asked.request, self.max_new_tokens) or 0) >= 0
@@ -244,10 +265,10 @@ class Extractor:
                 return jobs
             size //= 2  # some part of the text has more tokens than its sample says
             if size == 0:
-                raise self.too_small(longest, room or 0)
+                raise self._context_error(longest, room or 0)
 
-    def asked_together(self, batching: SchemaBatching, text: str, annotations: list[Annotation] | None) -> list[Asked]:
-        """The requests about a text, in the form of training."""
+    def _ask(self, batching: SchemaBatching, text: str, annotations: list[Annotation] | None) -> list[_Asked]:
+        """List the requests for all labels in one text, in the form of training."""
         task = TASKS[batching.task]
         together = []
         for instance in batching.instances("", text, annotations):
@@ -257,11 +278,11 @@ class Extractor:
             if self.constrained:
                 items = read_instruction(instruction)["schema"]
                 form = task.answer_schema(items, text if self.copied else None)
-            together.append(Asked(labels, instruction, Request(to_prompt(instance), form), annotations))
+            together.append(_Asked(labels, instruction, Request(to_prompt(instance), form), annotations))
         return together
 
-    def too_small(self, asked: Asked, room: int) -> InputError:
-        """The error for a context in which no text has room."""
+    def _context_error(self, asked: _Asked, room: int) -> InputError:
+        """Make the error for a context in which no text has room."""
         kept = f"{room} tokens" if room > 0 else "no room"
         return InputError(
             f"the model's context leaves {kept} for the text beside {len(asked.labels)} labels asked at once, their "
@@ -269,7 +290,7 @@ class Extractor:
             "examples, or use a model with a longer context"
         )
 
-    def receive(self, job: Job, completion: Completion) -> list[Job]:
+    def _receive(self, job: _Job, completion: Completion) -> list[_Job]:
         """Keep an answer, or ask again for half of the labels at a time if it was cut."""
         work = job.work
         if completion.cut and len(job.labels) > 1:
@@ -278,9 +299,7 @@ class Extractor:
             for labels in (job.labels[:middle], job.labels[middle:]):
                 batching = replace(work.batching, labels=labels, split_num=-1)
                 text = work.text[job.passage.start : job.passage.end]
-                again += [
-                    Job(work, job.passage, *asked) for asked in self.asked_together(batching, text, job.annotations)
-                ]
+                again += [_Job(work, job.passage, *asked) for asked in self._ask(batching, text, job.annotations)]
             work.retried += 1
             work.open += len(again) - 1
             return again
@@ -288,7 +307,7 @@ class Extractor:
         work.answers.append((job, completion))
         return []
 
-    def finish(self, work: Work) -> Extraction:
+    def _finish(self, work: _Work) -> Extraction:
         """Merge the answers to all requests about a text."""
         task = TASKS[work.batching.task]
         order = {label: number for number, label in enumerate(work.batching.asked_labels())}
@@ -316,7 +335,7 @@ class Extractor:
             grounded = ground(groups, Locator(work.text[passage.start : passage.end], self.min_score))
             add_units(units, grounded, passage.start, task.has_events)
 
-        kept = [unit for unit in (self.kept(unit) for unit in units.values()) if unit]
+        kept = [unit for unit in (self._select(unit) for unit in units.values()) if unit]
         kept.sort(key=lambda unit: first_place(unit, len(work.text)))
         facts = {place_key(fact): fact for unit in kept for fact in task.own_facts(unit)}
         return Extraction(
@@ -332,14 +351,14 @@ class Extractor:
             **counts,
         )
 
-    def kept(self, unit: list[Fact]) -> list[Fact]:
-        """What is left of facts that belong together if those that are not in the text are to be left out."""
+    def _select(self, unit: list[Fact]) -> list[Fact]:
+        """Give facts that belong together, without those that are not in the text if they are to be dropped."""
         if not self.drop_ungrounded:
             return unit
         return [fact for fact in unit if all(as_mention(each).grounded for each in fact.strings if each)]
 
 
-class Asked(NamedTuple):
+class _Asked(NamedTuple):
     """Labels that are asked for together, by one request."""
 
     labels: tuple[str, ...]
@@ -348,10 +367,10 @@ class Asked(NamedTuple):
     annotations: list[Annotation] | None
 
 
-class Job(NamedTuple):
+class _Job(NamedTuple):
     """One request about a passage of a text."""
 
-    work: Work
+    work: _Work
     passage: Passage
     labels: tuple[str, ...]
     instruction: str
@@ -360,65 +379,14 @@ class Job(NamedTuple):
 
 
 @dataclass
-class Work:
+class _Work:
     """A text whose requests are being answered."""
 
     text: str
     batching: SchemaBatching
     open: int = 0
     retried: int = 0
-    answers: list[tuple[Job, Completion]] = field(default_factory=list)
-
-
-def given_triggers(
-    triggers: Triggers | Extraction | None, text: str, batching: SchemaBatching
-) -> Callable[[Passage], list[Annotation] | None]:
-    """What tells the event types and triggers that are given in a passage (EEA)."""
-    if triggers is None:
-        return lambda passage: None
-    known = set(batching.asked_labels())
-    places: list[tuple[str, Mention | str]]
-    if isinstance(triggers, Extraction):
-        places = [(fact.asked_label, fact.mentions[0]) for fact in triggers.facts if fact.leads]
-        places = [(label, trigger) for label, trigger in places if label in known]
-    else:
-        places = [(label, trigger) for label, found in triggers.items() for trigger in found]
-    for label, trigger in places:
-        if label not in known:
-            raise InputError(f"triggers are given for {label!r}, which the schema has not; add it, with its roles")
-        if trigger not in text and not isinstance(trigger, Mention):
-            raise InputError(f"trigger {trigger!r} of {label!r} is not in the text; give it as it is written there")
-
-    def of_passage(passage: Passage) -> list[Annotation]:
-        return [
-            Trigger(label, trigger).to_annotation()
-            for label, trigger in places
-            if (
-                passage.start <= trigger.start and trigger.end <= passage.end
-                if isinstance(trigger, Mention) and trigger.start is not None and trigger.end is not None
-                else trigger in text[passage.start : passage.end]
-            )
-        ]
-
-    return of_passage
-
-
-def read_examples(examples: Sequence[Mapping[str, Any]], task: str) -> tuple[tuple[str, str], ...]:
-    """Annotated records as instructions can show them."""
-    shown = []
-    for number, record in enumerate(examples, start=1):
-        try:
-            text, annotations = record["text"], list(record[TASKS[task].field])
-            for annotation in annotations:
-                TASKS[task].identity(annotation)
-                TASKS[task].label(annotation, Schema())
-            shown.append((str(text), json.dumps(annotations, ensure_ascii=False)))
-        except (KeyError, TypeError):
-            raise InputError(
-                f'example {number} is no annotated record of {task}: give {{"text": ..., '
-                f'"{TASKS[task].field}": [...]}} as a corpus of {task} has it'
-            ) from None
-    return tuple(shown)
+    answers: list[tuple[_Job, Completion]] = field(default_factory=list)
 
 
 def take_options(kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -1,16 +1,24 @@
-"""Read what a user asks for, in any form that is natural in Python, as the schema of a task."""
+"""Read what a user gives, in any form that is natural in Python: the schema of a task, examples, triggers."""
 
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+from iepile_builder.answers.grounding import Mention
+from iepile_builder.data.batching import SchemaBatching
 from iepile_builder.data.instructions import Description
 from iepile_builder.errors import InputError
+from iepile_builder.extraction.passages import Passage
+from iepile_builder.extraction.result import Extraction
 from iepile_builder.schema import Schema, check_labels
 from iepile_builder.tasks import find_task
 from iepile_builder.tasks.base import Task
+from iepile_builder.tasks.facts import Annotation, Trigger
+
+
+Triggers = Mapping[str, Iterable[str]]  # event type to triggers
 
 
 def read_schema(schema: Any, task: str) -> tuple[Schema, dict[str, Description]]:
@@ -157,3 +165,54 @@ def _list_types(annotation: Any) -> Iterable[Any]:
     yield annotation
     for part in get_args(annotation):
         yield from _list_types(part)
+
+
+def read_triggers(
+    triggers: Triggers | Extraction | None, text: str, batching: SchemaBatching
+) -> Callable[[Passage], list[Annotation] | None]:
+    """Read the triggers that a user gives; the result gives those of a passage, as annotation."""
+    if triggers is None:
+        return lambda passage: None
+    known = set(batching.asked_labels())
+    places: list[tuple[str, Mention | str]]
+    if isinstance(triggers, Extraction):
+        places = [(fact.asked_label, fact.mentions[0]) for fact in triggers.facts if fact.leads]
+        places = [(label, trigger) for label, trigger in places if label in known]
+    else:
+        places = [(label, trigger) for label, found in triggers.items() for trigger in found]
+    for label, trigger in places:
+        if label not in known:
+            raise InputError(f"triggers are given for {label!r}, which the schema has not; add it, with its roles")
+        if trigger not in text and not isinstance(trigger, Mention):
+            raise InputError(f"trigger {trigger!r} of {label!r} is not in the text; give it as it is written there")
+
+    def of_passage(passage: Passage) -> list[Annotation]:
+        return [
+            Trigger(label, trigger).to_annotation()
+            for label, trigger in places
+            if (
+                passage.start <= trigger.start and trigger.end <= passage.end
+                if isinstance(trigger, Mention) and trigger.start is not None and trigger.end is not None
+                else trigger in text[passage.start : passage.end]
+            )
+        ]
+
+    return of_passage
+
+
+def read_examples(examples: Sequence[Mapping[str, Any]], task: str) -> tuple[tuple[str, str], ...]:
+    """Read annotated records that instructions are to show."""
+    asked, shown = find_task(task), []
+    for number, record in enumerate(examples, start=1):
+        try:
+            text, annotations = record["text"], list(record[asked.field])
+            for annotation in annotations:
+                asked.identity(annotation)
+                asked.label(annotation, Schema())
+            shown.append((str(text), json.dumps(annotations, ensure_ascii=False)))
+        except (KeyError, TypeError):
+            raise InputError(
+                f'example {number} is no annotated record of {task}: give {{"text": ..., '
+                f'"{asked.field}": [...]}} as a corpus of {task} has it'
+            ) from None
+    return tuple(shown)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from iepile_builder.errors import InputError
+from iepile_builder.io import fold
 from iepile_builder.tasks import TASKS
 from iepile_builder.tasks.facts import Fact
 
@@ -188,7 +189,7 @@ class Overlaps:
 
 def _normalize(mention: str) -> str:
     """Normalize a mention for `"normalized"`; it never becomes empty."""
-    text = " ".join(unicodedata.normalize("NFKC", mention).split()).lower()
+    text = fold(unicodedata.normalize("NFKC", mention))
     text = text.strip(PUNCTUATION + string.whitespace) or text
     return ARTICLES.sub("", text) or text
 

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iepile_builder import IEPile
-from iepile_builder.data.cleaning import Cleaning, is_near_repeat, is_noise, normalize, signature
+from iepile_builder.data.cleaning import Cleaning, is_near_repeat, is_noise, signature
 from iepile_builder.data.corpus import find_corpora
 from iepile_builder.data.index import index_split, read_split
+from iepile_builder.io import fold
 from iepile_builder.tasks import TASKS
 
 
@@ -123,7 +124,7 @@ def test_fixed_annotations_can_be_used_and_are_in_the_text(task: str, data: st.D
 
 @given(st.text())
 def test_normalized_texts_are_the_same_again(text: str) -> None:
-    assert normalize(normalize(text)) == normalize(f"  {text}\n")
+    assert fold(fold(text)) == fold(f"  {text}\n")
 
 
 def test_the_report_counts_what_is_not_in_the_text(run_command, tmp_path: Path) -> None:
