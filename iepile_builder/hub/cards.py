@@ -230,7 +230,7 @@ def model_card(
         example=TASKS[shown_task].examples[language],
         shown_task=TASKS[shown_task],
         language=language,
-        gguf=next((path.name for path in sorted(folder.glob("*.gguf"))), ""),
+        gguf=next(iter(gguf_files(folder)), ""),
         scores=scores and _scores_table(scores, baseline),
         settings=report.get("settings", {}),
         records=report.get("overall", {}).get("records"),
@@ -247,6 +247,11 @@ def model_card(
         license=(license or {}).get("license_name") or (license or {}).get("license"),
     )
     return ModelCard(content)
+
+
+def gguf_files(folder: Path) -> list[str]:
+    """The names of the files that are GGUF and not only called so."""
+    return sorted(path.name for path in folder.glob("*.gguf") if path.open("rb").read(4) == b"GGUF")
 
 
 def _find_run(predictions: Path | None) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from importlib.metadata import requires
 from pathlib import Path
 
 from iepile_builder.errors import InputError
-from iepile_builder.hub.cards import TAG, Form, ModelFacts, demo_card, model_card, read_json
+from iepile_builder.hub.cards import TAG, Form, ModelFacts, demo_card, gguf_files, model_card, read_json
 from iepile_builder.hub.client import base_license
 from iepile_builder.hub.markdown import python, render
 from iepile_builder.io import RESOURCES
@@ -50,7 +50,7 @@ def model_files(form: Form, folder: Path, name: str, facts: ModelFacts | None = 
     facts = facts or ModelFacts()
     names = [*WEIGHTS[form], *TOKENIZER, *TRAINING]
     if form == "gguf":
-        names += sorted(path.name for path in folder.glob("*.gguf") if path.open("rb").read(4) == b"GGUF")
+        names += gguf_files(folder)
     elif (folder / "model.safetensors.index.json").is_file():
         names += sorted(set(read_json(folder / "model.safetensors.index.json")["weight_map"].values()))
     files = _take(folder, names)
