@@ -187,7 +187,7 @@ def _check_private(files: Files) -> None:
         for part in _contents(path, content):
             if own and part.find(own) >= 0:
                 what = "your token"
-            elif re.search(rb"hf_[A-Za-z0-9]{34}", part):
+            elif re.search(rb"hf_(oauth_|jwt_)?[A-Za-z0-9]{30,}", part):
                 what = "a token of the Hub"
             elif len(home) > 1 and not path.endswith((".parquet", ".jsonl")) and in_home.search(part):
                 what = "a path in your home folder"

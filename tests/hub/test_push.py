@@ -91,6 +91,7 @@ TOKEN = "hf_" + "aB3" * 11 + "x"
         f"two {TOKEN} three",
         json.dumps({"text": f"export HF_TOKEN=\n{TOKEN}"}),
         f"https://{TOKEN}@huggingface.co/x",
+        TOKEN.replace("hf_", "hf_oauth_"),
         json.dumps({"cwd": str(Path.home() / "data" / "x.json")}),
         json.dumps({"log": f"in\n{Path.home()}/data"}),
         f"file://{Path.home()}/data",
