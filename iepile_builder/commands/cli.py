@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from dataclasses import MISSING, fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
-from runpy import run_module
 from typing import Any, get_args, get_origin, get_type_hints
 
 from docstring_parser import parse as parse_docstring
@@ -60,10 +59,6 @@ def run(name: str, argv: Sequence[str] | None = None) -> None:
     with _errors_in_one_line(name):
         if hasattr(module, "parse"):
             module.main(*module.parse(argv))
-            return
-        if not isinstance(getattr(module, "OPTIONS", None), tuple):  # not yet on this framework
-            sys.argv = [f"iepile {name}", *(sys.argv[1:] if argv is None else argv)]
-            run_module(module.__name__, run_name="__main__")
             return
         module.main(*parse_options(name, module.__doc__ or "", module.OPTIONS, argv))
 
