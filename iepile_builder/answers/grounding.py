@@ -1,5 +1,5 @@
 """
-Where the strings of an answer stand in its text: exactly, then but for spelling, then nearly, with a stated score.
+Align the strings of an answer with its text: exactly, then ignoring case and spacing, then fuzzily with a score.
 
 All of it takes time in proportion to the text and to the number of mentions, whatever they hold.
 """
@@ -58,10 +58,10 @@ class Mention(str):
         end (`int` or `None`):
             Where it ends.
         match (`str` or `None`):
-            `"exact"`; `"normalized"`, but for case, white space, Unicode compatibility forms and typographic quotes or
-            dashes; `"fuzzy"`, nearly; `None` if it is not in the text.
+            `"exact"`; `"normalized"`, ignoring case, white space, Unicode compatibility forms and typographic quotes
+            or dashes; `"fuzzy"`, similar; `None` if it is not in the text.
         score (`float`):
-            1 if it is in the text, but for spelling; the similarity if it is nearly; 0 if it is not.
+            1 for an exact or normalized match, the similarity for a fuzzy one, 0 if it is not in the text.
     """
 
     start: int | None
@@ -82,17 +82,17 @@ class Mention(str):
 
     @property
     def grounded(self) -> bool:
-        """Whether it is in the text."""
+        """Tell whether it is in the text."""
         return self.start is not None
 
     def moved(self, offset: int) -> Mention:
-        """The same mention in a longer text, in which so many characters stand before this one's."""
+        """Give the same mention in a longer text, in which `offset` characters stand before this text."""
         if self.start is None or self.end is None or self.match is None:
             return self
         return Mention(self, Span(self.start + offset, self.end + offset, self.match, self.score))
 
     def to_dict(self) -> dict[str, Any]:
-        """The mention as JSON has it."""
+        """Give the mention as JSON values."""
         return {
             "text": str(self),
             "start": self.start,
@@ -104,14 +104,14 @@ class Mention(str):
 
 class Locator:
     """
-    Finds mentions in one text, and remembers what it has found.
+    Find mentions in one text, and remember what was found.
 
     Args:
         text (`str`):
             The text.
         min_score (`float`, *optional*, defaults to 0.85):
-            The least similarity, from 0 to 1, that counts as a fuzzy match: twice the characters in common, in order,
-            by those of both, in lower case and without white space. Digits must be the same. Above 1 there is none.
+            The minimum Indel similarity `2 * LCS / (len(a) + len(b))` of a fuzzy match, of folded strings; digits must
+            be the same. Above 1, fuzzy matching is off.
     """
 
     def __init__(self, text: str, min_score: float = 0.85) -> None:
@@ -122,7 +122,7 @@ class Locator:
 
     def __call__(self, mention: str) -> list[Span]:
         """
-        All places of a mention in the order of the text, none of which overlap: those that agree best.
+        Find the places of a mention in the order of the text, none of which overlap: those that agree best.
 
         Places that are whole words come before those within a word, exact ones before normalized ones; where there is
         none, the best fuzzy one is given.
@@ -144,23 +144,23 @@ class Locator:
         return [span for span in normalized if self.is_whole(span)] or exact or normalized or self.fuzzy(mention)
 
     def is_whole(self, span: Span) -> bool:
-        """Whether a place begins and ends where words do."""
+        """Tell whether a place begins and ends where words do."""
         return not self.within_word(span.start) and not self.within_word(span.end)
 
     def within_word(self, place: int) -> bool:
-        """Whether the characters on both sides of a place belong to one word."""
+        """Tell whether the characters on both sides of a place belong to one word."""
         sides = self.text[max(place - 1, 0) : place + 1]
         if place == 0 or len(sides) < 2 or UNSPACED.search(sides):
             return False
         return all(side.isalnum() or unicodedata.combining(side) for side in sides)
 
     def nearest(self, span: Span, spans: list[Span]) -> tuple[int, Span]:
-        """The one of several places, in order, that is nearest to `span`, and how far it is."""
+        """Find the place nearest to `span` among several in order, and its distance."""
         index = bisect_left(spans, span)
         return min((self.distance(span, other), other) for other in spans[max(index - 1, 0) : index + 2])
 
     def distance(self, span: Span, other: Span) -> int:
-        """How many characters stand between two places, the end of a sentence for many."""
+        """Count the characters between two places; the end of a sentence counts as many."""
         first, last = min(span.end, other.end), max(span.start, other.start)
         if first >= last:
             return 0
@@ -168,7 +168,7 @@ class Locator:
         return last - first + (SENTENCE if ended else 0)
 
     def fuzzy(self, mention: str) -> list[Span]:
-        """The best place of what is only nearly in the text."""
+        """Find the best fuzzy match of a mention."""
         assert self.form is not None
         wanted = Form(mention[: MAX_FUZZY + 1]).text
         if not MIN_FUZZY <= len(wanted) <= MAX_FUZZY or not self.form.text or self.min_score > 1:
@@ -193,7 +193,7 @@ class Locator:
         return [] if best is None else [best]
 
     def word_edge(self, place: int, step: int) -> int:
-        """The next place, in one direction, that is not within a word."""
+        """Find the next place, in one direction, that is not within a word."""
         limit = MAX_FUZZY
         while self.within_word(place) and limit:
             place += step
@@ -226,7 +226,7 @@ class Form:
         self.text = "".join(pieces)
 
     def find(self, mention: str) -> Iterator[Span]:
-        """The places of a mention in the text, in its order."""
+        """Yield the places of a mention in the text, in order."""
         form = Form(mention).text
         last = 0
         for place in places(form, self.text):
@@ -240,14 +240,14 @@ class Form:
 
 @lru_cache(maxsize=65536)
 def plain(cluster: str) -> str:
-    """A character, with the marks that belong to it, but for spelling."""
+    """Fold a character, with its combining marks."""
     if not cluster.isascii():
         cluster = unicodedata.normalize("NFKC", cluster.translate(SPELLINGS)).translate(SPELLINGS)
     return "".join(cluster.casefold().split())
 
 
 def places(mention: str, text: str) -> Iterator[int]:
-    """The starts of a mention in a text, none of which overlap."""
+    """Yield the starts of a mention in a text, none of which overlap."""
     place = text.find(mention) if mention else -1
     for _ in range(MAX_OCCURRENCES):
         if place < 0:
@@ -258,7 +258,7 @@ def places(mention: str, text: str) -> Iterator[int]:
 
 def ground(groups: Sequence[Sequence[Fact]], locate: Locator) -> list[list[Fact]]:
     """
-    Facts with [`Mention`]s as their strings of the text.
+    Replace the strings of facts by [`Mention`]s, strings that know their place in the text.
 
     A fact that is repeated gets a place of its own, in the order of the text, as far as there are any; so does an
     event that has the type and trigger of another. Where a string stands in several places, those of one group are
@@ -307,6 +307,6 @@ def group_strings(group: Sequence[Fact]) -> list[str]:
 
 
 def as_mention(text: str) -> Mention:
-    """A string of a fact that has been grounded."""
+    """Take a string of a grounded fact as the [`Mention`] that it is."""
     assert isinstance(text, Mention)
     return text

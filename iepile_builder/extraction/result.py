@@ -1,4 +1,4 @@
-"""What was found in a text."""
+"""The result of an extraction: facts with their places in the text, as a graph, JSON or a page."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ class Edge(NamedTuple):
 @dataclass(frozen=True)
 class Extraction:
     """
-    What was found in a text.
+    The facts that were found in a text.
 
     Args:
         text (`str`):
             The text.
         task (`str`):
-            One of the seven tasks.
+            Name of the task.
         language (`str`):
             Of the instructions.
         schema ([`Schema`]):
@@ -67,7 +67,7 @@ class Extraction:
         unparsed (`int`):
             How many answers are no JSON object, even after repair.
         repaired (`int`):
-            How many are one only after repair.
+            How many are a JSON object only after repair.
         left_out (`int`):
             How many facts were left out, because their label was not asked for or their value has not the task's form.
     """
@@ -88,15 +88,15 @@ class Extraction:
 
     @property
     def ungrounded(self) -> list[Fact]:
-        """The facts with a string that is not in the text."""
+        """List the facts with a string that is not in the text."""
         return [fact for fact in self.facts if not is_grounded(fact)]
 
     def annotations(self) -> list[Annotation]:
-        """The facts as the annotation of a corpus's record has them."""
+        """Write the facts as the annotation of a record, in the form that corpora have."""
         return [each.to_annotation() for each in self.events or self.facts]
 
     def to_answer(self) -> dict[str, Any]:
-        """The answers to all passages and schema batches as one, in the form of the task."""
+        """Merge the answers to all passages and schema batches into one, in the form of the task."""
         task = TASKS[self.task]
         by_label: dict[str, list[Annotation]] = defaultdict(list)
         for each in self.events or self.facts:
@@ -110,7 +110,7 @@ class Extraction:
         return answer
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it as JSON has it, but for the model's own words; offsets count characters (code points)."""
+        """Give all of it as JSON values, without the model's raw answers; offsets count characters (code points)."""
         result: dict[str, Any] = {
             "text": self.text,
             "task": self.task,
@@ -134,12 +134,12 @@ class Extraction:
         return result
 
     def to_json(self, indent: int | None = 2) -> str:
-        """The same as JSON text."""
+        """Write the same as JSON text."""
         return json.dumps(self.to_dict(), ensure_ascii=False, indent=indent)
 
     def graph(self) -> tuple[dict[str, Node], list[Edge]]:
         """
-        The facts as nodes, by a name of each, and the edges between them.
+        Make a graph of the facts: nodes by name, and the edges between them.
 
         Equal strings are one node; an event is a node of its own, with an edge to each of its arguments.
         """
@@ -164,7 +164,7 @@ class Extraction:
         return nodes, list(edges)
 
     def to_networkx(self) -> networkx.MultiDiGraph:
-        """The same as a graph of `networkx`: nodes have a `label` and a `type`, edges have a `label`."""
+        """Make the same graph with `networkx`: nodes have a `label` and a `type`, edges have a `label`."""
         try:
             import networkx
         except ImportError:
@@ -178,7 +178,7 @@ class Extraction:
         return graph
 
     def to_html(self) -> str:
-        """A page with the marked text, the graph and the tables, that needs no network."""
+        """Render a page with the marked text, the graph and the tables; it needs no network."""
         from iepile_builder.extraction.page import render_page
 
         return render_page(self)
