@@ -169,5 +169,5 @@ def load_tokenizer(name: str, chat_template_path: str | None = None, **kwargs: A
     if chat_template_path is not None:
         tokenizer.chat_template = find_resource("recipes", chat_template_path).read_text(encoding="utf-8")
     if tokenizer.chat_template is None:
-        raise InputError(f"{name}: its tokenizer has no chat template: give one to sft.py with --chat_template_path")
+        raise InputError(f"{name}: its tokenizer has no chat template: train with --chat_template_path")
     return tokenizer

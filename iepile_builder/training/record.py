@@ -149,7 +149,10 @@ def describe_settings(
 
 def public(name: str) -> str:
     """Return a Hub id as it is, and only the name of a local file or folder: its path means nothing elsewhere."""
-    return Path(name).resolve().stem if is_path(name) else name
+    if not is_path(name):
+        return name
+    path = Path(name).resolve()
+    return path.name if path.is_dir() else path.stem  # a dot in a folder's name is that of a version
 
 
 def is_path(name: str) -> bool:

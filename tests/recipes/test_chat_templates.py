@@ -170,7 +170,7 @@ def test_the_loss_is_on_the_answer_and_its_end_alone(template: Path, model: Llam
     whole = before + INSTANCE["instruction"] + behind + INSTANCE["output"] + end
     config = {"output_dir": str(tmp_path), "use_cpu": True, "bf16": False, "max_length": None, "report_to": "none"}
 
-    # As `sft.py` gives its rows, and as messages, of which `{% generation %}` marks the answer.
+    # As training gives its rows, and as messages, of which `{% generation %}` marks the answer.
     batches = {}
     for name, rows, options in (
         ("tokens", [tokenize(INSTANCE, tokenizer)] * 2, {}),

@@ -1,5 +1,5 @@
 """
-`recipes/`: every recipe trains a random model of its own architecture, a few thousand weights large, with `sft.py`.
+`recipes/`: every recipe trains a random model of its own architecture, a few thousand weights large.
 
 What a CPU forces is overridden: the model, `use_cpu`, flash attention and the number of steps; and the learning rate,
 so that a few steps show in the loss of a random model. A new recipe is found and checked by itself; a new base model

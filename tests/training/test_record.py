@@ -1,6 +1,7 @@
 """What is kept of a run, and what the trackers get."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -84,3 +85,9 @@ def test_wandb(train: Callable[..., list[dict]], tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     train(report_to="wandb", run_name="a run")
     assert list(tmp_path.glob("wandb/offline-run-*/*.wandb"))
+
+
+def test_the_name_of_a_base_keeps_its_dot(train: Callable[..., list[dict]], model: str, tmp_path: Path) -> None:
+    base = shutil.copytree(model, tmp_path / "tiny-0.6b")
+    train(model_args={"model_name_or_path": str(base)}, max_steps=1)
+    assert json.loads((tmp_path / "out" / "training.json").read_text())["base_name"] == "tiny-0.6b"
