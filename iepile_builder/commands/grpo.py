@@ -59,7 +59,14 @@ def main(data_args: GrpoArguments, training_args: GRPOConfig, model_args: ModelC
 
     from iepile_builder.chat import load_tokenizer
     from iepile_builder.scoring.rewards import ie_f1, valid_json
-    from iepile_builder.training.data import REWARDED, load_splits, make_prompts, select_sample, without_bars
+    from iepile_builder.training.data import (
+        REWARDED,
+        find_kinds,
+        load_splits,
+        make_prompts,
+        select_sample,
+        without_bars,
+    )
     from iepile_builder.training.trainer import check_processes, load_trainable
 
     state = PartialState()
@@ -119,8 +126,8 @@ def main(data_args: GrpoArguments, training_args: GRPOConfig, model_args: ModelC
         repo_id,
         settings,
         rows=len(train_dataset),
-        tasks=sorted(set(train_dataset["task"])),
         how=f"with GRPO; the reward of an answer is {reward}",
+        **find_kinds(train_split),
     )
 
 

@@ -65,6 +65,7 @@ def main(data_args: SftArguments, training_args: SFTConfig, model_args: ModelCon
 
     from iepile_builder.chat import load_tokenizer
     from iepile_builder.training.data import (
+        find_kinds,
         load_splits,
         select_sample,
         take_records,
@@ -90,10 +91,6 @@ def main(data_args: SftArguments, training_args: SFTConfig, model_args: ModelCon
     max_length, seed = training_args.max_length, training_args.seed
     with state.main_process_first():
         train_split, eval_split = load_splits(data_args, training_args, ("instruction", "output"))
-        tasks, languages = (
-            sorted({*train_split[column]} if column in train_split.column_names else ())
-            for column in ("task", "language")
-        )
         train_dataset = tokenize_rows(train_split, "train", tokenizer, max_length)
         if data_args.max_train_tokens is not None:
             train_dataset = take_tokens(train_dataset, data_args.max_train_tokens, seed)
@@ -141,7 +138,7 @@ def main(data_args: SftArguments, training_args: SFTConfig, model_args: ModelCon
         "longest row": f"{max_length} tokens",
     }
     training.train_and_keep(
-        trainer, data_args, model_args, repo_id, settings, rows=len(train_dataset), tasks=tasks, languages=languages
+        trainer, data_args, model_args, repo_id, settings, rows=len(train_dataset), **find_kinds(train_split)
     )
 
 

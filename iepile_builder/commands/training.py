@@ -62,7 +62,7 @@ def launch(name: str, argv: Sequence[str]) -> None:
     if not {"-h", "--help", "--help_all"}.isdisjoint(argv):
         return run(name, argv)
     known = {f"--{field.name}" for field in fields(LaunchOptions)}
-    arguments = [part for each in argv for part in (each.split("=", 1) if each.startswith("--") else [each])]
+    arguments = [part for each in argv for part in (each.split("=", 1) if each.split("=")[0] in known else [each])]
     options: dict[str, str] = {}
     while index := next((index for index, each in enumerate(arguments[:-1], 1) if each in known), 0):
         options[arguments[index - 1]] = arguments[index]

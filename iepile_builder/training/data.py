@@ -116,6 +116,12 @@ def select_tasks(dataset: Dataset, split: str, tasks: list[str] | None) -> Datas
     return selected
 
 
+def find_kinds(dataset: Dataset) -> dict[str, list[str]]:
+    """Find the tasks and languages of the rows, as far as columns name them."""
+    kinds = {"tasks": "task", "languages": "language"}
+    return {kind: sorted({*dataset[name]}) for kind, name in kinds.items() if name in dataset.column_names}
+
+
 def select_sample(dataset: Dataset, size: int | None, seed: int) -> Dataset:
     """Select a random subset of this many rows; all of them if `size` is `None`."""
     return dataset if size is None else dataset.shuffle(seed=seed).select(range(min(size, len(dataset))))

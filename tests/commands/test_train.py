@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,9 +14,11 @@ import yaml
 from helpers.corpora import ROOT, assert_one_clear_line, write_lines
 from helpers.tiny import make_instances, save_tiny_model
 from helpers.training import CONFIG
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from iepile_builder import InputError
 from iepile_builder.commands.train import parse
+from iepile_builder.commands.training import launch
 
 
 def iepile(*arguments: object, folder: Path) -> subprocess.CompletedProcess:
@@ -119,3 +122,28 @@ def test_a_killed_process_is_not_passed_over(run: Path) -> None:
     command = [sys.executable, "-m", "iepile_builder", "train", "--config", "config.yaml"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=run, env=environment, timeout=300)
     assert_one_clear_line(done, "SIGKILL")
+
+
+def test_what_accelerate_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Namespace] = []
+    monkeypatch.setattr("accelerate.commands.launch.launch_command", given.append)
+    options = ["--config", "qwen3-4b/sft/config_lora.yaml", "--run_name=a=b", "--lora_r", "8"]
+    launch("train", ["--accelerate_config", "ddp", *options, "--num_processes=2"])
+    launch("grpo", options)
+    [two, default] = given
+    assert Path(two.config_file).samefile(ROOT / "recipes" / "accelerate_configs" / "ddp.yaml")
+    assert (two.num_processes, two.module, two.training_script) == (2, True, "iepile_builder.commands.train")
+    assert two.training_script_args == options
+    name = "single_gpu.yaml" if torch.accelerator.is_available() else "cpu.yaml"
+    assert (Path(default.config_file).name, default.training_script) == (name, "iepile_builder.commands.grpo")
+
+
+def test_no_traceback_follows_the_line_of_one_of_several_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(arguments: Namespace) -> None:
+        failure = ProcessFailure(local_rank=0, pid=1, exitcode=1, error_file="")
+        raise ChildFailedError("train", {0: failure})
+
+    monkeypatch.setattr("accelerate.commands.launch.launch_command", fail)
+    with pytest.raises(SystemExit) as ended:
+        launch("train", ["--accelerate_config", "ddp"])
+    assert ended.value.code == 1
