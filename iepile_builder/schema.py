@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import orjson
 
@@ -65,6 +66,19 @@ class Schema:
         for name, labels in type_roles.items():
             check_labels(labels, f"{path}, line 3, {name!r}")
         return cls(tuple(types), tuple(roles), {name: tuple(labels) for name, labels in type_roles.items()})
+
+    def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
+        return Schema, (self.types, self.roles, self.type_roles)  # without what is cached: fingerprints stay the same
+
+    @cached_property
+    def type_index(self) -> dict[str, int]:
+        """Type to its place."""
+        return {name: place for place, name in enumerate(self.types)}
+
+    @cached_property
+    def role_index(self) -> dict[str, int]:
+        """Role or relation to its place."""
+        return {name: place for place, name in enumerate(self.roles)}
 
     @cached_property
     def owners(self) -> dict[str, str]:

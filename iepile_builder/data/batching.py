@@ -5,10 +5,12 @@ These are the hard-negative batched instructions of IEPile (https://huggingface.
 """
 
 import json
+from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from hashlib import sha256
+from heapq import heappop, heappush
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -23,6 +25,7 @@ from iepile_builder.tasks.facts import Annotation
 
 
 T = TypeVar("T", bound=Hashable)
+CELLS = 1 << 22  # of a table of records by labels that is made at once
 COLUMNS = ("id", "task", "source", "language", "instruction", "output", "label")
 
 
@@ -222,41 +225,59 @@ class SchemaBatching:
         return np.frombuffer(b"".join(digests), dtype="<u8")
 
     def batches(self, found: list[Found], seeds: np.ndarray) -> list[list[list[int]]]:
-        """The labels that each record is asked for, by index, a list for each instruction."""
+        """Choose the labels that each record is asked for, by index, a list for each instruction."""
         task, labels = TASKS[self.task], self.asked_labels()
         split_num = task.split_num if self.split_num is None else self.split_num
-        positive = np.zeros((len(found), len(labels)), dtype=bool)
-        rows = [row for row, (_, by_label) in enumerate(found) for _ in by_label]
-        positive[rows, [label for _, by_label in found for label in by_label]] = True
-        if task.triggers_given:  # and the event types with them
-            chosen = positive
-        elif self.negatives == "all":
-            chosen = np.ones_like(positive)
-        else:
-            rest = draws(seeds, REST, len(labels))
-            if self.negatives == "ratio":
-                chosen = positive | (rest * 2.0**-64 < self.negative_ratio)
-            else:
-                num_random = split_num if self.num_random is None else self.num_random
-                drawn = len(labels) if num_random == -1 else min(num_random, len(labels))
-                near = positive | (positive @ self.near())
-                chosen = near | lowest(np.where(near, LAST, rest), np.full(len(found), drawn))
-                if self.negatives == "random":
-                    drawn_instead = chosen.sum(axis=1) - positive.sum(axis=1)
-                    chosen = positive | lowest(np.where(positive, LAST, rest), drawn_instead)
-            empty = np.flatnonzero(~chosen.any(axis=1))
-            chosen[empty, rest[empty].argmin(axis=1)] = True
-        if self.schema_order == "random":
-            ranks = draws(seeds, ORDER, len(labels))
-        else:
+        place = {label: number for number, label in enumerate(labels)}
+        near = {
+            number: [place[other] for other in self.hard_negatives.get(labels[number], ()) if other in place]
+            for number in {number for _, by_label in found for number in by_label}
+        }
+        ranks = None
+        if self.schema_order != "random":
             in_order = sorted(labels) if self.schema_order == "sorted" else labels
-            ranks = np.array([in_order.index(label) for label in labels], dtype=np.uint64)
-        order = np.argsort(np.where(chosen, ranks, LAST), axis=1, kind="stable").tolist()
-        asked = [row[:number] for row, number in zip(order, chosen.sum(axis=1).tolist(), strict=True)]
+            rank_of = {label: rank for rank, label in enumerate(in_order)}
+            ranks = np.array([rank_of[label] for label in labels], dtype=np.uint64)
+        asked: list[list[int]] = []
+        step = max(1, CELLS // max(1, len(labels)))
+        for start in range(0, len(found), step):
+            some, of_some = found[start : start + step], seeds[start : start + step]
+            rows, columns = np.nonzero(self.chosen(some, of_some, split_num, near))
+            order = draws(of_some, ORDER, len(labels))[rows, columns] if ranks is None else ranks[columns]
+            columns = columns[np.lexsort((order, rows))]
+            ends = np.cumsum(np.bincount(rows, minlength=len(some)))
+            asked += [part.tolist() for part in np.split(columns, ends[:-1])]
         keys = [task.answer_key(label) for label in labels]
         if len(set(keys)) < len(keys):
             return [split_labels(row, split_num, keys.__getitem__) for row in asked]
         return [[row[start:end] for start, end in spans(len(row), split_num)] for row in asked]
+
+    def chosen(self, found: list[Found], seeds: np.ndarray, split_num: int, near: dict[int, list[int]]) -> np.ndarray:
+        """Tell which labels (columns) each record (rows) is asked for; `near` has the hard negatives of labels."""
+        number = len(self.asked_labels())
+        positive = np.zeros((len(found), number), dtype=bool)
+        for row, (_, by_label) in enumerate(found):
+            positive[row, list(by_label)] = True
+        if TASKS[self.task].triggers_given:  # and the event types with them
+            return positive
+        if self.negatives == "all":
+            return np.ones_like(positive)
+        rest = draws(seeds, REST, number)
+        if self.negatives == "ratio":
+            chosen = positive | (rest * 2.0**-64 < self.negative_ratio)
+        else:
+            num_random = split_num if self.num_random is None else self.num_random
+            drawn = number if num_random == -1 else min(num_random, number)
+            close = positive.copy()
+            for row, (_, by_label) in enumerate(found):
+                close[row, [other for label in by_label for other in near[label]]] = True
+            chosen = close | lowest(np.where(close, LAST, rest), np.full(len(found), drawn))
+            if self.negatives == "random":
+                drawn_instead = chosen.sum(axis=1) - positive.sum(axis=1)
+                chosen = positive | lowest(np.where(positive, LAST, rest), drawn_instead)
+        empty = np.flatnonzero(~chosen.any(axis=1))
+        chosen[empty, rest[empty].argmin(axis=1)] = True
+        return chosen
 
     def parts(self, order: int) -> Parts:
         """What instances are put together from; `order` is that of the roles, where it is random."""
@@ -301,12 +322,6 @@ class SchemaBatching:
             examples.append(f'{{"input": {to_json(shown_text)}, "output": {answer}}}')
         return f"[{', '.join(examples)}]"
 
-    def near(self) -> np.ndarray:
-        """Which labels (columns) are hard negatives of which (rows)."""
-        labels = self.asked_labels()
-        table = [[other in self.hard_negatives.get(label, ()) for other in labels] for label in labels]
-        return np.array(table, dtype=bool)
-
 
 def split_labels(labels: list[T], split_num: int, answer_key: Callable[[T], str]) -> list[list[T]]:
     """
@@ -317,18 +332,20 @@ def split_labels(labels: list[T], split_num: int, answer_key: Callable[[T], str]
     keys = [answer_key(label) for label in labels]
     if len(set(keys)) == len(keys):
         return [labels[start:end] for start, end in spans(len(labels), split_num)]
-    batches, rest = [], labels
-    while rest:
-        batch: dict[str, T] = {}
-        left = []
-        for label in rest:
-            key = answer_key(label)
-            if key not in batch and (len(batch) < split_num or split_num == -1):
-                batch[key] = label
-            else:
-                left.append(label)
-        batches.append(batch)
-        rest = left
+    # A batch takes the first labels of different keys: of each key the first that is left, of these the earliest.
+    waiting: dict[str, deque[int]] = {}
+    for number, key in enumerate(keys):
+        waiting.setdefault(key, deque()).append(number)
+    first = [numbers[0] for numbers in waiting.values()]
+    batches = []
+    while first:
+        taken = [heappop(first) for _ in range(len(first) if split_num == -1 else min(split_num, len(first)))]
+        batches.append({keys[number]: labels[number] for number in taken})
+        for number in taken:
+            of_key = waiting[keys[number]]
+            of_key.popleft()
+            if of_key:
+                heappush(first, of_key[0])
     if len(batches) > 1 and len(batches[-1]) < split_num // 2 and batches[-1].keys().isdisjoint(batches[-2]):
         batches[-2:] = [batches[-2] | batches[-1]]
     return [list(batch.values()) for batch in batches]

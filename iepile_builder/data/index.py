@@ -230,11 +230,11 @@ def index_part(corpus: Corpus, split: str, start: int, end: int, cleaning: Clean
                 report["fixed"] += fix_record(record, corpus)
             check_record(record, corpus, split)
         except InputError as error:
-            fault = f"{path}, line {number + lines_before(path, start)}: {error}"
+            if first_fault is None:
+                first_fault = f"{path}, line {number + lines_before(path, start)}: {error}"
             if cleaning.on_error == "raise":
-                raise InputError(fault) from None
+                raise InputError(first_fault) from None
             report["unusable"] += 1
-            first_fault = first_fault or fault
             continue
         text, annotations = record["text"], record.get(task.field) or ()
         for annotation in annotations:

@@ -1,7 +1,7 @@
 """What the tasks have in common."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -98,6 +98,12 @@ class Task:
         """List all labels that a corpus may be asked for, in schema order."""
         return schema.types
 
+    def known(self, schema: Schema) -> Collection[str]:
+        """Give the labels as a collection in which a name is looked up at once, however many they are."""
+        labels = self.labels(schema)
+        indices = ((schema.types, schema.type_index), (schema.roles, schema.role_index))
+        return next((index for names, index in indices if labels is names), labels)
+
     def roles(self, label: str, schema: Schema) -> tuple[str, ...]:
         """List the roles or attributes that are asked together with a label, in schema order."""
         return schema.type_roles.get(label, ()) if self.roles_name else ()
@@ -163,7 +169,7 @@ class Task:
         strings = check_strings(annotation, (*self.names, *self.mentions), self.field)
         for key in self.mentions:
             check_mention(strings[key], key)
-        check_known(self.label(strings, schema), self.labels(schema), self.names[0])
+        check_known(self.label(strings, schema), self.known(schema), self.names[0])
 
     def absent(self, annotation: Annotation, text: str) -> int:
         """Count the mentions of a checked annotation that are not in the text."""

@@ -48,7 +48,7 @@ class EET(Task):
         event = check_strings(annotation, ("event_type", "event_trigger"), self.field)
         if event["event_trigger"]:  # an event may have no trigger
             check_mention(event["event_trigger"], "event_trigger")
-        check_known(event["event_type"], schema.types, "event_type")
+        check_known(event["event_type"], self.known(schema), "event_type")
 
     def distinct(self, annotations: Iterable[Annotation]) -> list[Annotation]:
         return super().distinct(event for event in annotations if event["event_trigger"])

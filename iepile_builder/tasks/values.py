@@ -1,10 +1,11 @@
 """Strings in annotation and in answers: check them, find them in the text, order them, read them, ask for them."""
 
-import difflib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
+
+from rapidfuzz import fuzz, process
 
 from iepile_builder.errors import InputError
 from iepile_builder.tasks.facts import MALFORMED, NOTHING, Annotation
@@ -32,12 +33,20 @@ def check_mention(mention: str, key: str) -> None:
         raise InputError(f"{key!r} is {mention!r}, which cannot be an annotation")
 
 
-def check_known(name: str, known: Iterable[str], kind: str) -> None:
+class UnknownNameError(InputError):
+    """A name that is not in the schema; the closest one is looked for only when somebody reads the message."""
+
+    def __str__(self) -> str:
+        name, known, kind = self.args
+        close = process.extractOne(name, list(known), scorer=fuzz.ratio)
+        hint = f"; the closest that it has is {close[0]!r}" if close else ""
+        return f"{kind} {name!r} is not in schema.json{hint}"
+
+
+def check_known(name: str, known: Collection[str], kind: str) -> None:
     """Raise an `InputError` that names the closest known name if `name` is none of them."""
     if name not in known:
-        close = difflib.get_close_matches(name, list(known), n=1, cutoff=0)
-        hint = f"; the closest that it has is {close[0]!r}" if close else ""
-        raise InputError(f"{kind} {name!r} is not in schema.json{hint}")
+        raise UnknownNameError(name, known, kind)
 
 
 def find_spelling(mention: str, text: str) -> str | None:

@@ -451,3 +451,44 @@ def test_published_defect_unlabelled_input_was_a_key_error() -> None:
     batching = replace(batching_of("NER", Schema(types=("person",))), negatives="all")
     (row,) = batching.instances("1", "Ada", None)
     assert (row["output"], row["label"]) == (None, None)
+
+
+def test_a_hundred_thousand_labels_are_batched() -> None:
+    labels = tuple(f"label {number}" for number in range(100_000))
+    near = {label: [f"label {number * 7 % 100_000}"] for number, label in enumerate(labels)}
+    positives = [f"label {number * 991}" for number in range(50)]
+    records = {
+        "text": [f"Ada {number}" for number in range(50)],
+        "entity": [[{"entity": "Ada", "entity_type": label}] for label in positives],
+    }
+    for negatives in ("hard", "random", "ratio"):
+        batching = SchemaBatching(
+            "NER", "en", "many", Schema(types=labels), negatives, negative_ratio=1e-5, hard_negatives=near
+        )
+        asked: dict[str, list[str]] = {}
+        for instruction in map(json.loads, batching(records)["instruction"]):
+            asked.setdefault(instruction["input"], []).extend(instruction["schema"])
+        for text, label in zip(records["text"], positives, strict=True):
+            assert len(set(asked[text])) == len(asked[text])
+            assert label in asked[text]
+            assert negatives != "hard" or near[label][0] in asked[text]
+    keys = [f"a_{number % 50_000}_{number}" for number in range(100_000)]
+    batches = split_labels(keys, 4, lambda label: label.split("_")[1])
+    assert sorted(label for batch in batches for label in batch) == sorted(keys)
+    assert batches[0] == keys[:4]
+    assert split_labels(keys[:3] * 2, -1, str) == [keys[:3], keys[:3]]
+
+
+@given(st.lists(st.sampled_from("abcde"), max_size=20), st.sampled_from([-1, 1, 2, 3, 4, 6]))
+def test_batches_take_the_first_labels_that_can_be_asked_together(keys: list[str], split_num: int) -> None:
+    rest, wanted = list(enumerate(keys)), []
+    while rest:
+        batch: list[tuple[int, str]] = []
+        for label in rest:
+            if label[1] not in [key for _, key in batch] and (len(batch) < split_num or split_num == -1):
+                batch.append(label)
+        wanted.append(batch)
+        rest = [label for label in rest if label not in batch]
+    found = split_labels(list(enumerate(keys)), split_num, lambda label: label[1])
+    assert [label for batch in found for label in batch] == [label for batch in wanted for label in batch]
+    assert found[:-1] == wanted[: len(found) - 1]

@@ -10,12 +10,12 @@ from helpers.strategies import annotated
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iepile_builder import IEPile
+from iepile_builder import IEPile, InputError
 from iepile_builder.data.cleaning import Cleaning, is_near_repeat, is_noise, signature
 from iepile_builder.data.corpus import find_corpora
 from iepile_builder.data.index import index_split, read_split
 from iepile_builder.io import fold
-from iepile_builder.tasks import TASKS
+from iepile_builder.tasks import TASKS, values
 
 
 SCHEMA = [["person", "city"], [], {}]
@@ -154,3 +154,29 @@ def test_wrong_cleaning_options_end_with_one_clear_line(run_command, people: Pat
     arguments = ("build", "--corpus_dir", people, "--output_dir", "out")
     assert_one_clear_line(run_command(*arguments, "--deduplicate", "all", check=False), "unknown deduplicate 'all'")
     assert_one_clear_line(run_command(*arguments, "--on_error", "ignore", check=False), "raise, skip, fix")
+
+
+def test_many_unusable_records_cost_one_look_for_the_closest_label(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_up = []
+    find = values.process.extractOne
+
+    def count(name: str, known: list[str], **options: object) -> tuple:
+        looked_up.append(name)
+        return find(name, known, **options)
+
+    monkeypatch.setattr(values.process, "extractOne", count)
+    labels = [f"label {number}" for number in range(100_000)]
+    wrong = {"text": "Ada.", "entity": [{"entity": "Ada", "entity_type": "Label 5"}]}
+    right = {"text": "Ada.", "entity": [{"entity": "Ada", "entity_type": "label 99999"}]}
+    records = [*[wrong] * 500, *[right] * 500]
+    folder = write_corpus(tmp_path / "IE-en" / "NER" / "many", [labels, [], {}], train=records)
+    (corpus,) = find_corpora([folder])
+    for on_error, number in (("skip", 1), ("fix", 0)):
+        index = index_split(corpus, "train", Cleaning(on_error))
+        assert len(index.rows) == (500 if on_error == "skip" else 1000)
+        assert len(looked_up) == number
+        looked_up.clear()
+    with pytest.raises(InputError, match="line 1: entity_type 'Label 5' is not in schema.json; .* is 'label 5'"):
+        index_split(corpus, "train")
