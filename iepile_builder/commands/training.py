@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -76,6 +78,10 @@ def launch(name: str, argv: Sequence[str]) -> None:
     path = config if Path(config).is_file() else find_resource("recipes", f"accelerate_configs/{config}.yaml")
     command = ["--config_file", str(path), *(part for option in options.items() for part in option)]
     command += ["--module", f"iepile_builder.commands.{name}", *arguments]
+    # Four lines say that the CPU's cores are the default number of threads; what else is missing in a file is told.
+    logging.getLogger("accelerate.commands.launch").addFilter(
+        lambda record: not re.search(r":\n\t`--num_cpu_threads_per_process`.*\nTo avoid", str(record.msg))
+    )
     try:
         launch_command(launch_command_parser().parse_args(command))
     except CalledProcessError as error:
