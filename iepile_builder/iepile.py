@@ -23,7 +23,6 @@ import pyarrow.compute as pc
 from iepile_builder.data.batching import COLUMNS, SchemaBatching, negative_ranks
 from iepile_builder.data.cleaning import Cleaning
 from iepile_builder.data.corpus import SPLIT_FILES, Corpus
-from iepile_builder.data.hard_negatives import PUBLISHED, load_hard_negatives
 from iepile_builder.data.index import (
     TEXT,
     Index,
@@ -79,7 +78,6 @@ class IEPile(datasets.ArrowBasedBuilder):
 
     def _split_generators(self, dl_manager: datasets.DownloadManager) -> list[datasets.SplitGenerator]:
         config = self.config
-        hard_negatives = load_hard_negatives(config.hard_negatives or PUBLISHED)
         descriptions = load_descriptions(config.descriptions) if config.descriptions is not None else {}
         corpora = config.find_corpora()
         if config.tokenizer is not None:
@@ -101,7 +99,7 @@ class IEPile(datasets.ArrowBasedBuilder):
             shards, batchings = [], []
             for corpus in corpora:
                 index = indices[corpus, split]
-                batching = config.batching(corpus, split, hard_negatives)
+                batching = config.batching(corpus, split)
                 batching = replace(
                     batching, descriptions=corpus_descriptions(descriptions, corpus.task, corpus.source)
                 )

@@ -92,7 +92,8 @@ def main(options: BuildOptions, instance_options: InstanceOptions) -> None:
         raise InputError("--push_to_hub needs --format parquet")
     if options.left_out_file is not None:
         check_file(options.left_out_file)
-    IEPileConfig(**vars(instance_options)).check()
+    config = IEPileConfig(**vars(instance_options))
+    config.check()
 
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity_error()
@@ -102,6 +103,8 @@ def main(options: BuildOptions, instance_options: InstanceOptions) -> None:
         dataset, report, corpora = build_splits(options, instance_options, new.parent)
         max_length = instance_options.max_length
         notes = length_notes(report, max_length) if max_length is not None else []
+        if "train" in dataset and config.negatives in ("hard", "random"):
+            notes += hard_negative_notes(config, corpora)
         counts = {split: count_instances(rows) for split, rows in dataset.items()}
         with _bar("Writing", sum(map(len, dataset.values())), "instances") as update:
             if options.format == "jsonl":
@@ -173,6 +176,16 @@ def _bar(stage: str, total: int, unit: str) -> Iterator[Callable[[int], object]]
     """A progress bar for a stage that takes more than a second, on a terminal."""
     with tqdm(desc=stage, total=total, unit=unit, unit_scale=True, delay=1, leave=False, disable=None) as bar:
         yield bar.update
+
+
+def hard_negative_notes(config: IEPileConfig, corpora: list[Corpus]) -> list[str]:
+    """Say how many hard negatives each corpus has, and where they are from."""
+    notes = []
+    for corpus in corpora:
+        table, origin = config.find_hard_negatives(corpus)
+        number = sum(map(len, table.values()))
+        notes.append(f"Hard negatives of {corpus.task} {corpus.source} ({corpus.language}): {number}, {origin}.")
+    return notes
 
 
 def length_notes(report: list[dict[str, Any]], max_length: int) -> list[str]:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from iepile_builder.data.instructions import Description, description_texts, instruction_end, instruction_start
+from iepile_builder.data.mining import default_hard_negatives
 from iepile_builder.data.sampling import EXAMPLES, LAST, NEGATIVES, ORDER, REST, ROLE_ORDERS, draws, lowest, shuffled
 from iepile_builder.io import to_json
 from iepile_builder.schema import Schema
@@ -94,8 +95,9 @@ class SchemaBatching:
             Labels in one instruction; -1 for all in one. By default the task's: 6 for NER, 1 for KG, 4 for the others.
         schema_order (`str`, *optional*, defaults to `"random"`):
             `"random"`, `"sorted"` or `"schema"`: the order of the labels, and of the roles of each.
-        hard_negatives (`dict[str, list[str]]`, *optional*, defaults to `{}`):
-            Label to confusable labels; a label without an entry has none.
+        hard_negatives (`dict[str, list[str]]`, *optional*):
+            Label to confusable labels; a label without an entry has none. By default the published ones of the corpus,
+            else mined from the label names.
         seed (`int`, *optional*, defaults to 42):
             Another seed gives another draw.
         epoch (`int`, *optional*, defaults to 0):
@@ -124,7 +126,7 @@ class SchemaBatching:
     num_random: int | None = None
     split_num: int | None = None
     schema_order: str = "random"
-    hard_negatives: dict[str, list[str]] = field(default_factory=dict)
+    hard_negatives: dict[str, list[str]] | None = None
     seed: int = 42
     epoch: int = 0
     repetition: int = 0
@@ -133,6 +135,10 @@ class SchemaBatching:
     descriptions: dict[str, Description] = field(default_factory=dict)
     examples: tuple[tuple[str, str], ...] = ()
     num_examples: int = 0
+
+    def __post_init__(self) -> None:
+        if self.hard_negatives is None and self.negatives in ("hard", "random"):
+            self.hard_negatives = default_hard_negatives(self.task, self.source, self.schema)[0]
 
     def __call__(self, records: dict[str, list]) -> dict[str, list]:
         """
@@ -229,8 +235,9 @@ class SchemaBatching:
         task, labels = TASKS[self.task], self.asked_labels()
         split_num = task.split_num if self.split_num is None else self.split_num
         place = {label: number for number, label in enumerate(labels)}
+        table = self.hard_negatives or {}
         near = {
-            number: [place[other] for other in self.hard_negatives.get(labels[number], ()) if other in place]
+            number: [place[other] for other in table.get(labels[number], ()) if other in place]
             for number in {number for _, by_label in found for number in by_label}
         }
         ranks = None

@@ -228,10 +228,15 @@ def find_hard_negatives(corpus: Corpus, given: dict[str, Any] | None = None) -> 
     for folder in (corpus.path, *corpus.path.parents[:3]):  # of {tree}/IE-en/NER/{corpus}
         file = folder / "hard_negatives.json"
         if file.exists() and (found := corpus_hard_negatives(load_hard_negatives(file), corpus.task, corpus.source)):
-            return found, str(file)
-    if found := corpus_hard_negatives(load_hard_negatives(PUBLISHED), corpus.task, corpus.source):
+            return found, f"{folder.name}/{file.name}"
+    return default_hard_negatives(corpus.task, corpus.source, corpus.schema)
+
+
+def default_hard_negatives(task: str, source: str, schema: Schema) -> tuple[dict[str, list[str]], str]:
+    """Take the published hard negatives of a corpus, else mine them from its label names."""
+    if found := corpus_hard_negatives(load_hard_negatives(PUBLISHED), task, source):
         return found, "published"
-    labels = TASKS[corpus.task].labels(corpus.schema)
+    labels = TASKS[task].labels(schema)
     if len(labels) > MAX_MINED_LABELS:
         return {}, f"none: too many labels ({len(labels)}) to mine from their names"
     table = nearest(labels, lexical_scores(labels), MINED_NEIGHBORS, MINED_THRESHOLD)

@@ -11,10 +11,11 @@ import datasets
 
 from iepile_builder.data.batching import SchemaBatching
 from iepile_builder.data.corpus import SPLIT_FILES, Corpus, check_choices, find_corpora
-from iepile_builder.data.hard_negatives import PUBLISHED, corpus_hard_negatives
+from iepile_builder.data.hard_negatives import load_hard_negatives
 from iepile_builder.data.instructions import LANGUAGES
+from iepile_builder.data.mining import find_hard_negatives
 from iepile_builder.errors import InputError
-from iepile_builder.io import hash_file
+from iepile_builder.io import hash_file, to_json
 from iepile_builder.tasks import TASKS
 
 
@@ -56,7 +57,8 @@ class SchemaOptions:
             Labels in one instruction, for all tasks or by task; -1 for all in one. By default 6 for NER, 1 for KG,
             4 for the others.
         hard_negatives (`str`, *optional*):
-            A hard-negative dictionary in JSON, as `iepile mine` writes it; by default the published one.
+            A hard-negative dictionary in JSON, as `iepile mine` writes it; by default a `hard_negatives.json` in the
+            corpus's folder or tree, else the published one, else mined from the label names.
         max_negatives_per_positive (`float`, *optional*):
             Keep at most this many purely negative training instances per instance with an answer, in each corpus.
         negative_ratio (`float`, *optional*, defaults to 1.0):
@@ -224,21 +226,28 @@ class IEPileConfig(InstanceOptions, datasets.BuilderConfig):
         for option in fields(self):
             if option.name not in ("data_dir", "data_files", "corpus_dirs", "hard_negatives", "descriptions"):
                 key.update(f"{option.name}={getattr(self, option.name)!r}\n".encode())
-        paths = [Path(self.hard_negatives or PUBLISHED)]
-        paths += [path for pattern in MAKERS for path in sorted(PACKAGE.glob(pattern))]
+        paths = [path for pattern in MAKERS for path in sorted(PACKAGE.glob(pattern))]
         if self.descriptions is not None:
             paths.append(Path(self.descriptions))
         if self.tokenizer is not None and os.path.isdir(self.tokenizer):
             paths += [path for path in sorted(Path(self.tokenizer).iterdir()) if path.suffix in TOKENIZER_SUFFIXES]
         for corpus in self.find_corpora():
-            key.update(f"{corpus.task} {corpus.language} {corpus.source}\n".encode())
+            hard_negatives = to_json(self.find_hard_negatives(corpus)[0])
+            key.update(f"{corpus.task} {corpus.language} {corpus.source} {hard_negatives}\n".encode())
             paths += [corpus.path / "schema.json", *(corpus.file(split) for split in SPLIT_FILES)]
         for path in paths:
             if path.exists():
                 key.update(f"{path.name} {hash_file(path)}\n".encode())
         return f"{self.name}-{key.hexdigest()[:16]}"
 
-    def batching(self, corpus: Corpus, split: str, hard_negatives: dict[str, Any]) -> SchemaBatching:
+    def find_hard_negatives(self, corpus: Corpus) -> tuple[dict[str, list[str]], str]:
+        """Find the hard negatives of a corpus, and where they are from; none where the options use none."""
+        if self.negatives not in ("hard", "random") or TASKS[corpus.task].triggers_given:
+            return {}, "not used"
+        given = load_hard_negatives(self.hard_negatives) if self.hard_negatives is not None else None
+        return find_hard_negatives(corpus, given)
+
+    def batching(self, corpus: Corpus, split: str) -> SchemaBatching:
         """Make the transform of a corpus and split from records to instances."""
         batching = SchemaBatching(
             task=corpus.task,
@@ -250,7 +259,7 @@ class IEPileConfig(InstanceOptions, datasets.BuilderConfig):
             num_random=self.num_random,
             split_num=self.split_num.get(corpus.task) if isinstance(self.split_num, dict) else self.split_num,
             schema_order=self.schema_order,
-            hard_negatives=corpus_hard_negatives(hard_negatives, corpus.task, corpus.source),
+            hard_negatives=self.find_hard_negatives(corpus)[0],
             seed=self.seed,
             epoch=self.epoch,
             labels=self.asked_labels(corpus, split),

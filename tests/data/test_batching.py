@@ -20,6 +20,7 @@ from iepile_builder import Schema, SchemaBatching
 from iepile_builder.answers.parse import parse_answer
 from iepile_builder.data.batching import split_labels
 from iepile_builder.data.corpus import find_corpora
+from iepile_builder.data.hard_negatives import load_hard_negatives
 from iepile_builder.data.index import read_split
 from iepile_builder.data.instructions import asked_schema, read_instruction
 from iepile_builder.data.lengths import halve
@@ -492,3 +493,13 @@ def test_batches_take_the_first_labels_that_can_be_asked_together(keys: list[str
     found = split_labels(list(enumerate(keys)), split_num, lambda label: label[1])
     assert [label for batch in found for label in batch] == [label for batch in wanted for label in batch]
     assert found[:-1] == wanted[: len(found) - 1]
+
+
+def test_by_default_hard_negatives_are_found_or_mined() -> None:
+    schema = Schema(types=("date", "date of birth", "person", "city"))
+    batching = SchemaBatching("NER", "en", "of my own", schema)
+    assert batching.hard_negatives == {"date": ["date of birth"], "date of birth": ["date"]}
+    assert SchemaBatching("NER", "en", "of my own", schema, hard_negatives={}).hard_negatives == {}
+    assert SchemaBatching("NER", "en", "of my own", schema, negatives="all").hard_negatives is None
+    published = SchemaBatching("NER", "en", "mit-movie", Schema(types=("actor", "title"))).hard_negatives
+    assert published == load_hard_negatives()["NER"]["mit-movie"]
