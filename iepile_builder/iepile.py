@@ -1,5 +1,5 @@
 """
-The `datasets` builder: folders of annotated corpora to instruction instances.
+Build instruction instances from folders of annotated corpora: the builder for `datasets`.
 
     import iepile_builder
     from datasets import load_dataset
@@ -51,8 +51,8 @@ EXAMPLE_POOL = 64
 
 class IEPile(datasets.ArrowBasedBuilder):
     """
-    Instances with the string columns `id`, `task`, `source`, `language`, `instruction`, `output` and `label`, in the
-    splits train, validation and test; `output` and `label` are `None` for text without annotation.
+    Build instances in the splits train, validation and test. Their columns are strings: `id`, `task`, `source`,
+    `language`, `instruction`, `output` and `label`; `output` and `label` are `None` for text without annotation.
 
     Format and method: IEPile (https://huggingface.co/papers/2402.14710,
     https://huggingface.co/datasets/zjunlp/iepile).
@@ -138,7 +138,7 @@ class IEPile(datasets.ArrowBasedBuilder):
                 yield index, table
 
     def _prepare_split_single(self, *args: Any, **kwargs: Any) -> Iterator[tuple[int, bool, Any]]:
-        """As in `datasets`, which says of an error in `_generate_tables` only that there was one."""
+        """Raise the error of `_generate_tables` itself: `datasets` hides it behind one of its own."""
         try:
             yield from super()._prepare_split_single(*args, **kwargs)
         except datasets.exceptions.DatasetGenerationError as error:
@@ -150,7 +150,7 @@ class IEPile(datasets.ArrowBasedBuilder):
             raise
 
     def note_lengths(self, shard: Shard, more: int, too_long: int) -> None:
-        """Write down what was too long in a shard; the processes of a build write one file."""
+        """Note how many instances of a shard were too long; all processes of a build write to one file."""
         if os.path.isdir(self._output_dir):  # there is none when streaming
             place = [shard.repetition, int(shard.offsets[0])]
             line = [[*shard.corpus.names().values(), shard.split], place, {TO_FIT: more, TOO_LONG: too_long}]
@@ -159,7 +159,7 @@ class IEPile(datasets.ArrowBasedBuilder):
 
     def set_epoch(self, epoch: int) -> None:
         """
-        Draw other negatives and orders in what is built or streamed from here on:
+        Draw other negatives and orders from here on, in builds and streams:
 
             for epoch in range(3):
                 builder.set_epoch(epoch)
@@ -170,7 +170,7 @@ class IEPile(datasets.ArrowBasedBuilder):
         self._cache_dir = self._output_dir = self._build_cache_dir()
 
     def report(self) -> list[dict[str, Any]]:
-        """What was read and left out of each corpus and split, after `download_and_prepare`."""
+        """Count what was read and left out of each corpus and split, after `download_and_prepare`."""
         report: list[dict[str, Any]] = json.loads(Path(self._output_dir, REPORT).read_text())
         if self.config.max_length is not None:
             # a shard stands twice where a build that was killed went on
@@ -183,7 +183,7 @@ class IEPile(datasets.ArrowBasedBuilder):
         return report
 
     def as_dataset(self, *args: Any, **kwargs: Any) -> datasets.Dataset | datasets.DatasetDict:
-        """As in `datasets`, but builds the dataset first where that has not been done."""
+        """Give the dataset as in `datasets`; if it is not built yet, it is built first."""
         if not os.path.exists(self._output_dir):
             self.download_and_prepare()
         for split in self.info.splits.values():
@@ -196,13 +196,13 @@ class IEPile(datasets.ArrowBasedBuilder):
 
 
 def read_columns(shard: Shard) -> dict[str, list]:
-    """The records of a shard as columns."""
+    """Read the records of a shard as columns."""
     records = list(read_shard(shard))
     return {column: [record[column] for record in records] for column in records[0]}
 
 
 def max_negative_rank(shards: list[Shard], batching: SchemaBatching, per_positive: float) -> int:
-    """The highest rank to keep for `per_positive` purely negative instances per other one."""
+    """Find the highest rank to keep for `per_positive` purely negative instances per other one."""
     drawn, others = [], 0
     for shard in shards:
         columns = read_columns(shard)
@@ -216,7 +216,7 @@ def max_negative_rank(shards: list[Shard], batching: SchemaBatching, per_positiv
 
 
 def draw_examples(corpus: Corpus, index: Index, config: IEPileConfig) -> tuple[tuple[str, str], ...]:
-    """Training records that may be shown as examples."""
+    """Draw training records that instructions may show as examples."""
     order = np.argsort(draws(index.rows[:, TEXT], config.seed, 1)[:, 0])
     few = index._replace(rows=index.rows[order[:EXAMPLE_POOL]])
     field = TASKS[corpus.task].field

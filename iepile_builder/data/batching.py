@@ -31,14 +31,14 @@ COLUMNS = ("id", "task", "source", "language", "instruction", "output", "label")
 
 
 class Found(NamedTuple):
-    """What a record is annotated with: as JSON, `None` where it has no annotation; and by the number of its label."""
+    """A record's annotation: as JSON, `None` where it has none; and by the number of its label."""
 
     label: str | None
     by_label: dict[int, list[Annotation]]
 
 
 class Parts(NamedTuple):
-    """What instances are put together from, by the number of a label."""
+    """The pieces of instances, by the number of a label."""
 
     roles: list[tuple[str, ...]]
     items: list[str]  # of the schema, as JSON
@@ -46,21 +46,21 @@ class Parts(NamedTuple):
     nothing: list[str]  # `key: []`, as JSON
 
     def values(self, task: Task, text: str, by_label: dict[int, list[Annotation]]) -> dict[int, str]:
-        """`key: value` in the reference answer, for each label that the text has."""
+        """Encode `key: value` of the reference answer for each label that the text has."""
         return {
             label: f"{self.keys[label]}: {to_json(task.answer_value(annotations, self.roles[label], text))}"
             for label, annotations in by_label.items()
         }
 
     def answer(self, values: dict[int, str], batch: list[int]) -> str:
-        """The reference answer to a batch."""
+        """Put together the reference answer to a batch."""
         return "{" + ", ".join([values[label] if label in values else self.nothing[label] for label in batch]) + "}"
 
 
 @dataclass
 class SchemaBatching:
     """
-    Annotated records of one corpus to instances, as a transform for `datasets`:
+    Turn annotated records of one corpus into instances, as a transform for `datasets`:
 
         batching = SchemaBatching("NER", "en", "my_corpus", schema)
         records.map(batching, batched=True, remove_columns=records.column_names)
@@ -142,7 +142,7 @@ class SchemaBatching:
 
     def __call__(self, records: dict[str, list]) -> dict[str, list]:
         """
-        A batch of records to their instances, both as columns.
+        Turn a batch of records into instances, both as columns.
 
         Args:
             records (`dict[str, list]`):
@@ -194,17 +194,17 @@ class SchemaBatching:
         self.epoch = epoch
 
     def instances(self, id: str, text: str, annotations: list[Annotation] | None) -> Iterator[dict[str, Any]]:
-        """The instances of one record; their `output` and `label` are `None` where it has no annotation."""
+        """Make the instances of one record; `output` and `label` are `None` where it has no annotation."""
         columns = self({"id": [id], "text": [text], TASKS[self.task].field: [annotations]})
         for row in zip(*columns.values(), strict=True):
             yield dict(zip(columns, row, strict=True))
 
     def asked_labels(self) -> tuple[str, ...]:
-        """The labels that may be asked, in schema order."""
+        """List the labels that may be asked for, in schema order."""
         return TASKS[self.task].labels(self.schema) if self.labels is None else self.labels
 
     def find(self, records: Iterable[list[Annotation] | None]) -> list[Found]:
-        """The annotations of records, without duplicates and restricted to the labels that may be asked."""
+        """Sort the annotations of records by label, without duplicates and labels that may not be asked for."""
         task = TASKS[self.task]
         index = {label: number for number, label in enumerate(self.asked_labels())}
         found = []
@@ -222,7 +222,7 @@ class SchemaBatching:
         return found
 
     def seeds(self, texts: list[str], found: list[Found]) -> np.ndarray:
-        """A number for each record, out of which all its draws are made: that of the same record is the same."""
+        """Hash each record to the number that seeds all its draws."""
         start = to_json([self.seed, self.epoch, self.repetition, self.source, self.task])
         digests = [
             sha256(f"{start}{text}\n{of_text.label}".encode()).digest()[:8]
@@ -287,7 +287,7 @@ class SchemaBatching:
         return chosen
 
     def parts(self, order: int) -> Parts:
-        """What instances are put together from; `order` is that of the roles, where it is random."""
+        """Encode what instances are put together from; `order` is that of the roles, where it is random."""
         task, labels = TASKS[self.task], self.asked_labels()
         roles = []
         for label in labels:
@@ -300,7 +300,7 @@ class SchemaBatching:
         return Parts(roles, items, keys, [f"{key}: {to_json(task.nothing)}" for key in keys])
 
     def item(self, label: str, roles: tuple[str, ...], triggers: tuple[str, ...] = ()) -> str:
-        """A schema item as JSON, `label: item` where they make an object."""
+        """Encode a schema item as JSON, `label: item` where they make an object."""
         if not self.descriptions:
             return item_json(self.task, label, roles, triggers)
         task = TASKS[self.task]
@@ -317,7 +317,7 @@ class SchemaBatching:
         }
 
     def examples_json(self, text: str, batch: list[int], seed: np.uint64, shown: list[Found], parts: Parts) -> str:
-        """The examples of one instruction, other texts with their answers to it."""
+        """Encode the examples of one instruction: other texts with their answers to it."""
         task = TASKS[self.task]
         drawn = np.argsort(draws(np.array([seed]), EXAMPLES, len(shown))[0]).tolist()
         drawn = [number for number in drawn if self.examples[number][0] != text]
@@ -360,7 +360,7 @@ def split_labels(labels: list[T], split_num: int, answer_key: Callable[[T], str]
 
 @cache
 def spans(number: int, split_num: int) -> list[tuple[int, int]]:
-    """Start and end of the batches of so many labels of which any two can be asked together."""
+    """Cut a number of labels into batches: start and end of each."""
     if number == 0:
         return []
     starts = list(range(0, number, number if split_num == -1 else split_num))
@@ -371,14 +371,14 @@ def spans(number: int, split_num: int) -> list[tuple[int, int]]:
 
 @lru_cache(maxsize=65536)
 def item_json(task: str, label: str, roles: tuple[str, ...], triggers: tuple[str, ...]) -> str:
-    """A schema item as JSON; most items are asked in many instances."""
+    """Encode a schema item as JSON; most items are asked for in many instances."""
     return to_json(TASKS[task].item(label, roles, triggers))
 
 
 def negative_ranks(found: list[Found], batches: list[list[list[int]]], seeds: np.ndarray) -> list[list[int]]:
     """
-    A rank for each batch of each record, by which purely negative ones are left out: drawn from 0 to 2**64, and -1 for
-    a batch that has an answer, or of which it is not known.
+    Rank the batches of each record, to leave out purely negative ones: a rank is drawn from 0 to 2**64, and is -1 for
+    a batch that has an answer, or whose answer is not known.
     """
     drawn = draws(seeds, NEGATIVES, max(map(len, batches), default=0)).tolist()
     return [

@@ -33,7 +33,7 @@ PART_BYTES = 8_000_000  # of a corpus file, read in one go by one process
 @dataclass(frozen=True, eq=False)
 class Shard:
     """
-    Some consecutive records of a corpus file, to be read with the ids that they have in the whole file.
+    Consecutive records of a corpus file, with the ids that they have in the whole file.
 
     Args:
         corpus (`Corpus`):
@@ -63,12 +63,12 @@ class Shard:
 
 class Index(NamedTuple):
     """
-    What is known of the records of a split, or of a part of its file, after they have been checked.
+    The places and hashes of the checked records of a split, or of a part of its file.
 
     Args:
         rows (`np.ndarray` of shape `(records, 4)`):
-            Where each record's line starts, in bytes; and 64 bits of the hashes of its text, of the normalized text
-            (or 0), and of text and annotation (or 0).
+            The byte offset of each record's line; and 64 bits of the hashes of its text, of the normalized text (or
+            0), and of text and annotation (or 0).
         signatures (`np.ndarray` of shape `(records, PERMUTATIONS)`):
             Their MinHash, where near duplicates are removed.
         report (`Counter[str]`):
@@ -86,7 +86,7 @@ class Index(NamedTuple):
     state: tuple[int, int] | None = None
 
     def keep(self, kept: np.ndarray, reason: str) -> "Index":
-        """Some of the records, the others counted."""
+        """Keep some of the records and count the others under `reason`."""
         signatures = self.signatures[kept] if len(self.signatures) else self.signatures
         return self._replace(
             rows=self.rows[kept], signatures=signatures, report=self.report + Counter({reason: int((~kept).sum())})
@@ -180,7 +180,7 @@ def leave_out_evaluation_texts(indices: dict[tuple[Corpus, str], Index]) -> None
 
 @contextmanager
 def collector_off() -> Iterator[None]:
-    """Do without the garbage collector, which takes a third of the time and finds nothing: records have no cycles."""
+    """Switch off the garbage collector, which takes a third of the time: records have no cycles for it to find."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -191,7 +191,7 @@ def collector_off() -> Iterator[None]:
 
 
 def file_state(path: Path) -> tuple[int, int] | None:
-    """Size and time of a file."""
+    """Read the size and the time of a file."""
     if not path.exists():
         return None
     status = path.stat()
@@ -199,7 +199,7 @@ def file_state(path: Path) -> tuple[int, int] | None:
 
 
 def file_parts(path: Path) -> list[tuple[int, int]]:
-    """Start and end of the parts of a file, each a whole number of lines."""
+    """Cut a file into parts of whole lines: start and end of each."""
     if not path.exists():
         return [(0, 0)]
     size = path.stat().st_size
@@ -256,12 +256,12 @@ def index_part(corpus: Corpus, split: str, start: int, end: int, cleaning: Clean
 
 
 def hash64(text: str) -> int:
-    """64 bits of a text's hash."""
+    """Hash a text to 64 bits."""
     return int.from_bytes(sha256(text.encode()).digest()[:8], "big")
 
 
 def lines_before(path: Path, offset: int) -> int:
-    """How many lines end before an offset."""
+    """Count the lines that end before an offset."""
     with path.open("rb") as file:
         return file.read(offset).count(b"\n")
 
@@ -311,7 +311,7 @@ def to_shards(
 
 
 def count_occurrences(values: np.ndarray) -> np.ndarray:
-    """For each value how often it has occurred up to and with it: `[7, 9, 7]` gives `[1, 1, 2]`."""
+    """Number the occurrences of each value: `[7, 9, 7]` gives `[1, 1, 2]`."""
     order = np.argsort(values, kind="stable")
     index = np.arange(len(values))
     first = np.ones(len(values), dtype=bool)
@@ -323,7 +323,7 @@ def count_occurrences(values: np.ndarray) -> np.ndarray:
 
 def read_shard(shard: Shard) -> Iterator[dict[str, Any]]:
     """
-    The records of a shard: `id`, `text` and the task's annotation (`None` where it has none).
+    Read the records of a shard: `id`, `text` and the task's annotation (`None` where it has none).
 
     The id is the sha256 of the text, with `-2`, `-3`, ... behind it for further records of the same text in the file.
     """
@@ -346,7 +346,7 @@ def read_shard(shard: Shard) -> Iterator[dict[str, Any]]:
 def read_split(
     corpus: Corpus, split: str, on_error: str = "raise", max_records: int | None = None
 ) -> Iterator[dict[str, Any]]:
-    """The records of a split in file order, checked; see [`index_split`] and [`read_shard`]."""
+    """Read and check the records of a split in file order; see [`index_split`] and [`read_shard`]."""
     index = index_split(corpus, split, Cleaning(on_error), max_records)
     for shard in to_shards(corpus, split, index, on_error=on_error):
         yield from read_shard(shard)
