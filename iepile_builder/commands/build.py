@@ -27,7 +27,7 @@ from tqdm import tqdm
 from iepile_builder.data.corpus import SPLIT_FILES, Corpus
 from iepile_builder.data.options import IEPileConfig, InstanceOptions
 from iepile_builder.data.output import end_children_with_us, replace_folder
-from iepile_builder.data.readers import read_conll, read_instances
+from iepile_builder.data.readers import read_conll, read_instances, read_instructie
 from iepile_builder.data.statistics import count_instances, look_into, plot
 from iepile_builder.errors import InputError
 from iepile_builder.hub.cards import dataset_card
@@ -35,7 +35,7 @@ from iepile_builder.iepile import TO_FIT, TOO_LONG, IEPile
 from iepile_builder.io import check_file, to_json, write_whole
 
 
-READERS = {"instances": read_instances, "conll": read_conll}
+READERS = {"instances": read_instances, "instructie": read_instructie, "conll": read_conll}
 NO_REASONS = {"task", "language", "source", "split", "records", "given", TO_FIT, TOO_LONG}  # not why one is left out
 SHARD_BYTES = 500_000_000
 Counts = dict[str, Counter[tuple[str, str, str]]]  # by split: of each task, language and corpus
@@ -58,7 +58,8 @@ class BuildOptions:
         num_proc (`int`, *optional*):
             Number of processes.
         input_format (`str`, *optional*, defaults to `"unified"`):
-            What the files of the corpora are: `unified`, `instances` of the IEPile dataset, or `conll`.
+            What the files of the corpora are: `unified`, `instances` as the IEPile dataset has them, `instructie` or
+            `conll`.
         left_out_file (`Path`, *optional*):
             JSON lines: how many records of each corpus were read and left out, and why.
         statistics (`bool`, *optional*, defaults to `False`):
@@ -76,7 +77,7 @@ class BuildOptions:
     format: Literal["jsonl", "parquet"] = "jsonl"
     overwrite: bool = False
     num_proc: int | None = None
-    input_format: Literal["unified", "instances", "conll"] = "unified"
+    input_format: Literal["unified", "instances", "instructie", "conll"] = "unified"
     left_out_file: Path | None = None
     statistics: bool = False
     licenses: dict[str, str] = field(default_factory=dict)

@@ -90,7 +90,10 @@ def find_corpora(
             check_file(file)
         found = sorted({file.parent for file in files})
         if not found:
-            raise InputError(f"{corpus_dir}: no train.json, dev.json or test.json in it")
+            raise InputError(
+                f"{corpus_dir}: no train.json, dev.json or test.json in it; "
+                "iepile build --input_format reads other files"
+            )
         for path in found:
             for task, language in folder_roles(path, tasks, languages):
                 if folders.setdefault((task, language, path.name), path) != path:

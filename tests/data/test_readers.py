@@ -182,7 +182,7 @@ def test_instances_that_are_none_name_file_and_line(tmp_path: Path, changed: dic
         read_instances([str(tmp_path / "in")], tmp_path / "out")
 
 
-def test_instructie_becomes_a_corpus_for_each_topic(tmp_path: Path) -> None:
+def test_instructie_becomes_a_corpus_for_each_topic(run_command, tmp_path: Path) -> None:
     def triple(head: str, relation: str, tail: str) -> dict[str, str]:
         return {"head": head, "head_type": "person", "relation": relation, "tail": tail, "tail_type": "place"}
 
@@ -218,3 +218,7 @@ def test_instructie_becomes_a_corpus_for_each_topic(tmp_path: Path) -> None:
     assert [corpus.schema.types for corpus in typed] == [("person_出生地点_place",)]
     with pytest.raises(InputError, match="of InstructIE"):
         read_instructie([str(tmp_path)], tmp_path / "none")
+    arguments = ("build", "--corpus_dir", "in", "--output_dir", "instances")
+    assert_one_clear_line(run_command(*arguments, check=False), "--input_format reads other files")
+    done = run_command(*arguments, "--input_format", "instructie")
+    assert "train: 3 instances (RE 3)" in done.stdout
