@@ -90,7 +90,14 @@ def test_slurm_starts_one_launcher_on_each_machine(tmp_path: Path) -> None:
 
 
 def test_every_file_that_a_recipe_or_a_readme_launches_with_is_there() -> None:
-    texts = [path for suffix in ("yaml", "md") for path in (ROOT / "recipes").rglob(f"*.{suffix}")]
-    named = {name for path in texts for name in re.findall(r"recipes/[\w./-]+\.(?:yaml|sh|jinja)", path.read_text())}
-    assert named
-    assert [name for name in sorted(named) if not (ROOT / name).is_file()] == []
+    recipes = ROOT / "recipes"
+    texts = [path.read_text(encoding="utf-8") for suffix in ("yaml", "md") for path in recipes.rglob(f"*.{suffix}")]
+    patterns = {
+        r"recipes/[\w./-]+\.(?:yaml|sh|jinja)": ROOT / "{}",
+        r"iepile (?:train|grpo) --config (\S+)": recipes / "{}",
+        r"--accelerate_config (\w+)": FOLDER / "{}.yaml",
+    }
+    for pattern, place in patterns.items():
+        named = {name for text in texts for name in re.findall(pattern, text)}
+        assert named, pattern
+        assert [name for name in sorted(named) if not Path(str(place).format(name)).is_file()] == []

@@ -96,7 +96,7 @@ def test_every_recipe_is_in_the_tables() -> None:
         assert f"({folder.name}/sft/{recipe.name})" in index
         assert f"sft/{recipe.name}" in (folder / "README.md").read_text(encoding="utf-8")
         head = recipe.read_text(encoding="utf-8").partition("\n\n")[0]
-        assert f"--config {recipe.relative_to(ROOT)} " in head, "the launch command on top"
+        assert f"iepile train --config {folder.name}/sft/{recipe.name} " in head, "the launch command on top"
 
 
 @pytest.mark.parametrize("recipe", [r for r in RECIPES if r.parent.parent.name in PUBLISHED], ids=short)
