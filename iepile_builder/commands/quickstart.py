@@ -5,9 +5,10 @@ Run the whole pipeline on a small model: build, train, answer, score.
     iepile quickstart --corpus_dir path/to/IE-en/NER/my_corpus
     iepile quickstart --push_to_hub user/name
 
-It builds instances, fine-tunes SmolLM2-135M-Instruct with LoRA, answers test instances before and after, and scores
-both. It is capped to take some minutes on two CPU cores. A second run reuses what is done; after an edit of the
-corpora, the recipe or an option it starts anew in another folder.
+It builds instances, fine-tunes SmolLM2-135M-Instruct with LoRA, and scores answers to test instances: of the untuned
+model, of a look-up of training mentions, and of the tuned model, all held to the grammar of an answer. It is capped to
+take some minutes on two CPU cores. A second run reuses what is done; after an edit of the corpora, the recipe or an
+option it starts anew in another folder.
 """
 
 import json
@@ -113,37 +114,38 @@ def main(options: QuickstartOptions) -> None:
     if not test.exists():
         take_test_records(data, test, options.max_generated_tokens // options.max_new_tokens)
 
-    predict: list[str | Path] = ["predict", "--model_name_or_path", model, "--dataset_name", test]
-    predict += ["--batch_size", "32", "--max_new_tokens", str(options.max_new_tokens)]
-    predict += ["--dtype", "bfloat16", "--constrain", "off"]
-    score: list[str | Path] = ["score", "--bootstrap", "1000"]
-    base, base_report = folder / "base.jsonl", folder / "base_report.json"
-    _run(times, "predict, base", base_report, [*predict, "--output_file", base])
-    _run(times, "score, base", base_report, [*score, "--predictions_file", base, "--output_file", base_report])
-
     train: list[str | Path] = ["train", "--accelerate_config", "cpu", "--config", recipe]
     train += ["--model_name_or_path", model, "--dataset_name", data]
     train += ["--max_train_tokens", str(options.max_train_tokens), "--output_dir", adapter]
     _run(times, "train", adapter / "trainer_state.json", train)
 
-    tuned, tuned_report = folder / "tuned.jsonl", folder / "tuned_report.json"
-    predict += ["--adapter_name_or_path", adapter]
-    _run(times, "predict, tuned", tuned_report, [*predict, "--output_file", tuned])
-    _run(times, "score, tuned", tuned_report, [*score, "--predictions_file", tuned, "--output_file", tuned_report])
+    predict: list[str | Path] = ["predict", "--dataset_name", test, "--batch_size", "32"]
+    predict += ["--max_new_tokens", str(options.max_new_tokens), "--dtype", "bfloat16"]
+    systems: dict[str, list[str | Path]] = {
+        "base": ["--model_name_or_path", model],
+        "lookup": ["--engine", "lookup", "--model_name_or_path", data],
+        "tuned": ["--model_name_or_path", model, "--adapter_name_or_path", adapter],
+    }
+    answers = {system: folder / f"{system}.jsonl" for system in systems}
+    reports = {system: folder / f"{system}_report.json" for system in systems}
+    for system, engine in systems.items():
+        _run(times, f"predict, {system}", reports[system], [*predict, *engine, "--output_file", answers[system]])
+        score: list[str | Path] = ["score", "--bootstrap", "1000", "--predictions_file", answers[system]]
+        _run(times, f"score, {system}", reports[system], [*score, "--output_file", reports[system]])
 
     if options.push_to_hub is not None:
         os.environ["HF_HUB_OFFLINE"] = "0"
         push: list[str | Path] = ["push", "--what", "adapter", "--folder", adapter]
-        push += ["--repo_id", options.push_to_hub, "--base_model", model, "--predictions_file", tuned]
+        push += ["--repo_id", options.push_to_hub, "--base_model", model, "--predictions_file", answers["tuned"]]
         split = "test" if (data / "test.jsonl").exists() else "validation"
         parts = [len(path.read_text(encoding="utf-8").splitlines()) for path in (test, data / f"{split}.jsonl")]
-        push += ["--report_file", tuned_report, "--baseline_file", base_report, "--split", split]
+        push += ["--report_file", reports["tuned"], "--baseline_file", reports["base"], "--split", split]
         push += ["--scored", f"{parts[0]} of its {parts[1]} instances were answered, in whole records."]
         _run(times, "publish", None, push)
 
     console = Console(width=100)
     console.print()
-    console.print(score_table({"base": base_report, "tuned": tuned_report}))
+    console.print(score_table(reports))
     stages = Table("stage", "seconds", title="Time of every stage")
     for stage, seconds in times.items():
         stages.add_row(stage, seconds)
@@ -152,9 +154,8 @@ def main(options: QuickstartOptions) -> None:
         "instances": data,
         "adapter": adapter,
         "its card": adapter / "README.md",
-        "predictions": tuned,
-        "predictions, base": base,
-        "reports": tuned_report,
+        "predictions": answers["tuned"],
+        "report": reports["tuned"],
     }.items():
         print(f"{what + ':':<19}{path}")
 
@@ -194,17 +195,17 @@ def take_test_records(data: Path, output_file: Path, max_instances: int) -> None
 
 
 def score_table(reports: dict[str, Path]) -> Table:
-    """One table of the reports of `score.py`, by task."""
-    loaded = {model: json.loads(path.read_text()) for model, path in reports.items()}
-    table = Table("task", "records", "answers", "model", "valid JSON %", "precision", "recall", "F1")
+    """Show the reports of several systems by task."""
+    loaded = {system: json.loads(path.read_text()) for system, path in reports.items()}
+    table = Table("task", "records", "answers", "system", "precision", "recall", "F1", "95% interval")
     for task, blocks in {**loaded["base"]["tasks"], "all": loaded["base"]["overall"]}.items():
         for block in (None,) if "f1" in blocks else tuple(blocks):
-            for model, report in loaded.items():
+            for system, report in loaded.items():
                 scores = {**report["tasks"], "all": report["overall"]}[task]
                 scores = scores if block is None else scores[block]
-                valid = 100 * (1 - scores["unparsed"] / scores["answers"])
-                numbers = [valid, scores["precision"], scores["recall"], scores["f1"]]
                 first = [f"{task} {block or ''}", str(scores["records"]), str(scores["answers"])]
-                first = first if model == "base" else ["", "", ""]
-                table.add_row(*first, model, *(f"{number:.1f}" for number in numbers), end_section=model == "tuned")
+                numbers = [f"{scores[name]:.1f}" for name in ("precision", "recall", "f1")]
+                low, high = scores["intervals"]["f1"]
+                row = [*(first if system == "base" else ["", "", ""]), system, *numbers, f"{low:.1f} to {high:.1f}"]
+                table.add_row(*row, end_section=system == "tuned")
     return table

@@ -37,18 +37,18 @@ def test_from_a_corpus_to_scores_and_again_to_the_hub(quickstart, hub: LocalHub,
     assert folder.name.startswith("daily_news-")
     test = (folder / "test.jsonl").read_text().splitlines()
     assert 0 < len(test) <= 30
-    for model in ("base", "tuned"):
+    for model in ("base", "lookup", "tuned"):
         answers = [json.loads(line) for line in (folder / f"{model}.jsonl").read_text().splitlines()]
         assert [row["instruction"] for row in answers] == [json.loads(line)["instruction"] for line in test]
         assert json.loads((folder / f"{model}_report.json").read_text())["overall"]["answers"] == len(test)
     assert (folder / "adapter" / "adapter_model.safetensors").exists()
-    for words in ("valid JSON", "precision", "F1", "Time of every stage", "adapter", "train"):
+    for words in ("lookup", "precision", "F1", "95% interval", "Time of every stage", "adapter", "train"):
         assert words in done.stdout
     assert "reused" not in done.stdout
 
     again = quickstart("--corpus_dir", corpus, "--push_to_hub", "user/mine")
     assert again.returncode == 0, again.stderr
-    assert again.stdout.count("reused") == 6  # build, train, and for both models predict and score
+    assert again.stdout.count("reused") == 8  # build, train, and for three systems predict and score
     assert hub.token not in again.stdout + again.stderr
     files = hub.repository("user/mine").files()
     assert files["adapter_model.safetensors"] == (folder / "adapter" / "adapter_model.safetensors").read_bytes()
