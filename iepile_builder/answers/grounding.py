@@ -62,23 +62,26 @@ class Mention(str):
             or dashes; `"fuzzy"`, similar; `None` if it is not in the text.
         score (`float`):
             1 for an exact or normalized match, the similarity for a fuzzy one, 0 if it is not in the text.
+        answer (`str`):
+            How the model wrote it. The mention itself is the text's own string, where it is in the text.
     """
 
     start: int | None
     end: int | None
     match: Match | None
     score: float
+    answer: str
 
-    def __new__(cls, text: str, span: Span | None = None) -> Mention:
+    def __new__(cls, text: str, span: Span | None = None, answer: str | None = None) -> Mention:
         mention = super().__new__(cls, text)
+        mention.answer = text if answer is None else answer
         mention.start, mention.end, mention.match, mention.score = (
             span if span is not None else (None, None, None, 0.0)
         )
         return mention
 
     def __repr__(self) -> str:
-        place = "not in the text" if self.start is None else f"{self.start}:{self.end}"
-        return f"<{super().__repr__()} {place}>"
+        return f"<{super().__repr__()} {self.describe()}>"
 
     @property
     def grounded(self) -> bool:
@@ -89,12 +92,21 @@ class Mention(str):
         """Give the same mention in a longer text, in which `offset` characters stand before this text."""
         if self.start is None or self.end is None or self.match is None:
             return self
-        return Mention(self, Span(self.start + offset, self.end + offset, self.match, self.score))
+        return Mention(self, Span(self.start + offset, self.end + offset, self.match, self.score), self.answer)
+
+    def describe(self) -> str:
+        """Say where it is in the text, and how the model wrote it where that differs."""
+        if self.start is None:
+            return "not in the text"
+        similarity = f", similarity {self.score:.2f}" if self.match == "fuzzy" else ""
+        answer = f", answered: {self.answer}" if self.answer != self else ""
+        return f"{self.start}:{self.end}{similarity}{answer}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the mention as JSON values."""
+        """Give the mention as JSON values; `answer` is there where the model wrote it in another way."""
         return {
             "text": str(self),
+            **({"answer": self.answer} if self.answer != self else {}),
             "start": self.start,
             "end": self.end,
             "match": self.match,
@@ -119,6 +131,12 @@ class Locator:
         self.min_score = min_score
         self.known: dict[str, list[Span]] = {}
         self.form: Form | None = None
+
+    def place(self, mention: str, span: Span | None) -> Mention:
+        """Give the text's own string at a span, or the model's where there is none."""
+        if span is None:
+            return Mention(mention)
+        return Mention(self.text[span.start : span.end], span, mention)
 
     def __call__(self, mention: str) -> list[Span]:
         """
@@ -291,12 +309,12 @@ def ground(groups: Sequence[Sequence[Fact]], locate: Locator) -> list[list[Fact]
     grounded: list[list[Fact]] = []
     for group, anchor_span in zip(groups, anchors, strict=True):
         anchor, *others = group_strings(group)
-        placed = {"": Mention(""), anchor: Mention(anchor, anchor_span)}
+        placed = {"": Mention(""), anchor: locate.place(anchor, anchor_span)}
         for mention in others:
             spans = locate(mention)
             if spans and anchor_span is not None:
                 spans = [locate.nearest(anchor_span, spans)[1]]
-            placed[mention] = Mention(mention, spans[0] if spans else None)
+            placed[mention] = locate.place(mention, spans[0] if spans else None)
         grounded.append([fact.map_strings(placed.__getitem__) for fact in group])
     return grounded
 

@@ -181,7 +181,4 @@ def _show_mention(mention: str) -> _Cell:
     placed = as_mention(mention)
     if not placed:
         return _Cell("")
-    if placed.start is None:
-        return _Cell(placed, "not in the text", off=True)
-    how = {"exact": "", "normalized": ", other spelling", "fuzzy": f", similarity {placed.score:.2f}"}
-    return _Cell(placed, f"{placed.start}:{placed.end}{how[placed.match or 'exact']}")
+    return _Cell(placed, placed.describe(), off=not placed.grounded)

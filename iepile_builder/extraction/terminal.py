@@ -109,7 +109,4 @@ def _cell(string: str) -> Text:
     mention = as_mention(string)
     if not mention:
         return Text("")
-    if mention.start is None:
-        return Text.assemble(_plain(mention), (" not in the text", "red"))
-    how = {"exact": "", "normalized": ", other spelling", "fuzzy": f", similarity {mention.score:.2f}"}
-    return Text.assemble(_plain(mention), (f" {mention.start}:{mention.end}{how[mention.match or 'exact']}", "dim"))
+    return Text.assemble(_plain(mention), (f" {_plain(mention.describe())}", "dim" if mention.grounded else "red"))

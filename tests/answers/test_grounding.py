@@ -87,9 +87,11 @@ def test_any_text_and_any_mention(text: str, mention: str) -> None:
 def test_grounding_changes_no_fact(text: str, pairs: list[tuple[str, str]]) -> None:
     groups = [[Relation("r", *pair)] for pair in pairs]
     grounded = ground(groups, Locator(text))
-    assert grounded == groups  # a mention is the string that the model wrote
+    answered = [[fact.map_strings(lambda mention: mention.answer) for fact in group] for group in grounded]
+    assert answered == groups  # what the model wrote is kept beside the text's own string
     for (fact,) in grounded:
         for mention in fact[1:]:
+            assert mention == (mention.answer if mention.start is None else text[mention.start : mention.end])
             assert mention.grounded == (mention.score > 0)
             if mention.match == "exact":
                 assert text[mention.start : mention.end] == mention

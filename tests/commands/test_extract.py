@@ -44,7 +44,7 @@ def test_events_in_the_terminal(run: Callable[..., str], tmp_path: Path) -> None
     out = run("--text", TEXT, "--task", "EE", "--schema", SCHEMA, "--html", html, "--json", facts, answer=ANSWER)
     assert "Ada Lovelace employee  resigned resign  from Acme employer" in out
     assert re.search(r"resign +resigned 13:21 +employee Ada Lovelace 0:12 *\n", out)
-    assert "employer ACME 27:31, other spelling" in out
+    assert "employer Acme 27:31, answered: ACME" in out
     assert "time Friday not in the text" in out
     assert "1 answer about 1 passage, instructions in en; 1 fact not in the text." in out
     assert "resigned" in html.read_text()
