@@ -182,6 +182,11 @@ class IEPile(datasets.ArrowBasedBuilder):
                 of_split |= {reason: sum(of[reason] for of in of_shards) for reason in (TO_FIT, TOO_LONG)}
         return report
 
+    def _as_streaming_dataset_single(self, *args: Any, **kwargs: Any) -> datasets.IterableDataset:
+        stream = super()._as_streaming_dataset_single(*args, **kwargs)
+        stream.__class__ = InstanceStream
+        return stream
+
     def as_dataset(self, *args: Any, **kwargs: Any) -> datasets.Dataset | datasets.DatasetDict:
         """Give the dataset as in `datasets`; if it is not built yet, it is built first."""
         if not os.path.exists(self._output_dir):
@@ -193,6 +198,25 @@ class IEPile(datasets.ArrowBasedBuilder):
                     "the split out, see splits, or change this"
                 )
         return super().as_dataset(*args, **kwargs)
+
+
+class InstanceStream(datasets.IterableDataset):
+    """
+    A stream of instances whose negatives and orders are drawn anew with each epoch:
+
+        stream = load_dataset("iepile", data_dir="corpora", split="train", streaming=True)
+        for epoch in range(3):
+            stream.set_epoch(epoch)
+            for instance in stream: ...
+
+    What is made of it by `map` or `shuffle` follows, but its own `set_epoch` is that of `datasets`: keep the stream.
+    """
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw other negatives and orders from here on, and set the epoch of a shuffle as in `datasets`."""
+        super().set_epoch(epoch)
+        for batching in self._ex_iterable.kwargs["batchings"]:
+            batching.set_epoch(epoch)
 
 
 def read_columns(shard: Shard) -> dict[str, list]:

@@ -294,3 +294,15 @@ def test_real_records_are_asked_for_each_positive_once(task: str) -> None:
         positives = {annotation[TASKS[task].names[0]] for annotation in json.loads(label)}
         assert len(labels) == len(set(labels))
         assert positives <= set(labels)
+
+
+def test_a_stream_draws_anew_with_each_epoch(tmp_path: Path) -> None:
+    options = {"data_dir": str(SAMPLE_CORPUS), "tasks": ["NER"], "cache_dir": str(tmp_path)}
+    stream = load_dataset("iepile", split="train", streaming=True, **options)
+    mapped = stream.map(lambda row: {"length": len(row["instruction"])})
+    first = list(stream)
+    stream.set_epoch(1)
+    assert list(stream) == IEPile(epoch=1, **options).as_dataset(split="train").to_list() != first
+    assert [row["instruction"] for row in mapped] == [row["instruction"] for row in stream]
+    stream.set_epoch(0)
+    assert list(stream) == first
