@@ -150,7 +150,7 @@ class IEPile(datasets.ArrowBasedBuilder):
             raise
 
     def note_lengths(self, shard: Shard, more: int, too_long: int) -> None:
-        """Note how many instances of a shard were too long; all processes of a build write to one file."""
+        """Record the number of too long instances of a shard; all processes of a build write to one file."""
         if os.path.isdir(self._output_dir):  # there is none when streaming
             place = [shard.repetition, int(shard.offsets[0])]
             line = [[*shard.corpus.names().values(), shard.split], place, {TO_FIT: more, TOO_LONG: too_long}]
@@ -159,7 +159,7 @@ class IEPile(datasets.ArrowBasedBuilder):
 
     def set_epoch(self, epoch: int) -> None:
         """
-        Draw other negatives and orders from here on, in builds and streams:
+        Draw new negatives and orders from now on, in builds and streams:
 
             for epoch in range(3):
                 builder.set_epoch(epoch)
@@ -173,7 +173,7 @@ class IEPile(datasets.ArrowBasedBuilder):
         """Count what was read and left out of each corpus and split, after `download_and_prepare`."""
         report: list[dict[str, Any]] = json.loads(Path(self._output_dir, REPORT).read_text())
         if self.config.max_length is not None:
-            # a shard stands twice where a build that was killed went on
+            # a resumed build may have a shard twice
             lines = map(json.loads, Path(self._output_dir, LENGTHS).read_text(encoding="utf-8").splitlines())
             counts = {(tuple(names), tuple(place)): of_shard for names, place, of_shard in lines}
             for of_split in report:
@@ -188,7 +188,7 @@ class IEPile(datasets.ArrowBasedBuilder):
         return stream
 
     def as_dataset(self, *args: Any, **kwargs: Any) -> datasets.Dataset | datasets.DatasetDict:
-        """Give the dataset as in `datasets`; if it is not built yet, it is built first."""
+        """Load the dataset as `datasets` does, and build it first if needed."""
         if not os.path.exists(self._output_dir):
             self.download_and_prepare()
         for split in self.info.splits.values():
@@ -240,7 +240,7 @@ def max_negative_rank(shards: list[Shard], batching: SchemaBatching, per_positiv
 
 
 def draw_examples(corpus: Corpus, index: Index, config: IEPileConfig) -> tuple[tuple[str, str], ...]:
-    """Draw training records that instructions may show as examples."""
+    """Draw the training records that instructions may show as examples."""
     order = np.argsort(draws(index.rows[:, TEXT], config.seed, 1)[:, 0])
     few = index._replace(rows=index.rows[order[:EXAMPLE_POOL]])
     field = TASKS[corpus.task].field

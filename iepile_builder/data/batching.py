@@ -1,5 +1,5 @@
 """
-Choose the labels that a record is asked for, order them, split them into batches: annotated records to instances.
+Turn annotated records into instances: choose the labels to ask for, order them, and split them into batches.
 
 These are the hard-negative batched instructions of IEPile (https://huggingface.co/papers/2402.14710, section 3).
 """
@@ -31,14 +31,14 @@ COLUMNS = ("id", "task", "source", "language", "instruction", "output", "label")
 
 
 class Found(NamedTuple):
-    """A record's annotation: as JSON, `None` where it has none; and by the number of its label."""
+    """A record's annotation, as JSON (`None` if it has none) and by label number."""
 
     label: str | None
     by_label: dict[int, list[Annotation]]
 
 
 class Parts(NamedTuple):
-    """The pieces of instances, by the number of a label."""
+    """The pieces of instances, by label number."""
 
     roles: list[tuple[str, ...]]
     items: list[str]  # of the schema, as JSON
@@ -46,7 +46,7 @@ class Parts(NamedTuple):
     nothing: list[str]  # `key: []`, as JSON
 
     def values(self, task: Task, text: str, by_label: dict[int, list[Annotation]]) -> dict[int, str]:
-        """Encode `key: value` of the reference answer for each label that the text has."""
+        """Encode `key: value` of the reference answer for each positive label."""
         return {
             label: f"{self.keys[label]}: {to_json(task.answer_value(annotations, self.roles[label], text))}"
             for label, annotations in by_label.items()
@@ -66,7 +66,7 @@ class SchemaBatching:
         records.map(batching, batched=True, remove_columns=records.column_names)
 
     The instances of a record depend on these arguments and on the record alone: they are the same for any number of
-    processes, order of records or hash seed. Other negatives and orders for each epoch, of a stream:
+    processes, order of records or hash seed. To draw new negatives and orders in each epoch of a stream:
 
         instances = stream.map(batching, batched=True, remove_columns=stream.column_names)
         for epoch in range(3):
@@ -83,16 +83,16 @@ class SchemaBatching:
         schema (`Schema`):
             What the corpus may be asked.
         negatives (`str`, *optional*, defaults to `"hard"`):
-            Which labels are asked besides the record's own: `"hard"`, their hard negatives and as many others at
-            random as `num_random` says; `"random"`, as many labels as `"hard"` would ask, but all drawn at random;
-            `"all"`, all labels; `"ratio"`, each with probability `negative_ratio`. EEA has none.
+            Which labels are asked besides the record's own: `"hard"`, their hard negatives and `num_random` others
+            drawn at random; `"random"`, as many labels as `"hard"` would ask, all drawn at random; `"all"`, all
+            labels; `"ratio"`, each with probability `negative_ratio`. EEA has none.
         negative_ratio (`float`, *optional*, defaults to 1.0):
             For `negatives="ratio"`, between 0 and 1.
         num_random (`int`, *optional*):
             For `negatives="hard"` and `"random"`, the labels drawn at random besides the hard negatives; -1 for all.
             By default `split_num`.
         split_num (`int`, *optional*):
-            Labels in one instruction; -1 for all in one. By default the task's: 6 for NER, 1 for KG, 4 for the others.
+            Number of labels in one instruction; -1 for all in one. By default 6 for NER, 1 for KG, 4 for other tasks.
         schema_order (`str`, *optional*, defaults to `"random"`):
             `"random"`, `"sorted"` or `"schema"`: the order of the labels, and of the roles of each.
         hard_negatives (`dict[str, list[str]]`, *optional*):
@@ -103,18 +103,18 @@ class SchemaBatching:
         epoch (`int`, *optional*, defaults to 0):
             Another epoch gives another draw, see [`SchemaBatching.set_epoch`].
         repetition (`int`, *optional*, defaults to 0):
-            So does each further time that a corpus is repeated for its weight.
+            Each repetition of a corpus for its weight gives another draw, too.
         labels (`tuple[str, ...]`, *optional*):
             The labels that may be asked and answered, by default all of the schema.
         max_negative_rank (`int`, *optional*):
-            Leave out purely negative instances of a higher rank, see [`negative_ranks`].
+            Drop purely negative instances of a higher rank, see [`negative_ranks`].
         descriptions (`dict[str, str | dict[str, str]]`, *optional*, defaults to `{}`):
-            Label to description, or to descriptions of the label and its roles, by their names: they stand in the
-            `schema` of an instruction.
+            Label to description, or to descriptions of the label and its roles by name, for the `schema` of an
+            instruction.
         examples (`tuple[tuple[str, str], ...]`, *optional*, defaults to `()`):
-            Records that instructions may show as examples: each its text, and its annotation as JSON.
+            Records that instructions may show as examples, each as its text and its annotation in JSON.
         num_examples (`int`, *optional*, defaults to 0):
-            How many examples an instruction shows; those that answer one of its labels come first.
+            Number of examples in an instruction; examples that answer one of its labels come first.
     """
 
     task: str
@@ -188,8 +188,8 @@ class SchemaBatching:
 
     def set_epoch(self, epoch: int) -> None:
         """
-        Draw anew from here on, as `IterableDataset.set_epoch` does for the order of a stream. A stream that this is
-        mapped over follows; a `Dataset` is mapped once more, which its cache knows to be another transform.
+        Draw new negatives and orders from now on, as `IterableDataset.set_epoch` does for the order of a stream. A
+        mapped stream follows; map a `Dataset` again (its cache sees another transform).
         """
         self.epoch = epoch
 
@@ -287,7 +287,7 @@ class SchemaBatching:
         return chosen
 
     def parts(self, order: int) -> Parts:
-        """Encode what instances are put together from; `order` is that of the roles, where it is random."""
+        """Encode the pieces that instances are made of; `order` is the random order of the roles, if any."""
         task, labels = TASKS[self.task], self.asked_labels()
         roles = []
         for label in labels:
@@ -300,7 +300,7 @@ class SchemaBatching:
         return Parts(roles, items, keys, [f"{key}: {to_json(task.nothing)}" for key in keys])
 
     def item(self, label: str, roles: tuple[str, ...], triggers: tuple[str, ...] = ()) -> str:
-        """Encode a schema item as JSON, `label: item` where they make an object."""
+        """Encode a schema item as JSON, as `label: item` if the schema is an object."""
         if not self.descriptions:
             return item_json(self.task, label, roles, triggers)
         task = TASKS[self.task]
@@ -309,7 +309,7 @@ class SchemaBatching:
         return f"{to_json(label)}: {item}" if task.keyed else item
 
     def items_with_triggers(self, parts: Parts, by_label: dict[int, list[Annotation]]) -> dict[int, str]:
-        """Make the schema items that give the triggers away."""
+        """Make the schema items that name the given triggers."""
         task, labels = TASKS[self.task], self.asked_labels()
         return {
             index: self.item(labels[index], parts.roles[index], task.given_triggers(annotations))
@@ -317,7 +317,7 @@ class SchemaBatching:
         }
 
     def examples_json(self, text: str, batch: list[int], seed: np.uint64, shown: list[Found], parts: Parts) -> str:
-        """Encode the examples of one instruction: other texts with their answers to it."""
+        """Encode the examples of one instruction: other texts, with their answers to the same schema."""
         task = TASKS[self.task]
         drawn = np.argsort(draws(np.array([seed]), EXAMPLES, len(shown))[0]).tolist()
         drawn = [number for number in drawn if self.examples[number][0] != text]
@@ -334,12 +334,12 @@ def split_labels(labels: list[T], split_num: int, answer_key: Callable[[T], str]
     """
     Split labels into batches of `split_num` (-1: one batch) in which no two share a key in the answer.
 
-    A remainder of fewer than `split_num // 2` labels joins the batch before it where their keys allow it.
+    A remainder of fewer than `split_num // 2` labels joins the batch before it if their keys allow it.
     """
     keys = [answer_key(label) for label in labels]
     if len(set(keys)) == len(keys):
         return [labels[start:end] for start, end in spans(len(labels), split_num)]
-    # A batch takes the first labels of different keys: of each key the first that is left, of these the earliest.
+    # A batch takes the first remaining label of each key, the earliest of these first.
     waiting: dict[str, deque[int]] = {}
     for number, key in enumerate(keys):
         waiting.setdefault(key, deque()).append(number)
@@ -377,8 +377,8 @@ def item_json(task: str, label: str, roles: tuple[str, ...], triggers: tuple[str
 
 def negative_ranks(found: list[Found], batches: list[list[list[int]]], seeds: np.ndarray) -> list[list[int]]:
     """
-    Rank the batches of each record, to leave out purely negative ones: a rank is drawn from 0 to 2**64, and is -1 for
-    a batch that has an answer, or whose answer is not known.
+    Rank the batches of each record for dropping purely negative ones: ranks are random numbers from 0 to 2**64, and -1
+    for a batch with an answer or of unknown answer.
     """
     drawn = draws(seeds, NEGATIVES, max(map(len, batches), default=0)).tolist()
     return [

@@ -1,4 +1,4 @@
-"""Which records are left out: texts that are no language, duplicates, and training texts of an evaluation."""
+"""Find records to skip: texts that are not natural language, duplicates, and training texts of evaluation splits."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -10,7 +10,7 @@ from iepile_builder.errors import InputError
 from iepile_builder.io import fold
 
 
-NEAR = 0.8  # Jaccard similarity of character 4-grams, from which on two texts are near duplicates
+NEAR = 0.8  # texts of at least this Jaccard similarity of character 4-grams are near duplicates
 PERMUTATIONS = 64
 SCHEME = "affine32"  # of the permutations, in datasketch
 
@@ -18,19 +18,19 @@ SCHEME = "affine32"  # of the permutations, in datasketch
 @dataclass(frozen=True)
 class Cleaning:
     """
-    What is done about records that should not be used as they are.
+    What to do about records that cannot or should not be used as they are.
 
     Args:
         on_error (`str`, *optional*, defaults to `"raise"`):
             What to do at a record that cannot be used: `"raise"`; `"skip"` it; or `"fix"` it, which leaves out its
             annotations that cannot be used, and puts mentions in the spelling of the text.
         clean (`bool`, *optional*, defaults to `False`):
-            Leave texts out that are no language, see [`is_noise`].
+            Skip texts that are not natural language, see [`is_noise`].
         deduplicate (`str`, *optional*, defaults to `"none"`):
-            Leave out training records that repeat another one of the corpus: `"exact"`, in text and annotation, or
-            `"near"`, in most of the text.
+            Skip training records that repeat another one of the corpus: `"exact"`, text and annotation, or `"near"`,
+            most of the text.
         drop_evaluation_texts (`bool`, *optional*, defaults to `False`):
-            Leave out training records whose text occurs in a validation or test split of any of the corpora.
+            Skip training records whose text occurs in a validation or test split of any of the corpora.
     """
 
     on_error: str = "raise"
@@ -41,7 +41,7 @@ class Cleaning:
 
 @cache
 def stop_words(language: str) -> frozenset[str]:
-    """The stop words of a language."""
+    """Load the stop words of a language."""
     try:
         from stopwordsiso import stopwords
     except ImportError:
@@ -51,9 +51,9 @@ def stop_words(language: str) -> frozenset[str]:
 
 def is_noise(text: str, annotated: bool, language: str) -> bool:
     """
-    Whether a text is one of those that the IEPile dataset leaves out (https://huggingface.co/papers/2402.14710):
-    more than 80% of it are no letters, or it has under 5 characters and no annotation, or more than 80% of its words
-    are stop words. The words of Chinese are its characters.
+    Check whether the IEPile dataset would skip a text (https://huggingface.co/papers/2402.14710): more than 80% of its
+    characters are not letters, or it has under 5 characters and no annotation, or more than 80% of its words (in
+    Chinese, characters) are stop words.
 
     Args:
         text (`str`):
@@ -72,7 +72,7 @@ def is_noise(text: str, annotated: bool, language: str) -> bool:
 
 
 def signature(text: str) -> np.ndarray:
-    """The MinHash of a text's character 4-grams, of shape `(PERMUTATIONS,)`."""
+    """Compute the MinHash of a text's character 4-grams, of shape `(PERMUTATIONS,)`."""
     from datasketch import MinHash
 
     text = fold(text)
@@ -82,7 +82,7 @@ def signature(text: str) -> np.ndarray:
 
 
 def is_near_repeat(signatures: np.ndarray) -> np.ndarray:
-    """For each signature whether it is near one before it that is kept."""
+    """Mark each signature that is near an earlier one that is kept."""
     from datasketch import MinHash, MinHashLSH
 
     index = MinHashLSH(threshold=NEAR, num_perm=PERMUTATIONS)

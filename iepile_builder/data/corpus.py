@@ -17,19 +17,19 @@ SPLIT_FILES = {"train": "train.json", "validation": "dev.json", "test": "test.js
 @dataclass(frozen=True, eq=False)
 class Corpus:
     """
-    A corpus folder in the role of one task.
+    A corpus folder, read for one task.
 
     Args:
         path (`Path`):
             The folder with `schema.json` and some of `train.json`, `dev.json` and `test.json`.
         task (`str`):
-            The task that it serves; an EE folder also serves EET and EEA, an RE folder with typed triples SPO.
+            The task to read it for; an EE folder also serves EET and EEA, an RE folder with typed triples SPO.
         language (`str`):
             `"en"` or `"zh"`.
         source (`str`):
-            Its name, the folder's.
+            Name of the folder.
         schema (`Schema`):
-            What it may be asked.
+            Its schema.
     """
 
     path: Path
@@ -39,11 +39,11 @@ class Corpus:
     schema: Schema
 
     def names(self) -> dict[str, str]:
-        """Its task, language and name."""
+        """Return task, language and name."""
         return {"task": self.task, "language": self.language, "source": self.source}
 
     def file(self, split: str) -> Path:
-        """The file of a split."""
+        """Return the file of a split."""
         return self.path / SPLIT_FILES[split]
 
 
@@ -59,14 +59,14 @@ def find_corpora(
 
     Args:
         corpus_dirs (`Sequence` of `str` or `Path`):
-            The folders; `"sample_corpus"`, where there is no such folder, is the one in this package.
+            The folders; `"sample_corpus"` is the corpus in this package unless there is a folder of that name.
         tasks (`Sequence[str]`, *optional*):
-            The tasks that are wanted, by default each folder's own. EET and EEA are also served by EE folders, SPO by
+            Tasks to find, by default each folder's own. EET and EEA are also served by EE folders, SPO by
             RE folders whose triples are typed, unless a folder of their own has the same name.
         languages (`Sequence[str]`, *optional*):
-            The languages that are wanted.
+            Languages to find.
         sources (`Sequence[str]`, *optional*):
-            Names of the corpora that are wanted.
+            Names of corpora to find.
 
     Returns:
         `list[Corpus]`: sorted by task, language and name.
@@ -125,7 +125,7 @@ def find_corpora(
 def folder_roles(
     path: Path, tasks: Sequence[str] | None, languages: Sequence[str] | None
 ) -> Iterator[tuple[str, str]]:
-    """The task and language of a corpus folder, from its path or else as they are given."""
+    """Find the task and language of a corpus folder: in its path, else as given."""
     language = path.parent.parent.name.removeprefix("IE-")
     if language in LANGUAGES and path.parent.name in TASKS:
         yield path.parent.name, language
@@ -139,7 +139,7 @@ def folder_roles(
 
 
 def check_choices(kind: str, names: Sequence[str] | None, known: Iterable[str]) -> None:
-    """Raise an `InputError` that lists the known names if one of `names` is none of them."""
+    """Raise an `InputError` that lists the known names if one of `names` is unknown."""
     if isinstance(names, str):
         raise InputError(f"{kind} {names!r}: give a list, [{names!r}]")
     for name in names or ():
@@ -159,7 +159,7 @@ def check_schema(corpus: Corpus) -> None:
 
 
 def annotated_labels(corpus: Corpus) -> list[str]:
-    """List the labels of all splits, sorted; none where an annotation does not tell its label."""
+    """List the labels of all splits, sorted; none if an annotation does not say its label."""
     task = TASKS[corpus.task]
     labels: set[str] = set()
     for split in SPLIT_FILES:

@@ -1,4 +1,4 @@
-"""The dictionary label -> confusable labels: labels that are asked together with the positive ones."""
+"""Load the dictionary of hard negatives: from label to the labels that are easily confused with it."""
 
 from codecs import BOM_UTF8
 from collections.abc import Callable
@@ -30,7 +30,7 @@ def load_hard_negatives(path: str | Path = PUBLISHED) -> dict[str, Any]:
 
 def load_table(path: str | Path, is_flat: Callable[[object], bool], what: str, value: str) -> dict[str, Any]:
     """
-    Read what is said of labels from a JSON file, of each task and corpus or, if it is flat, of any.
+    Read a table by label from a JSON file: nested by task and corpus, or flat for any of them.
 
     Args:
         path (`str` or `Path`):
@@ -61,13 +61,13 @@ def load_table(path: str | Path, is_flat: Callable[[object], bool], what: str, v
 
 
 def is_flat(table: object) -> bool:
-    """Whether a table is a dictionary from label to a list of labels."""
+    """Check whether a table is a dictionary from label to a list of labels."""
     return isinstance(table, dict) and all(
         isinstance(labels, list) and all(isinstance(label, str) for label in labels) for labels in table.values()
     )
 
 
 def corpus_hard_negatives(table: dict[str, Any], task: str, source: str) -> dict[str, list[str]]:
-    """A corpus's labels with their confusable labels; empty where the dictionary says nothing of it."""
+    """Select the confusable labels of a corpus's labels; empty if the dictionary does not have the corpus."""
     found: dict[str, list[str]] = table if is_flat(table) else table.get(task, {}).get(source, {})
     return found

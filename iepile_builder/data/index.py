@@ -1,4 +1,4 @@
-"""Check the records of a corpus once, and read them again by where they stand in the file."""
+"""Check the records of a corpus once, and read them again by their offset in the file."""
 
 import gc
 import logging
@@ -33,7 +33,7 @@ PART_BYTES = 8_000_000  # of a corpus file, read in one go by one process
 @dataclass(frozen=True, eq=False)
 class Shard:
     """
-    Consecutive records of a corpus file, with the ids that they have in the whole file.
+    Consecutive records of a corpus file, with their ids in the whole file.
 
     Args:
         corpus (`Corpus`):
@@ -41,13 +41,13 @@ class Shard:
         split (`str`):
             `"train"`, `"validation"` or `"test"`.
         offsets (`np.ndarray` of shape `(records,)`):
-            Where each record's line starts, in bytes.
+            Byte offset of each record's line.
         occurrences (`np.ndarray` of shape `(records,)`):
             1 for a text's first record in the file, 2 for its second, ...
         repetition (`int`, *optional*, defaults to 0):
-            How often these records have been given before.
+            Number of earlier repetitions of these records.
         fix (`bool`, *optional*, defaults to `False`):
-            Whether the records are to be fixed.
+            Whether to fix the records.
         state (`tuple[int, int]`, *optional*):
             Size and time of the file when it was indexed; offsets into a file that was changed since are of no use.
     """
@@ -63,18 +63,18 @@ class Shard:
 
 class Index(NamedTuple):
     """
-    The places and hashes of the checked records of a split, or of a part of its file.
+    Offsets and hashes of the checked records of a split, or of a part of its file.
 
     Args:
         rows (`np.ndarray` of shape `(records, 4)`):
             The byte offset of each record's line; and 64 bits of the hashes of its text, of the normalized text (or
             0), and of text and annotation (or 0).
         signatures (`np.ndarray` of shape `(records, PERMUTATIONS)`):
-            Their MinHash, where near duplicates are removed.
+            Their MinHash, if near duplicates are removed.
         report (`Counter[str]`):
-            How many records were read, left out, and why.
+            Number of records read, and of records skipped by reason.
         first_fault (`str`, *optional*):
-            File, line and fault of the first record that cannot be used as it is.
+            File, line and error of the first record that cannot be used as it is.
         state (`tuple[int, int]`, *optional*):
             Size and time of the file, before it was read.
     """
@@ -130,9 +130,9 @@ def index_split(
         split (`str`):
             `"train"`, `"validation"` or `"test"`.
         cleaning (`Cleaning`, *optional*):
-            What to do about records that should not be used as they are.
+            What to do about records that cannot or should not be used as they are.
         max_records (`int`, *optional*):
-            The first so many records only.
+            Read only this many records from the start.
         num_proc (`int`, *optional*):
             Number of processes.
 
@@ -169,7 +169,7 @@ def index_split(
 
 
 def leave_out_evaluation_texts(indices: dict[tuple[Corpus, str], Index]) -> None:
-    """Leave out training records whose normalized text is in a validation or test split of any of the corpora."""
+    """Skip training records whose normalized text is in a validation or test split of any of the corpora."""
     evaluation = [index.rows[:, NORMAL_TEXT] for (_, split), index in indices.items() if split != "train"]
     texts = np.concatenate(evaluation)
     for (corpus, split), index in indices.items():
@@ -267,7 +267,7 @@ def lines_before(path: Path, offset: int) -> int:
 
 
 def fix_record(record: dict[str, Any], corpus: Corpus) -> bool:
-    """Leave out what cannot be used of a record's annotation, and put mentions in the spelling of the text."""
+    """Drop unusable annotations of a record, and give mentions the spelling of the text."""
     task, text = TASKS[corpus.task], record.get("text")
     annotations = record.get(task.field)
     if not isinstance(text, str) or not isinstance(annotations, list):
@@ -291,11 +291,11 @@ def to_shards(
         index (`Index`):
             Of the split, from [`index_split`].
         weight (`float`, *optional*, defaults to 1.0):
-            How often each record is given: 0.1 gives every tenth or so, 2.5 all of them twice and half of them again.
+            Repetitions of each record: 0.1 gives about every tenth one, 2.5 all of them twice and half of them again.
         seed (`str`, *optional*):
-            Another seed gives others.
+            Another seed selects other records.
         on_error (`str`, *optional*, defaults to `"raise"`):
-            As when they were indexed: `"fix"` gives fixed records.
+            As in [`index_split`]: `"fix"` gives fixed records.
     """
     draw = draws(index.rows[:, TEXT] ^ np.uint64(hash64(seed)), 0, 1)[:, 0] * 2.0**-64
     given = [index.rows[draw < weight - repetition] for repetition in range(ceil(weight))]

@@ -33,7 +33,7 @@ def load_instances(name: str, columns: tuple[str, ...]) -> dict[str, Dataset]:
         `dict[str, Dataset]`: The splits by name.
 
     Raises:
-        `InputError`: If there is no such dataset, or a file of it cannot be read, or lacks a column.
+        `InputError`: If there is no such dataset, or one of its files cannot be read or lacks a column.
     """
     from datasets import Value, load_dataset
     from datasets.exceptions import DatasetGenerationError
@@ -47,7 +47,7 @@ def load_instances(name: str, columns: tuple[str, ...]) -> dict[str, Dataset]:
 
     try:
         if files:
-            # One by one: the splits need not have the same columns. The cache of `datasets` goes by a file's time.
+            # One by one: the splits may differ in columns. The cache of `datasets` is keyed by a file's time.
             splits = {
                 split: load_dataset(_format(file), hash_file(file), data_files=str(file), split="train")
                 for split, file in files.items()

@@ -1,4 +1,4 @@
-"""Instruction texts per task and language, and the `instruction` string of an instance."""
+"""Write and read the `instruction` string of an instance."""
 
 import json
 from dataclasses import dataclass
@@ -16,21 +16,21 @@ from iepile_builder.tasks.base import plain_items
 
 EXAMPLE_TEXT = {"en": " You can refer to the example for extraction.", "zh": "你可以参考example进行抽取。"}
 LANGUAGES = ("en", "zh")
-Description = str | dict[str, str]  # of a label; or of a label and its roles, by their names
+Description = str | dict[str, str]  # of a label, or of a label and its roles by name
 
 
 # An instruction as the IEPile dataset writes it is JSON with the keys `instruction`, `schema` (a list of schema items;
-# with descriptions an object from label to item, in SPO and KG a list all the same), `example` (if any: objects with
+# with descriptions an object from label to item, except in SPO and KG), `example` (if any: objects with
 # the keys `input` and `output`) and `input`.
 @cache
 def instruction_start(task: str, language: str, keyed: bool = False, examples: bool = False) -> str:
-    """An instruction up to its first schema item, which the instructions of a task and language share."""
+    """Write an instruction up to its first schema item; all instructions of a task and language share it."""
     text = TASKS[task].instructions[language] + (EXAMPLE_TEXT[language] if examples else "")
     return f'{{"instruction": {to_json(text)}, "schema": {"{" if keyed else "["}'
 
 
 def instruction_end(text: str, keyed: bool = False, examples: str = "") -> str:
-    """An instruction from its last schema item on, which the instructions of a text share; examples come as JSON."""
+    """Write an instruction after its last schema item; all instructions of a text share it. `examples` is JSON."""
     example = f', "example": {examples}' if examples else ""
     return f'{"}" if keyed else "]"}{example}, "input": {to_json(text)}}}'
 
@@ -38,8 +38,8 @@ def instruction_end(text: str, keyed: bool = False, examples: str = "") -> str:
 def load_descriptions(path: str | Path) -> dict[str, Any]:
     """
     Read descriptions of labels from a JSON file: `{task: {corpus: {label: description}}}`, or `{label: description}`.
-    A description is a text; of a label with roles or attributes it may be an object, from their names, and the label's
-    own, to texts.
+    A description is a text. For a label with roles or attributes it may be an object that maps their names, and the
+    label's own, to texts.
 
     Raises:
         `InputError`: if the file is missing or has neither form.
@@ -48,7 +48,7 @@ def load_descriptions(path: str | Path) -> dict[str, Any]:
 
 
 def are_descriptions(table: object) -> bool:
-    """Whether a table is a dictionary from label to its description."""
+    """Check whether a table is a dictionary from label to its description."""
     return isinstance(table, dict) and all(
         isinstance(text, str) or (isinstance(text, dict) and all(isinstance(each, str) for each in text.values()))
         for text in table.values()
@@ -56,19 +56,19 @@ def are_descriptions(table: object) -> bool:
 
 
 def corpus_descriptions(table: dict[str, Any], task: str, source: str) -> dict[str, Description]:
-    """A corpus's labels with their descriptions; empty where the table says nothing of it."""
+    """Select the descriptions of a corpus's labels; empty if the table does not have the corpus."""
     found: dict[str, Description] = table if are_descriptions(table) else table.get(task, {}).get(source, {})
     return found
 
 
 def description_texts(label: str, description: Description) -> dict[str, str]:
-    """The texts of a label's description, by the name that each is of."""
+    """Map the names in a label's description (its own, its roles') to their texts."""
     return {label: description} if isinstance(description, str) else description
 
 
 def read_instruction(instruction: str) -> dict[str, Any]:
     """
-    The JSON object in an `instruction` string, its `schema` as a list of items without descriptions.
+    Read the JSON object in an `instruction` string, with its `schema` as a list of items without descriptions.
 
     Raises:
         `InputError`: if it is not JSON with a `schema` and an `input` text.

@@ -1,4 +1,4 @@
-"""Instances that are too long for a model: ask for fewer labels at once, so that no answer is ever cut."""
+"""Split instances that are too long for a model into ones that ask for fewer labels, so that no answer is ever cut."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class FitLength:
     """
-    Split the instances that are over a number of tokens, as a transform for `datasets`:
+    Split instances of more than `max_length` tokens, as a transform for `datasets`:
 
         rows = rows.map(FitLength("HuggingFaceTB/SmolLM2-135M-Instruct", 512), batched=True)
 
-    A further column `fits` says which instances are short enough; those that are not ask for one label only.
+    A new column `fits` marks the instances that are short enough; the others ask for a single label.
 
     Args:
         tokenizer_name_or_path (`str`):
             Name or folder of a tokenizer.
         max_length (`int`):
-            The most tokens that instruction, answer and the tokenizer's chat template may take together.
+            Maximum number of tokens of instruction, answer and the tokenizer's chat template together.
     """
 
     tokenizer_name_or_path: str
     max_length: int
 
     def __call__(self, rows: dict[str, list]) -> dict[str, list]:
-        """A batch of instances to those that they are split into, as columns."""
+        """Split a batch of instances, as columns."""
         waiting = [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)][::-1]
         columns: dict[str, list] = {column: [] for column in (*rows, "fits")}
         lengths = self.lengths(waiting)
@@ -52,7 +52,7 @@ class FitLength:
         return columns
 
     def lengths(self, rows: list[dict[str, Any]]) -> list[int]:
-        """The tokens of each instance."""
+        """Count the tokens of each instance."""
         tokenizer, more = load_tokenizer(self.tokenizer_name_or_path)
         texts = [text for row in rows for text in (row["instruction"], row["output"] or "")]
         counts = [len(ids) for ids in encode([break_control_tokens(text, tokenizer) for text in texts], tokenizer)]
@@ -61,7 +61,7 @@ class FitLength:
 
 @cache
 def load_tokenizer(name: str) -> tuple[PreTrainedTokenizerBase, int]:
-    """A tokenizer, and the number of tokens that its chat template takes around instruction and answer."""
+    """Load a tokenizer and count the tokens that its chat template adds to instruction and answer."""
     try:
         from transformers import AutoTokenizer
     except ImportError:
@@ -70,7 +70,7 @@ def load_tokenizer(name: str) -> tuple[PreTrainedTokenizerBase, int]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
-        raise InputError(f"{name}: no tokenizer to be had ({str(error).strip().splitlines()[0]})") from None
+        raise InputError(f"{name}: cannot load a tokenizer ({str(error).strip().splitlines()[0]})") from None
     turns = [{"role": "user", "content": ""}, {"role": "assistant", "content": ""}]
     if tokenizer.chat_template is None:
         return tokenizer, 2  # a token at the start and one at the end
@@ -79,7 +79,7 @@ def load_tokenizer(name: str) -> tuple[PreTrainedTokenizerBase, int]:
 
 
 def halve(row: dict[str, Any]) -> list[dict[str, Any]]:
-    """Two instances that ask for half the labels each; none if there is one label only."""
+    """Split an instance into two that ask for half the labels each; return none if it has a single label."""
     instruction = json.loads(row["instruction"])
     schema, number = instruction["schema"], len(instruction["schema"])
     answer = list(json.loads(row["output"]).items()) if row["output"] is not None else []

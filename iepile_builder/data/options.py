@@ -1,4 +1,4 @@
-"""What to build: the options of the builder, of `iepile build` and, where they are about corpora, of `iepile mine`."""
+"""Options of the builder and of `iepile build`; `iepile mine` shares those on corpora."""
 
 import os
 from dataclasses import dataclass, fields, replace
@@ -21,7 +21,7 @@ from iepile_builder.tasks import TASKS
 
 TOKENIZER_SUFFIXES = (".json", ".jinja", ".model", ".txt")
 PACKAGE = Path(str(files("iepile_builder")))
-MAKERS = ("*.py", "data/*.py", "tasks/*.py", "resources/instructions.json")  # on which instances depend
+MAKERS = ("*.py", "data/*.py", "tasks/*.py", "resources/instructions.json")  # that instances depend on
 
 
 @dataclass
@@ -51,11 +51,11 @@ class SchemaOptions:
 
     Args:
         negatives (`str`, *optional*, defaults to `"hard"`):
-            Which labels a training record is asked for besides its own: `"hard"`, `"random"`, `"all"` or `"ratio"`,
+            Labels that a training record is asked for besides its own: `"hard"`, `"random"`, `"all"` or `"ratio"`,
             see [`SchemaBatching`]. Validation and test records are asked for all labels.
         split_num (`int` or `dict[str, int]`, *optional*):
-            Labels in one instruction, for all tasks or by task; -1 for all in one. By default 6 for NER, 1 for KG,
-            4 for the others.
+            Number of labels in one instruction, for all tasks or by task; -1 for all in one. By default 6 for NER, 1
+            for KG, 4 for other tasks.
         hard_negatives (`str`, *optional*):
             A hard-negative dictionary in JSON, as `iepile mine` writes it; by default a `hard_negatives.json` in the
             corpus's folder or tree, else the published one, else mined from the label names.
@@ -64,17 +64,17 @@ class SchemaOptions:
         negative_ratio (`float`, *optional*, defaults to 1.0):
             With negatives `"ratio"`, the probability of each negative label.
         num_random (`int`, *optional*):
-            With negatives `"hard"` and `"random"`, how many labels are drawn at random besides the hard negatives; -1
-            for all. By default `split_num`.
+            With negatives `"hard"` and `"random"`, number of labels drawn at random besides the hard negatives; -1 for
+            all. By default `split_num`.
         schema_order (`str`, *optional*, defaults to `"random"`):
             Order of the labels and roles of training instances: `"random"` or `"sorted"`.
         descriptions (`str`, *optional*):
             A JSON file from label to description, see [`load_descriptions`]: instructions then describe their labels.
         num_examples (`int`, *optional*, defaults to 0):
-            How many training records each instruction shows as examples.
+            Number of training records that each instruction shows as examples.
         held_out_labels (`dict[str, list[str]]`, *optional*):
-            Corpus to labels that training and validation never see; the test split of such a corpus asks for them
-            alone.
+            Corpus to labels that are held out of training and validation; the test split of such a corpus asks for
+            these alone.
     """
 
     negatives: str = "hard"
@@ -126,11 +126,11 @@ class LengthOptions:
 
     Args:
         max_length (`int`, *optional*):
-            The most tokens of an instance, chat template included. A longer one is split into instances that ask for
-            fewer labels. One that is too long with a single label is left out of the training split, but kept in the
-            others, so that scores are those of the whole split; [`IEPile.report`] counts both.
+            Maximum number of tokens of an instance, chat template included. A longer one is split into instances that
+            ask for fewer labels. One that is too long with a single label is dropped from the training split, but kept
+            in the others, so that scores are of the whole split; [`IEPile.report`] counts both.
         tokenizer (`str`, *optional*):
-            Name or folder of the tokenizer that counts.
+            Name or folder of the tokenizer to count with.
     """
 
     max_length: int | None = None
@@ -148,9 +148,9 @@ class DrawOptions:
         epoch (`int`, *optional*, defaults to 0):
             Another epoch gives another draw, see [`IEPile.set_epoch`].
         corpus_weights (`dict[str, float]`, *optional*):
-            How often each training record of a corpus is given, each time with another draw; 0.1 gives every tenth.
+            Repetitions of each training record of a corpus, each with another draw; 0.1 gives every tenth record.
         language_weights (`dict[str, float]`, *optional*):
-            The same for a language; both weights are multiplied.
+            The same for a language; the two weights are multiplied.
     """
 
     seed: int = 42
@@ -180,7 +180,7 @@ class IEPileConfig(InstanceOptions, datasets.BuilderConfig):
     corpus_dirs: list[str] | None = None
 
     def check(self) -> None:
-        """Raise an `InputError` for an option whose value is not possible."""
+        """Raise an `InputError` for an option with an impossible value."""
         check_choices("task", self.tasks, TASKS)
         check_choices("split", self.splits, SPLIT_FILES)
         check_choices("negatives", [self.negatives], ("hard", "random", "all", "ratio"))
@@ -241,7 +241,7 @@ class IEPileConfig(InstanceOptions, datasets.BuilderConfig):
         return f"{self.name}-{key.hexdigest()[:16]}"
 
     def find_hard_negatives(self, corpus: Corpus) -> tuple[dict[str, list[str]], str]:
-        """Find the hard negatives of a corpus, and where they are from; none where the options use none."""
+        """Find the hard negatives of a corpus and their source; none if the options use none."""
         if self.negatives not in ("hard", "random") or TASKS[corpus.task].triggers_given:
             return {}, "not used"
         given = load_hard_negatives(self.hard_negatives) if self.hard_negatives is not None else None
@@ -268,7 +268,7 @@ class IEPileConfig(InstanceOptions, datasets.BuilderConfig):
         return batching if split == "train" else replace(batching, negatives="all", schema_order="schema")
 
     def asked_labels(self, corpus: Corpus, split: str) -> tuple[str, ...] | None:
-        """List the labels that a split of a corpus may ask for, where some are held out."""
+        """List the labels that a split of a corpus may ask for if some are held out."""
         held_out = (self.held_out_labels or {}).get(corpus.source)
         if held_out is None:
             return None
@@ -277,6 +277,6 @@ class IEPileConfig(InstanceOptions, datasets.BuilderConfig):
         return tuple(label for label in labels if (label in held_out) == (split == "test"))
 
     def weight(self, corpus: Corpus) -> float:
-        """Tell how often the training records of a corpus are given."""
+        """Compute the repetitions of a corpus's training records."""
         of_corpus = (self.corpus_weights or {}).get(corpus.source, 1.0)
         return of_corpus * (self.language_weights or {}).get(corpus.language, 1.0)

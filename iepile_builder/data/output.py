@@ -1,5 +1,5 @@
 """
-Write a folder as a whole: whatever ends the program, and whenever, the folder holds the old content or the new.
+Replace a folder atomically: at any moment, even if the program is killed, it holds the old content or the new.
 
 The new content is made in a work folder, `.NAME.incomplete` beside the output folder, and swapped in by renaming. A
 mount point cannot be renamed: there the work folder is inside it, and files are moved one by one.
@@ -35,12 +35,12 @@ def replace_folder(
     output_dir: Path, command: str, overwrite: bool = False, keep_away_from: Sequence[str | Path] = ()
 ) -> Iterator[Path]:
     """
-    Give an empty folder to write to, which becomes the output folder when the block ends without an error:
+    Yield an empty folder to write to, which becomes the output folder if the block ends without an error:
 
         with replace_folder(Path("outputs/data"), "build", overwrite=True) as new:
             (new / "train.jsonl").write_text("...")
 
-    What a program puts beside it, in `new.parent`, is kept for the next run if this one is killed or interrupted.
+    Files beside it, in `new.parent`, are kept for the next run if this one is killed or interrupted.
 
     Args:
         output_dir (`Path`):
@@ -103,7 +103,7 @@ def _check_place(output_dir: Path, output: Path, keep_away_from: Sequence[str | 
 
 
 def _is_mount(path: Path) -> bool:
-    """Whether a folder is a mount point; `os.path.ismount` does not see a bind mount of the same disk."""
+    """Check for a mount point; `os.path.ismount` misses a bind mount of the same disk."""
     mounts = Path("/proc/self/mountinfo")
     lines = mounts.read_text(encoding="utf-8", errors="surrogateescape").splitlines() if mounts.exists() else []
     points = (re.sub(r"\\(\d{3})", lambda found: chr(int(found[1], 8)), line.split(" ")[4]) for line in lines)
@@ -130,7 +130,7 @@ def _lock(work: Path, output_dir: Path) -> Iterator[None]:
 
 
 def _entries(output: Path) -> list[Path]:
-    """What a folder holds, apart from the work folder and what a file system puts there."""
+    """List a folder without the work folder and files that a file system puts there."""
     if not output.exists():
         return []
     return [entry for entry in output.iterdir() if entry.name not in NOT_CONTENT]
@@ -170,7 +170,7 @@ def _write_marker(new: Path, command: str) -> None:
 
 
 def _swap(output: Path, work: Path, inside: bool) -> None:
-    """Put the new content in the place of the old; `_finish_swap` can go on from any point of it."""
+    """Swap the old content for the new; `_finish_swap` can resume it from any point."""
     if not inside:
         if output.exists():
             output.rename(work / "old")
@@ -190,7 +190,7 @@ def _move_in(new: Path, output: Path) -> None:
 
 
 def _finish_swap(output: Path, work: Path, inside: bool) -> None:
-    """Finish, or where the old content has not left take back, the swap of a run that was killed."""
+    """Finish the swap of a run that was killed, or undo it if the old content is still in place."""
     leaving, old = work / "leaving", work / "old"
     if leaving.exists():
         for entry in leaving.iterdir():
@@ -203,13 +203,13 @@ def _finish_swap(output: Path, work: Path, inside: bool) -> None:
             _move_in(work / "new", output)
         elif not _entries(output):
             (work / "new").rename(output)
-        else:  # somebody has put something there: nothing is touched
+        else:  # new files of the user: touch nothing
             return
     shutil.rmtree(old)
 
 
 def _remove_work(work: Path) -> None:
-    """Remove the work folder, the lock last, so that no other run begins before all is gone."""
+    """Remove the work folder, the lock last, so that no other run starts before."""
     for entry in work.iterdir():
         if entry.is_dir():
             shutil.rmtree(entry, ignore_errors=True)
@@ -221,7 +221,7 @@ def _remove_work(work: Path) -> None:
 
 
 def end_children_with_us() -> None:
-    """Let processes that are forked from here on end when this one does, even by SIGKILL (on Linux)."""
+    """Make processes that are forked from now on end with this one, even by SIGKILL (on Linux)."""
     if sys.platform != "linux":
         return
     libc, parent = ctypes.CDLL(None), os.getpid()

@@ -1,7 +1,7 @@
 """
-Corpora in other formats, written as corpora in the unified one: `{IE-en,IE-zh}/{TASK}/{corpus}`.
+Convert corpora in other formats to the unified one: `{IE-en,IE-zh}/{TASK}/{corpus}`.
 
-Each reader takes folders, the folder to write to, and the languages that are given where files do not say them.
+Each reader takes input folders, the output folder, and languages, for files that do not say theirs.
 """
 
 import json
@@ -23,7 +23,7 @@ from iepile_builder.tasks.facts import Annotation
 
 
 CONLL_SUFFIXES = (".conll", ".bio", ".bmes", ".iob", ".txt", ".tsv")
-# What files of a split are called; `testa` and `testb` are those of CoNLL-2003.
+# File names of the splits; `testa` and `testb` are those of CoNLL-2003.
 CONLL_SPLITS = {
     **dict.fromkeys(("train",), "train.json"),
     **dict.fromkeys(("dev", "valid", "val", "validation", "testa"), "dev.json"),
@@ -33,8 +33,8 @@ CONLL_SPLITS = {
 
 def read_conll(corpus_dirs: Sequence[str], output_dir: Path, languages: Sequence[str] | None = None) -> None:
     """
-    Read CoNLL columns: a word and its BIO, IOBES or BMES tag on a line, the first and the last column, and an empty
-    line after each sentence. A file is called `train`, `dev` (or `valid`, `val`, `validation`) or `test`, with one of
+    Read CoNLL columns: a word (first column) and its BIO, IOBES or BMES tag (last column) on a line, and an empty line
+    after each sentence. A file is called `train`, `dev` (or `valid`, `val`, `validation`) or `test`, with one of
     the suffixes `.conll`, `.bio`, `.bmes`, `.iob`, `.txt` or `.tsv`; or `eng.train`, `eng.testa` (validation) and
     `eng.testb`, as in CoNLL-2003. Words are joined with spaces in English and without in Chinese.
     """
@@ -65,14 +65,14 @@ def read_conll(corpus_dirs: Sequence[str], output_dir: Path, languages: Sequence
 
 
 def _conll_split(path: Path) -> str | None:
-    """The file that a CoNLL file becomes; `None` where it is none."""
+    """Return the name of the unified file for a CoNLL file, or `None` for other files."""
     if path.suffix in CONLL_SUFFIXES:
         return CONLL_SPLITS.get(path.stem)
     return CONLL_SPLITS.get(path.suffix.removeprefix(".")) if path.is_file() else None
 
 
 def conll_records(path: Path, space: str) -> Iterator[dict[str, Any]]:
-    """The sentences of a file of columns, as records."""
+    """Read the sentences of a file of columns as records."""
     words: list[str] = []
     tags: list[str] = []
     with path.open(encoding="utf-8") as file:
@@ -99,8 +99,8 @@ def conll_records(path: Path, space: str) -> Iterator[dict[str, Any]]:
 
 def tagged_spans(tags: Sequence[str]) -> list[tuple[int, int, str]]:
     """
-    Start, end and type of the entities that BIO, IOBES or BMES tags mark; a tag that goes on with an entity of which
-    there is none begins one.
+    Find start, end and type of the entities in BIO, IOBES or BMES tags. An inside tag without a begin tag starts an
+    entity.
     """
     spans: list[tuple[int, int, str]] = []
     open_type = None
@@ -123,7 +123,7 @@ def read_instances(corpus_dirs: Sequence[str], output_dir: Path, languages: Sequ
     """
     Read instances as the IEPile dataset publishes them: `train.json`, `dev.json` and `test.json` with the fields
     `task`, `source`, `instruction`, and `output` or `label`. The instances of a task, corpus and text become one
-    record again; what none of them asks for cannot be told from what the text does not have.
+    record again. A label that no instance asks for is indistinguishable from one that is absent in the text.
     """
     schemas: dict[tuple[str, str, str], dict[str, dict[str, None]]] = {}
     for corpus_dir in corpus_dirs:
@@ -150,7 +150,7 @@ def read_instances(corpus_dirs: Sequence[str], output_dir: Path, languages: Sequ
 
 
 def check_instance(row: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
-    """Task, corpus and instruction of an instance, or an `InputError`."""
+    """Return task, corpus and instruction of an instance, or raise an `InputError`."""
     for field in ("task", "source", "instruction"):
         if not isinstance(row.get(field), str):
             raise InputError(f"field {field!r} is missing or not a string")
@@ -158,7 +158,7 @@ def check_instance(row: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
 
 
 def language_of(instruction: dict[str, Any], task: str) -> str:
-    """The language of an instruction's sentence."""
+    """Detect the language of an instruction's sentence."""
     sentence = instruction["instruction"]
     for language, text in TASKS[task].instructions.items():
         if sentence in (text, text + EXAMPLE_TEXT[language]):
@@ -167,7 +167,7 @@ def language_of(instruction: dict[str, Any], task: str) -> str:
 
 
 def write_records(path: Path, where: dict[tuple[str, str, str, bytes], array], output_dir: Path) -> None:
-    """Put the instances of each text together and write them as records; `where` has their offsets in the file."""
+    """Merge the instances of each text into a record and write it; `where` has the offsets of the instances."""
     if not where:
         return
     files = {}
@@ -205,8 +205,8 @@ def write_records(path: Path, where: dict[tuple[str, str, str, bytes], array], o
 def read_instructie(corpus_dirs: Sequence[str], output_dir: Path, languages: Sequence[str] | None = None) -> None:
     """
     Read InstructIE (https://huggingface.co/datasets/zjunlp/InstructIE): `{train,valid,test}_{en,zh}.json` with the
-    fields `cate` (a topic), `text` and `relation`, triples with the types of both ends. Its schemas are made by topic,
-    so each topic becomes a corpus, `InstructIE_{topic}`, with the relations that its records have.
+    fields `cate` (a topic), `text` and `relation`, triples with the types of both ends. Its schemas are per topic, so
+    each topic becomes a corpus, `InstructIE_{topic}`, with the relations of its records.
     """
     splits = {"train": "train.json", "valid": "dev.json", "test": "test.json"}
     relations: dict[Path, dict[str, None]] = {}

@@ -1,21 +1,21 @@
-"""Random numbers that depend on a seed and a place alone."""
+"""Draw random numbers that depend on a seed and a position alone."""
 
 from functools import lru_cache
 
 import numpy as np
 
 
-# what a record draws numbers for, each from a stream of its own
+# one stream for each purpose of a record's draws
 REST, ORDER, ROLES, NEGATIVES, EXAMPLES = range(5)
-LAST = np.uint64(2**64 - 1)  # sorts behind every draw
-ROLE_ORDERS = 64  # how many random orders of roles there are: few, so that most schema items are in the cache
+LAST = np.uint64(2**64 - 1)  # sorts after every draw
+ROLE_ORDERS = 64  # number of random orders of roles: few, so that most schema items are in the cache
 
 
 def draws(seeds: np.ndarray, stream: int, number: int) -> np.ndarray:
     """
-    `number` random numbers for each seed, of 64 bits: a function of seed, stream and place alone.
+    Draw `number` random numbers of 64 bits for each seed, as a function of seed, stream and position alone.
 
-    This is SplitMix64 (Steele, Lea and Flood, 2014): it has no state, so that all seeds take one array operation.
+    This is SplitMix64 (Steele, Lea and Flood, 2014): it has no state, so one array operation serves all seeds.
     """
     places = np.arange(number, dtype=np.uint64) + np.uint64(stream << 32)
     bits = seeds[:, None] + (places + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
@@ -25,12 +25,12 @@ def draws(seeds: np.ndarray, stream: int, number: int) -> np.ndarray:
 
 
 def lowest(numbers: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """Which numbers are among the `count` lowest of their row; where equal ones are at the edge, all of them."""
+    """Mark the `count` lowest numbers of each row, and all that are equal to the last of them."""
     last = np.take_along_axis(np.sort(numbers, axis=1), np.maximum(count, 1)[:, None] - 1, axis=1)
     return (numbers <= last) & (count > 0)[:, None]
 
 
 @lru_cache(maxsize=65536)
 def shuffled(roles: tuple[str, ...], order: int) -> tuple[str, ...]:
-    """Roles in one of their random orders."""
+    """Put roles in one of their random orders."""
     return tuple(roles[number] for number in np.argsort(draws(np.array([order], np.uint64), ROLES, len(roles)))[0])

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-SAMPLE = 50_000  # instances of a split that are looked at, evenly spaced
+SAMPLE = 50_000  # number of evenly spaced instances of a split to look at
 HEAT_MAP_LABELS = 40
 CHINESE_FONTS = ("CJK", "Han Sans", "WenQuanYi", "YaHei", "SimHei", "PingFang", "Heiti", "Unicode MS")
 

@@ -103,7 +103,7 @@ def test_an_edited_tokenizer_is_another_build(people: Path, tokenizer: str) -> N
 
 
 def test_a_tokenizer_that_is_none_is_named(people: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=f"{tmp_path}: no tokenizer to be had"):
+    with pytest.raises(InputError, match=f"{tmp_path}: cannot load a tokenizer"):
         IEPile(data_dir=str(people), tokenizer=str(tmp_path), max_length=100).as_dataset()
     with pytest.raises(InputError, match="max_length is 0; give 1 or more"):
         IEPile(data_dir=str(people), tokenizer=str(tmp_path), max_length=0)
