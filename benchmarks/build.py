@@ -1,16 +1,16 @@
 """
-Speed and memory of building: this library against a plain loop over the records, side by side in one run.
+Measure speed and memory of building: this library against a plain loop over the records, in one run.
 
     python benchmarks/build.py --corpora_dir path/to/corpora
     python benchmarks/build.py --corpora_dir path/to/corpora --corpora mit-movie --instances 2000000
 
 The plain loop is what most scripts do: read a line, choose and shuffle labels, `json.dumps` the instruction, the
-answer and the row, write a line of JSON. It writes the same columns for as many instances, but checks nothing.
-The library checks every record, and writes Arrow. Each corpus is repeated, every text with a number of its own, until
-it gives `--instances` instances; every measurement runs in a process of its own, and leaves the imports out. Two plain
-loops at once show what a second process can give on the machine as it is. On a machine that has other work, the column
-"on free cores" says more than the seconds: the instances per second if no process had waited for a core, from the CPU
-seconds of the main process and those of the others, which share their work evenly.
+answer and the row, write a line of JSON. It writes the same columns for the same number of instances, but checks
+nothing. The library checks every record and writes Arrow. Each corpus is repeated, with a number in every text, until
+it gives `--instances` instances; every measurement runs in its own process and excludes imports. Two plain loops at
+once show the gain of a second process on this machine. On a busy machine read the column "on free cores" instead of
+the seconds: the instances per second if no process had waited for a core, computed from the CPU seconds of the main
+process and of the workers, which share the work evenly.
 """
 
 import json
@@ -42,8 +42,8 @@ def main() -> None:
     parser = ArgumentParser(description=__doc__.strip().splitlines()[0])
     parser.add_argument("--corpora_dir", type=Path, required=True, help="the tree that holds mit-movie, FinRE, fewfc")
     parser.add_argument("--corpora", type=list[str], default=list(CORPORA))
-    parser.add_argument("--instances", type=int, default=200_000, help="about so many of each corpus")
-    parser.add_argument("--repeats", type=int, default=3, help="the fastest of so many runs is taken")
+    parser.add_argument("--instances", type=int, default=200_000, help="about this many for each corpus")
+    parser.add_argument("--repeats", type=int, default=3, help="take the fastest of this many runs")
     parser.add_argument("--variants", type=list[str], default=["plain", "plain twice", "1", "2"])
     args = parser.parse_args()
 
@@ -78,7 +78,7 @@ def main() -> None:
 
 
 def run(variant: str, folder: Path, negatives: str) -> dict[str, Any]:
-    """A measurement in a process of its own; or two at once, which is the most that two processes can give here."""
+    """Measure in a new process, or in two at once for the upper bound of two processes."""
     command = [sys.executable, __file__, "--measure", variant.split()[0], str(folder), negatives]
     at_once = 2 if variant.endswith("twice") else 1
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(at_once)]
@@ -93,7 +93,7 @@ def run(variant: str, folder: Path, negatives: str) -> dict[str, Any]:
 
 
 def repeat_corpus(source: Path, folder: Path, negatives: str, instances: int) -> None:
-    """Write a training split that gives about so many instances."""
+    """Write a training split that gives about this many instances."""
     folder.mkdir(parents=True)
     (folder / "schema.json").write_bytes((source / "schema.json").read_bytes())
     lines = (source / "train.json").read_text(encoding="utf-8").splitlines()
@@ -107,7 +107,7 @@ def repeat_corpus(source: Path, folder: Path, negatives: str, instances: int) ->
 
 
 def measure(variant: str, folder: Path, negatives: str) -> dict[str, Any]:
-    """Build once, and say how long it took and how much memory the largest process had."""
+    """Build once, and measure the time and the memory of the largest process."""
     if variant != "plain":
         import datasets
 
@@ -130,7 +130,7 @@ def measure(variant: str, folder: Path, negatives: str) -> dict[str, Any]:
 
 
 def cpu_seconds(who: int) -> float:
-    """What this process, or those that it has waited for, have used."""
+    """Return the CPU seconds of this process, or of the child processes it waited for."""
     usage = resource.getrusage(who)
     return usage.ru_utime + usage.ru_stime
 
@@ -206,7 +206,7 @@ def plain_loop(folder: Path, negatives: str, output_file: Path) -> int:
 
 
 def plain_event(event: dict[str, Any], roles: list[str]) -> dict[str, Any]:
-    """An event in an answer."""
+    """Write an event of an answer."""
     arguments: dict[str, Any] = {}
     if event["arguments"]:
         for role in roles:

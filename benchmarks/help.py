@@ -1,5 +1,5 @@
 """
-How long `--help` of every command takes, in seconds of CPU:
+Measure the CPU seconds that `--help` of every command takes:
 
     python benchmarks/help.py
 """

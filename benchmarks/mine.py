@@ -1,12 +1,12 @@
 """
-How well each way of mining recovers the hard negatives that IEPile published, which were made by hand.
+Measure how well each mining method recovers the hard negatives that IEPile published (made by hand).
 
     python benchmarks/mine.py --model_name_or_path path/to/sentence-transformers/model
     python benchmarks/mine.py --predictions_file preds.jsonl
 
-For each published table, the labels that have hard negatives there: precision and recall of the best k that a method
-gives, over all labels of the table together. `random` is what drawing k other labels gives. With predictions, as
-`scripts/predict.py` writes them, only the tables of their corpora are compared, `confusion` among the methods.
+For each published table: precision and recall of the best k labels of a method, over all labels that have hard
+negatives there. `random` draws k other labels. With predictions of `iepile predict`, only the tables of their corpora
+are compared, and `confusion` is one of the methods.
 """
 
 from pathlib import Path
@@ -51,7 +51,7 @@ def main() -> None:
         for source, published in corpora.items():
             labels = sorted({*published, *(other for others in published.values() for other in others)})
             rows = [row for row in predictions if (row["task"], row["source"]) == (task, source)]
-            if len(labels) < 4 or (predictions and not rows):  # of under 4, every other label is one
+            if len(labels) < 4 or (predictions and not rows):  # under 4 labels: all are hard negatives
                 continue
             scores = {"random": np.random.default_rng(0).random((len(labels), len(labels)))}
             scores["lexical"] = lexical_scores(labels)
@@ -74,7 +74,7 @@ def main() -> None:
 
 
 def cell(counts: np.ndarray) -> str:
-    """Precision and recall as percentages."""
+    """Format precision and recall as percentages."""
     both, mined, wanted = counts
     return f"{100 * both / max(1, mined):.0f}/{100 * both / wanted:.0f}"
 

@@ -1,12 +1,12 @@
 """
-How fast instances are answered, against the loop of the published code: one at a time, plain greedy `generate`.
+Measure the speed of answering against batched `generate` and against one instance at a time.
 
     python benchmarks/predict.py --model_name_or_path MODEL --adapter_name_or_path ADAPTER \\
         --dataset_name data/mit-movie
 
-Each row adds one thing to the row above. In float32 the answers of all rows but the constrained ones must be equal to
-those of the loop, or the program fails. Seconds are those of the process's CPU time in one thread, which other work on
-the machine disturbs less than the clock; `--methods` picks rows.
+The first row is the loop of the published code, one instance at a time; each row adds one thing to the row above. In
+float32 the answers of all unconstrained rows must equal those of the first, or the program fails. CPU seconds of one
+thread depend less on other work of the machine than wall time; `--methods` picks rows.
 """
 
 import json
@@ -103,7 +103,7 @@ def main() -> None:
     for instance in instances:
         schema = find_task(instance["task"]).answer_schema(read_instruction(instance["instruction"])["schema"])
         requests.append(Request(to_prompt(instance), schema))
-    engine.generate(requests[:2], 2)  # what is loaded on first use
+    engine.generate(requests[:2], 2)  # load what is loaded on first use
 
     print(f"{args.max_samples} answers of {args.dataset_name}, {args.dtype}, batches of {args.batch_size}")
     print("| | CPU s | clock s | answers per CPU s | times | equal | valid JSON | cut | F1 |")

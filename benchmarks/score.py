@@ -1,10 +1,10 @@
 """
-How fast answers are scored, against the shortest loop that could do it: `json.loads` and `collections.Counter`.
+Measure the speed of scoring against the shortest possible loop: `json.loads` and `collections.Counter`.
 
     python benchmarks/score.py --answers 1000000
 
-Writes a file of predictions (NER, three answers a record, a tenth of them wrong), scores it in two processes that
-start fresh, one after the other, and prints the seconds, the facts per second and the peak memory of each.
+Writes a file of predictions (NER, three answers a record, a tenth of the facts wrong), scores it in two fresh
+processes, one after the other, and prints the seconds, the facts per second and the peak memory of each.
 """
 
 import json
@@ -29,7 +29,7 @@ BATCH = 6
 
 
 def predictions(answers: int) -> Iterator[dict[str, str]]:
-    """Records of about 30 words with 6 entities in 3 batches of labels."""
+    """Make records of about 30 words with 6 entities in 3 batches of labels."""
     rng = random.Random(0)
     vocabulary = [f"word{index}" for index in range(5000)]
     for number in range(answers // 3):
@@ -54,7 +54,7 @@ def predictions(answers: int) -> Iterator[dict[str, str]]:
 
 
 def plain_loop(path: Path) -> tuple[int, int, int]:
-    """No checks, no report: one task, batches in a row, parsed and counted."""
+    """Parse and count without checks or report: one task, batches of a record in a row."""
     tp = pred = gold = 0
     record, annotated, answered = "", Counter[tuple[str, str]](), Counter[tuple[str, str]]()
     with path.open() as file:
@@ -76,7 +76,7 @@ def this_project(path: Path) -> tuple[int, int, int]:
 def main() -> None:
     parser = ArgumentParser(description=__doc__.strip().split("\n")[0])
     parser.add_argument("--answers", type=int, default=1_000_000)
-    parser.add_argument("--measure", help="used by this program itself: what to measure, on this file", nargs=2)
+    parser.add_argument("--measure", help="used internally: what to measure, on which file", nargs=2)
     args = parser.parse_args()
 
     if args.measure:

@@ -1,12 +1,12 @@
 """
-Speed and memory of LoRA training on real rows: TRL's defaults, one change to them at a time, and our recipe.
+Measure speed and memory of LoRA training on real rows: TRL's defaults, one change at a time, and our recipe.
 
     python benchmarks/train.py --model path/to/SmolLM2-135M-Instruct --corpora path/to/IE-en/NER/mit-movie ...
 
-Every setting trains one epoch on the same rows of a corpus, in a process of its own, and reports useful tokens (those
-that are no padding) per second and per CPU-second, without the first batch, and the peak of memory. All train the same
-LoRA, of rank 16 on all linear layers. On a GPU the same is done, with flash attention where it is installed, for
-models of random weights of 1 and 8 billion parameters as well, and the share of the card's peak is reported, too.
+Every setting trains the same LoRA (rank 16, all linear layers) for one epoch on the same rows of a corpus, in its own
+process, and reports useful tokens (without padding) per second and per CPU second, without the first batch, and the
+peak memory. On a GPU it also measures random models of 1 and 8 billion parameters, with flash attention if it is
+installed, and reports the share of the card's peak.
 """
 
 import json
@@ -36,7 +36,7 @@ SHAPES = {
 }
 HEADS = {"num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 8192}
 
-# In place of what the recipe does: as many rows in a step, or packs of about as many tokens
+# Instead of the recipe's batches: the same number of rows a step in one batch, or packs of about as many tokens
 IN_ONE = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 1}
 PACKED = {"packing": True, "max_length": 512, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 1}
 # Options of SFTConfig and ModelConfig that differ from their defaults. A pack holds about as much as 8 rows.
@@ -66,9 +66,9 @@ def main() -> None:
     parser = ArgumentParser(description=__doc__.strip().splitlines()[0])
     parser.add_argument("--model", type=str, required=True, help="folder or Hub id of SmolLM2-135M-Instruct")
     parser.add_argument("--corpora", type=str, nargs="+", required=True, help="corpus folders")
-    parser.add_argument("--max_train_tokens", type=int, default=8_000, help="about so many tokens of each corpus")
-    parser.add_argument("--threads", type=int | None, help="of PyTorch; by default one for each core")
-    parser.add_argument("--settings", type=str, nargs="+", help="some of the settings, by name")
+    parser.add_argument("--max_train_tokens", type=int, default=8_000, help="about this many tokens of each corpus")
+    parser.add_argument("--threads", type=int | None, help="threads of PyTorch; by default one for each core")
+    parser.add_argument("--settings", type=str, nargs="+", help="measure only these settings, by name")
     args = parser.parse_args()
 
     import torch
@@ -108,7 +108,7 @@ def main() -> None:
 
 
 def run(task: dict[str, Any]) -> dict[str, Any]:
-    """A measurement in a process of its own."""
+    """Measure in a new process."""
     environment = {**os.environ, "HF_DATASETS_CACHE": task["cache"]}
     if task["threads"]:
         environment["OMP_NUM_THREADS"] = str(task["threads"])
@@ -120,11 +120,9 @@ def run(task: dict[str, Any]) -> dict[str, Any]:
 
 
 def measure(task: dict[str, Any]) -> dict[str, Any]:
-    """Train for an epoch, and count."""
-    sys.path.insert(0, str(ROOT / "scripts"))
+    """Train for an epoch and count tokens, seconds and memory."""
     import torch
     import yaml
-    from sft import AnswerTrainer, prepare, take_tokens
     from transformers import AutoModelForCausalLM, LlamaConfig
     from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
     from trl.trainer.utils import compute_flops_per_token, get_peak_flops
@@ -132,18 +130,20 @@ def measure(task: dict[str, Any]) -> dict[str, Any]:
     from iepile_builder import IEPile
     from iepile_builder.chat import load_tokenizer
     from iepile_builder.engines.loading import load_model
+    from iepile_builder.training.data import take_tokens, tokenize_rows
+    from iepile_builder.training.trainer import AnswerTrainer
 
     options = dict(task["options"])
     ours = options.pop("ours", False)
     if options.pop("recipe", False):
         options = {**yaml.safe_load(RECIPE.read_text()), **options}
 
-    # The same rows for all, none of them too long for any
+    # The same rows for all settings, short enough for each
     tokenizer = load_tokenizer(task["tokenizer"])
     instances = IEPile(data_dir=task["corpus"], splits=["train"]).as_dataset(split="train")
     some = random.Random(0).sample(range(len(instances)), min(len(instances), task["max_train_tokens"] // 20))
     rows = take_tokens(
-        prepare(instances.select(some), "train", tokenizer, None, PACKED["max_length"]),
+        tokenize_rows(instances.select(some), "train", tokenizer, PACKED["max_length"]),
         task["max_train_tokens"],
         seed=0,
     )
@@ -163,7 +163,7 @@ def measure(task: dict[str, Any]) -> dict[str, Any]:
         model = load_model(task["model"], **kwargs)
 
     class Counted(AnswerTrainer if ours else SFTTrainer):  # type: ignore[misc]
-        """Notes the tokens, and the time, of every batch."""
+        """Record the tokens and the time of every batch."""
 
         notes: list[tuple[int, int, float, float]] = []
 
@@ -195,7 +195,7 @@ def measure(task: dict[str, Any]) -> dict[str, Any]:
     }
     if task["on_gpu"]:
         peak = get_peak_flops(torch.cuda.get_device_name(), "bfloat16") or float("nan")
-        # Of a forward and a backward pass without the gradients of the frozen weights: two thirds of all.
+        # A forward and a backward pass without gradients of the frozen weights: two thirds of the whole.
         flops = 2 / 3 * compute_flops_per_token(model.config, sum(rows["length"]) // len(rows))
         result |= {"memory": torch.cuda.max_memory_allocated(), "of_peak": flops * per_s / peak}
     return result

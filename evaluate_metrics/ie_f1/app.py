@@ -1,4 +1,4 @@
-"""A page to try the metric: one record, one answer, the scores and the full report."""
+"""Serve a page to try the metric: one record, one answer, the scores and the full report."""
 
 import json
 from typing import get_args
@@ -40,7 +40,7 @@ SCORES = ("precision", "recall", "f1", "tp", "pred", "gold")
 def score(
     task: str, text: str, schema: str, label: str, output: str, mode: Mode, min_overlap: float, repair: bool
 ) -> tuple[list[list], dict]:
-    """The scores of one answer, and the whole report."""
+    """Compute the scores of one answer, and the full report."""
     try:
         items = json.loads(schema)
     except ValueError as error:

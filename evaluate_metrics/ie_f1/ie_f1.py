@@ -37,7 +37,7 @@ Args:
     bootstrap (`int`, *optional*, defaults to 0): resamples of the records for intervals; 0 for none.
     confidence (`float`, *optional*, defaults to 0.95): confidence of the intervals.
     seed (`int`, *optional*, defaults to 0): seed of the resamples.
-    matching: the options of `iepile_builder.scoring.Matching`, when a predicted fact matches a gold fact:
+    matching: the options of `iepile_builder.scoring.Matching`, by which a predicted fact matches a gold fact:
         `mode` (`"strict"`, `"set"`, `"normalized"`, `"boundary"`, `"type"`, `"partial"` or `"grounded"`),
         `min_overlap`, `entity_types` and `linked`.
 Returns:

@@ -1,4 +1,4 @@
-"""Write the cards of models, datasets and Spaces. A card states what is known and is silent about the rest."""
+"""Write the cards of models, datasets and Spaces. A card says only what is known."""
 
 import json
 from collections import Counter
@@ -27,7 +27,7 @@ from iepile_builder.training.record import RECORD
 
 
 Form = Literal["adapter", "merged", "gguf"]
-TAG = "iepile-builder"  # in every card: a push recognizes the repositories of earlier pushes by it
+TAG = "iepile-builder"  # in every card, so that a push recognizes repositories of earlier pushes
 SIZES = {"n<1K": 1e3, "1K<n<10K": 1e4, "10K<n<100K": 1e5, "100K<n<1M": 1e6, "1M<n<10M": 1e7}
 RELATIONS = {"adapter": "adapter", "merged": "finetune", "gguf": "quantized"}
 LIBRARIES = {"adapter": "peft", "merged": "transformers", "gguf": "gguf"}
@@ -36,7 +36,7 @@ LIBRARIES = {"adapter": "peft", "merged": "transformers", "gguf": "gguf"}
 @dataclass
 class ModelFacts:
     """
-    What the card of a model says beyond what its folder holds.
+    Facts for the card of a model that are not in its folder.
 
     Args:
         base_model (`str`, *optional*):
@@ -50,13 +50,13 @@ class ModelFacts:
         report_file (`Path`, *optional*):
             Scores, written by `iepile score --bootstrap 1000`.
         baseline_file (`Path`, *optional*):
-            Scores of the untuned base model on the same records, to stand beside them.
+            Scores of the untuned base model on the same records, shown beside them.
         predictions_file (`Path`, *optional*):
-            The answers that were scored, to be pushed too.
+            The scored answers, pushed with the model.
         split (`str`, *optional*):
             The split that was scored, such as `test`, by default the one that `iepile predict` recorded.
         scored (`str`, *optional*):
-            A sentence for the card on what was scored, such as which part of the split.
+            A sentence for the card on the scored records, such as which part of the split.
     """
 
     base_model: str | None = None
@@ -83,11 +83,11 @@ def dataset_card(
     example: Mapping[str, Any] | None = None,
 ) -> DatasetCard:
     """
-    Write the card of a built dataset, with a config for each task, for each task and language, and one of all.
+    Write the card of a built dataset, with configs for each task, for each task and language, and for all.
 
     Args:
         corpora (`Sequence[Corpus]`):
-            What it was built from.
+            The corpora that it was built from.
         counts (`dict[str, Counter]`):
             For each split, the number of instances of each task, language and corpus.
         report (`list[dict[str, Any]]`):
@@ -141,7 +141,7 @@ def dataset_card(
     content = render(
         "dataset_card.md",
         card_data=data.to_yaml(),
-        name=name if "/" in name else f"./{name}",  # a bare name may be that of a loader, such as "parquet"
+        name=name if "/" in name else f"./{name}",  # a bare name may name a loader, such as "parquet"
         config_names=[config["config_name"] for config in configs],
         example=example and {name: value for name, value in example.items() if value is not None},
         instances=table(["task", "language", "corpus", "licence", "labels", *counts], instances),
@@ -155,7 +155,7 @@ def dataset_card(
 
 
 def _data_files(splits: Sequence[str], folder: str) -> list[dict[str, str]]:
-    """The files of each split of a config; `folder` may be a pattern."""
+    """List the files of each split of a config; `folder` may be a pattern."""
     return [{"split": split, "path": f"data/{folder}/{split}-*.parquet"} for split in splits]
 
 
@@ -250,18 +250,18 @@ def model_card(
 
 
 def gguf_files(folder: Path) -> list[str]:
-    """The names of the files that are GGUF and not only called so."""
+    """List the files that are GGUF by content, not only by name."""
     return sorted(path.name for path in folder.glob("*.gguf") if path.open("rb").read(4) == b"GGUF")
 
 
 def _find_run(predictions: Path | None) -> dict[str, Any]:
-    """What `iepile predict` recorded beside the answers, if it is there."""
+    """Read the record of `iepile predict` beside the answers, if there is one."""
     file = predictions and predictions.with_name(f"{predictions.name.removesuffix('.jsonl')}.run.json")
     return dict(read_json(file)) if file and file.is_file() else {}
 
 
 def _score_rows(report: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Every score of a report: all facts, each task, and each corpus of a task that has several."""
+    """List the scores of a report: all facts, each task, and each corpus of a task with several."""
     yield {"corpus": "all", "task": "all", "block": "", **report["overall"]}
     for task, scores in report["tasks"].items():
         corpora = {corpus: tasks[task] for corpus, tasks in report["sources"].items() if task in tasks}
@@ -275,7 +275,7 @@ def _row_name(row: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _eval_result(row: dict[str, Any], report: dict[str, Any], data_name: str, split: str | None) -> EvalResult:
-    """A score for the metadata."""
+    """Make a score for the metadata."""
     settings = report.get("settings", {})
     shown = {
         name: settings[name] for name in ("mode", "repair", "bootstrap", "confidence", "seed") if name in settings
@@ -298,7 +298,7 @@ def _eval_result(row: dict[str, Any], report: dict[str, Any], data_name: str, sp
 
 
 def _scores_table(rows: list[dict[str, Any]], baseline: list[dict[str, Any]]) -> str:
-    """The scores as a table, with the F1 of the base model if it is known."""
+    """Make a table of the scores, with the F1 of the base model if it is known."""
     by_corpus = any(row["corpus"] != "all" for row in rows)
     base = {_row_name(row): row["f1"] for row in baseline}
     lines = []
@@ -316,10 +316,10 @@ def _scores_table(rows: list[dict[str, Any]], baseline: list[dict[str, Any]]) ->
 
 
 def _kept_results(record: Mapping[str, Any]) -> list[EvalResult]:
-    """The scores on validation records of the weights that were kept."""
+    """List the scores of the kept weights on validation records."""
     evaluations = [entry for entry in record.get("log", ()) if "eval_loss" in entry]
     kept: dict[str, Any] = next((entry for entry in evaluations if entry["step"] == record["kept_step"]), {})
-    if "eval_reward" in kept:  # GRPO's loss says nothing of the model
+    if "eval_reward" in kept:  # GRPO's loss is not a measure of the model
         return []
     metrics = {"eval_ie_f1": ("ie_f1", "IE F1, strict, micro, in per cent"), "eval_loss": ("loss", "Loss")}
     return [

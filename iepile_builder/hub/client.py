@@ -1,4 +1,4 @@
-"""Ask the Hub who the user is and what a model's licence is, and turn its errors into one line."""
+"""Ask the Hub for the user's name and a model's licence, and turn its errors into one line."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,13 +20,13 @@ ERRORS: tuple[Any, ...] = (OSError, ValueError, RuntimeError, *HfHubHTTPError.__
 
 
 def user_name() -> str:
-    """The name of the token's owner."""
+    """Return the name of the token's owner."""
     with one_line("the Hub"):
         return str(HfApi().whoami()["name"])
 
 
 def full_name(repo_id: str) -> str:
-    """The name of a repository with the user's namespace, if it has none."""
+    """Add the user's namespace to the name of a repository that has none."""
     return repo_id if "/" in repo_id else f"{user_name()}/{repo_id}"
 
 

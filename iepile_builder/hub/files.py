@@ -1,4 +1,4 @@
-"""Collect what goes to the Hub of a folder: the files that a model, a dataset or a Space has, by their names."""
+"""Collect the files of a model, a dataset or a Space that go to the Hub, by name."""
 
 import json
 import re
@@ -42,10 +42,10 @@ def model_files(form: Form, folder: Path, name: str, facts: ModelFacts | None = 
         name (`str`):
             The repository.
         facts ([`ModelFacts`], *optional*):
-            What the card says beyond what the folder holds.
+            Facts for the card that are not in the folder.
 
     Raises:
-        `InputError`: If the folder is no such model, or something that the card must say is not known.
+        `InputError`: If the folder is not such a model, or the card lacks a fact that it must state.
     """
     facts = facts or ModelFacts()
     names = [*WEIGHTS[form], *TOKENIZER, *TRAINING]
@@ -80,7 +80,7 @@ def model_files(form: Form, folder: Path, name: str, facts: ModelFacts | None = 
 
 
 def _take(folder: Path, names: Iterable[str]) -> dict[str, Path | bytes]:
-    """Those of the files that there are; a link must not lead out of the folder."""
+    """Take the files that exist; refuse links that lead out of the folder."""
     files: dict[str, Path | bytes] = {}
     for name in names:
         path = folder / name
@@ -102,7 +102,7 @@ def dataset_files(folder: Path, name: str) -> dict[str, Path | bytes]:
             The repository, which the code in the card loads.
 
     Raises:
-        `InputError`: If the folder is no such dataset.
+        `InputError`: If the folder is not such a dataset.
     """
     shards = [path.relative_to(folder).as_posix() for path in sorted(folder.glob("data/*/*.parquet"))]
     files = _take(folder, filter(DATA_FILE.fullmatch, shards))
@@ -122,10 +122,10 @@ def metric_files(folder: Path, name: str) -> dict[str, Path | bytes]:
         folder (`Path`):
             With `README.md`, `app.py` and a module of the folder's name.
         name (`str`):
-            The repository; the module gets its name, because `evaluate` looks for that.
+            The repository; the module is renamed to it, because `evaluate` looks for that name.
 
     Raises:
-        `InputError`: If the folder is no metric.
+        `InputError`: If the folder is not a metric.
     """
     names = ("README.md", "app.py", f"{folder.name}.py")
     files = _take(folder, names)
@@ -162,7 +162,7 @@ def demo_files(name: str, model: str, adapter: str | None = None) -> dict[str, P
 
 
 def library_files(extra: str) -> dict[str, Path | bytes]:
-    """Collect this library, without the dictionary and the sample corpus, and what it needs with an extra."""
+    """Collect this library without the dictionary and the sample corpus, and write its requirements with an extra."""
     library = RESOURCES.parent
     paths = [path for path in library.rglob("*.py") if RESOURCES not in path.parents]
     paths += [library / "py.typed", *RESOURCES.glob("templates/*"), *filter(Path.is_file, RESOURCES.iterdir())]
@@ -175,7 +175,7 @@ def library_files(extra: str) -> dict[str, Path | bytes]:
 
 
 def _requirements(extras: set[str]) -> set[str]:
-    """What this package needs with some extras, without itself."""
+    """List the requirements of this package with some extras, without the package itself."""
     found: set[str] = set()
     for line in requires(TAG) or ():
         needed, _, marker = line.partition(";")

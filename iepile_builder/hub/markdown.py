@@ -1,4 +1,4 @@
-"""Write Markdown in which no name, label or licence breaks a table, a code span or a block of HTML."""
+"""Write Markdown that names, labels and licences cannot break."""
 
 import json
 import re
@@ -17,14 +17,14 @@ def plain(value: object) -> str:
 
 
 def code(value: object) -> str:
-    """Put a string into a code span that nothing in it can end."""
+    """Put a string into a code span that its content cannot end."""
     text = " ".join(str(value).split())
     fence = "`" * (max(map(len, re.findall("`+", text)), default=0) + 1)
     return f"{fence} {text} {fence}" if "`" in text else f"`{text}`"
 
 
 def table(header: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
-    """Make a Markdown table; a line break or a bar in a cell does not break it."""
+    """Make a Markdown table, with line breaks and bars in cells escaped."""
     cells = [[re.sub(r"(?<!\\)\|", r"\\|", " ".join(str(cell).split())) for cell in row] for row in (header, *rows)]
     cells.insert(1, ["---"] * len(header))
     return "\n".join(f"| {' | '.join(row)} |" for row in cells)
@@ -39,7 +39,7 @@ def python(value: Any) -> str:
 def _environment() -> jinja2.Environment:
     found = jinja2.Environment(
         loader=jinja2.FileSystemLoader(RESOURCES / "templates"),
-        autoescape=False,  # Markdown: what a user gives goes through one of the filters
+        autoescape=False,  # Markdown; text from users goes through one of the filters
         undefined=jinja2.StrictUndefined,
         keep_trailing_newline=True,
         trim_blocks=True,

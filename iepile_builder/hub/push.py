@@ -1,5 +1,5 @@
 """
-Push a model, a dataset or a Space to the Hub: show its files, and commit them at once.
+Push a model, a dataset or a Space to the Hub: show its files, and commit them in one commit.
 
 `huggingface_hub` skips what has not changed, makes no empty commit, retries and verifies uploads.
 """
@@ -25,7 +25,7 @@ from iepile_builder.hub.files import TRAINING, Files, dataset_files, model_files
 from iepile_builder.training.record import is_path
 
 
-# What a push deletes where an earlier one left it: a shard too many would be loaded as data.
+# Files of an earlier push to delete: an extra shard would be loaded as data.
 STALE = {
     "model": (*TRAINING, "score_report.json", "predictions.jsonl"),
     "dataset": ("data/*", "statistics/*"),
@@ -35,16 +35,16 @@ STALE = {
 
 def check_push(repo_id: str, base_model: str) -> str:
     """
-    Say before a training, not after it, what would keep its result from being pushed.
+    Check before a training that its result can be pushed.
 
     Args:
         repo_id (`str`):
             The repository.
         base_model (`str`):
-            What is trained.
+            The base model.
 
     Returns:
-        `str`: The repository's whole name.
+        `str`: The repository's full name.
 
     Raises:
         `InputError`: If the token is refused, the Hub cannot be reached, or the model or its licence is not there.
@@ -70,7 +70,7 @@ def take_push(training_args: Any, base_model: str) -> str | None:
             What is trained.
 
     Returns:
-        `str`, *optional*: The repository's whole name, if there is to be a push.
+        `str`, *optional*: The repository's full name, if there will be a push.
 
     Raises:
         `InputError`: As [`check_push`].
@@ -99,7 +99,7 @@ def push(
     files: Files, repo_id: str, repo_type: str, message: str, public: bool = False, dry_run: bool = False
 ) -> str | None:
     """
-    Print what leaves and where to, then make the repository hold these files, in one commit.
+    Print the files and their destination, then make the repository hold exactly these files, in one commit.
 
     Args:
         files (`Mapping[str, Path | bytes]`):
@@ -111,13 +111,13 @@ def push(
         message (`str`):
             Of the commit.
         public (`bool`, *optional*, defaults to `False`):
-            Whether a new repository is public; one that exists stays as it is.
+            Whether a new repository is public; an existing one is not changed.
         dry_run (`bool`, *optional*, defaults to `False`):
-            Whether to print only, with the card.
+            Whether to print only, card included.
 
     Returns:
-        `str`, *optional*: The commit that the repository now is at. An interrupted push goes on when it is called
-        again: files that have arrived are not sent again.
+        `str`, *optional*: The repository's new commit. Call again to resume an interrupted push: files that have
+        arrived are not sent again.
 
     Raises:
         `InputError`: If a file holds a token, the repository holds something else, or the Hub refuses or cannot be
@@ -162,7 +162,7 @@ def push(
 
 
 def _find(repo_id: str, repo_type: str, api: HfApi) -> Any:
-    """What the Hub says of a repository, or `None` if there is none."""
+    """Look up a repository on the Hub; return `None` if there is none."""
     with one_line(repo_id):
         try:
             return api.repo_info(repo_id, repo_type=repo_type)
@@ -172,7 +172,7 @@ def _find(repo_id: str, repo_type: str, api: HfApi) -> Any:
 
 def _check_private(files: Files) -> None:
     """
-    Refuse files with a token of the Hub, or, outside of data, with a path in the user's home.
+    Refuse files with a Hub token, or (except data) with a path in the user's home.
 
     Args:
         files (`Mapping[str, Path | bytes]`):
@@ -197,13 +197,13 @@ def _check_private(files: Files) -> None:
 
 
 def _contents(path: str, content: Path | bytes) -> Iterator[Any]:
-    """What a file holds, in parts that can be searched."""
+    """Read a file in parts that can be searched."""
     if isinstance(content, bytes):
         yield content
     elif path.endswith(".parquet"):
         for batch in pq.ParquetFile(content).iter_batches():
             found = BytesIO()
-            with pa.ipc.new_stream(found, batch.schema) as stream:  # in which strings of columns of any type are whole
+            with pa.ipc.new_stream(found, batch.schema) as stream:  # keeps the strings of any column type whole
                 stream.write_batch(batch)
             yield found.getvalue()
     elif content.stat().st_size:

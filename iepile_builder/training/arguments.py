@@ -38,11 +38,11 @@ class SftArguments(DataArguments):
         max_train_tokens (`int`, *optional*):
             Train on a random subset of the rows, of about this many tokens in all.
         ie_f1_records (`int`, *optional*, defaults to 0):
-            Answer this many random validation records at every evaluation and report the IE F1 of the answers. Unless
-            other options say otherwise, evaluate whenever a checkpoint is saved, and keep the best one. The validation
+            Answer this many random validation records at every evaluation and report the IE F1 of the answers. By
+            default, evaluate whenever a checkpoint is saved, and keep the best one. The validation
             loss is then computed on these records too, unless `max_eval_samples` is given.
         ie_f1_max_new_tokens (`int`, *optional*):
-            Longest of these answers in tokens; by default 1.5 times the longest reference answer.
+            Maximum number of tokens of these answers; by default 1.5 times the longest reference answer.
     """
 
     max_train_tokens: int | None = None

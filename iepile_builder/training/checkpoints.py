@@ -1,4 +1,4 @@
-"""Find the checkpoint to continue from, and explain a disk that cannot be written to."""
+"""Find the checkpoint to continue from, and explain write errors."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ STATES = (
 
 def last_checkpoint(training_args: Any) -> str | None:
     """
-    Find the checkpoint to continue from: the one that is asked for, or the last whole one in the output folder.
+    Find the checkpoint to continue from: the requested one, else the last whole one in the output folder.
 
     Args:
         training_args ([`~transformers.TrainingArguments`]):
@@ -35,7 +35,7 @@ def last_checkpoint(training_args: Any) -> str | None:
         `str`, *optional*: The folder.
 
     Raises:
-        `InputError`: If the one that is asked for is damaged.
+        `InputError`: If the requested one is damaged.
     """
     from accelerate import PartialState
     from accelerate.utils import broadcast_object_list
@@ -82,13 +82,13 @@ def find_damage(checkpoint: Path, only_model: bool = False) -> str | None:
     for file in sorted(checkpoint.iterdir()):
         try:
             _read(file)
-        except Exception as error:  # of the many kinds that damage raises
+        except Exception as error:  # damage raises many kinds of errors
             return f"{file.name} cannot be read ({type(error).__name__})"
     return None
 
 
 def _read(file: Path) -> None:
-    """Read a file as far as it shows whether it is whole; of pickles nothing is unpickled."""
+    """Read a file far enough to see whether it is whole, without unpickling anything."""
     if file.suffix == ".json":
         content = json.loads(file.read_text(encoding="utf-8"))
         if file.name == "trainer_state.json":
@@ -109,13 +109,13 @@ def _read(file: Path) -> None:
 
 @contextmanager
 def explained_write_errors(folder: Path) -> Iterator[None]:
-    """Turn what the libraries raise when they cannot write into one line."""
+    """Turn the write errors of the libraries into one line."""
     from safetensors import SafetensorError
 
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
-        # The last is what `torch.save` says of any failure to write.
+        # The last is the message of `torch.save` for any write error.
         reasons = ("No space left on device", "Disk quota exceeded", "File too large", "inline_container")
         reason = next((reason for reason in reasons if reason in str(error)), None)
         if reason is None:

@@ -16,7 +16,7 @@ SCORES = {
     "eval_ie_recall": "recall",
     "eval_ie_valid_json": "valid JSON",
 }
-# GRPO's loss says nothing: it is near 0 whatever is learned.
+# GRPO's loss is near 0 whatever is learned.
 REWARDS = {
     "reward": "reward",
     "rewards/ie_f1/mean": "IE F1 reward",

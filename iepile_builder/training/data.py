@@ -1,4 +1,4 @@
-"""Turn a dataset of instances into training rows. Whatever is left out is counted."""
+"""Turn a dataset of instances into training rows, and count what is dropped."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from iepile_builder.tasks import TASKS
 from iepile_builder.training.arguments import DataArguments, SftArguments
 
 
-REWARDED = ("task", "instruction", "output")  # what the reward of an answer is computed from
+REWARDED = ("task", "instruction", "output")  # columns that the reward needs
 
 
 @dataclass
 class Questions:
     """
-    Hold whole validation records, to be answered and scored while the model learns.
+    Hold whole validation records to answer and score during training.
 
     Args:
         instances (`list[dict[str, Any]]`):
@@ -56,7 +56,7 @@ class Questions:
 
 @contextmanager
 def without_bars() -> Iterator[None]:
-    """Hide the progress bars of `datasets` and of saving: a trainer alone shows up to four before its own."""
+    """Hide the progress bars of `datasets` and of saving: a trainer shows up to four before its own."""
     datasets_too, transformers_too = not are_progress_bars_disabled(), logging.is_progress_bar_enabled()
     disable_progress_bars()
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -117,7 +117,7 @@ def select_tasks(dataset: Dataset, split: str, tasks: list[str] | None) -> Datas
 
 
 def find_kinds(dataset: Dataset) -> dict[str, list[str]]:
-    """Find the tasks and languages of the rows, as far as columns name them."""
+    """Find the tasks and languages of the rows, if columns name them."""
     kinds = {"tasks": "task", "languages": "language"}
     return {kind: sorted({*dataset[name]}) for kind, name in kinds.items() if name in dataset.column_names}
 
@@ -128,7 +128,7 @@ def select_sample(dataset: Dataset, size: int | None, seed: int) -> Dataset:
 
 
 def _select(dataset: Dataset, column: str, is_wanted: Callable[[Any], bool]) -> Dataset:
-    # `Dataset.filter` shows a bar, and cannot be told not to.
+    # `Dataset.filter` always shows a bar.
     return dataset.select([index for index, value in enumerate(dataset[column]) if is_wanted(value)])
 
 
@@ -136,7 +136,7 @@ def tokenize_rows(
     dataset: Dataset, split: str, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None
 ) -> Dataset:
     """
-    Turn instances into rows of tokens and labels, with their `length`; drop what cannot be learned.
+    Turn instances into rows of tokens and labels, with their `length`; drop rows without an answer or too long.
 
     Args:
         dataset ([`~datasets.Dataset`]):
@@ -194,7 +194,7 @@ def take_records(
     dataset: Dataset, tokenizer: PreTrainedTokenizerBase, data_args: SftArguments, max_length: int | None, seed: int
 ) -> Questions:
     """
-    Select random whole records of the validation split, to be answered at every evaluation.
+    Select random whole records of the validation split to answer at every evaluation.
 
     Args:
         dataset ([`~datasets.Dataset`]):
@@ -255,7 +255,7 @@ def make_prompts(
     dataset: Dataset, split: str, tokenizer: PreTrainedTokenizerBase, max_completion_length: int, context: int
 ) -> Dataset:
     """
-    Turn instances into prompts with what the reward needs; drop those that cannot be answered.
+    Turn instances into prompts with the columns that the reward needs; drop those that cannot be answered.
 
     Args:
         dataset ([`~datasets.Dataset`]):

@@ -16,7 +16,7 @@ from iepile_builder.io import write_whole
 RECORD = "training.json"
 RECIPE = "recipe.yaml"
 
-# Arguments that say where a run ran, not what it did, or that are there twice.
+# Arguments that say where a run ran, not what it did, or that repeat others.
 LEFT_OUT = {
     "accelerator_config", "adapter_name_or_path", "chat_template_path", "ddp_backend", "ddp_find_unused_parameters",
     "debug", "deepspeed", "disable_tqdm", "dataset_name", "eos_token", "fsdp_config", "gradient_checkpointing",
@@ -39,8 +39,8 @@ def write_training(
     languages: Sequence[str] = (),
 ) -> None:
     """
-    Record a training run beside the model: all of it in `training.json`; in `recipe.yaml` the arguments that differ
-    from their defaults, to train the same again. Neither holds a path of this machine or a token.
+    Record a training run beside the model: everything in `training.json`, and in `recipe.yaml` the arguments that
+    differ from their defaults, to repeat the run. Neither holds a path of this machine or a token.
 
     Args:
         folder (`Path`):
@@ -54,7 +54,7 @@ def write_training(
         rows (`int`):
             Number of training rows.
         settings (`Mapping[str, Any]`):
-            What the card shows of the arguments, from [`describe_settings`].
+            Arguments to show in the card, from [`describe_settings`].
         log (`Sequence[Mapping[str, Any]]`):
             The trainer's `log_history`.
         kept_step (`int`):
@@ -62,9 +62,9 @@ def write_training(
         how (`str`, *optional*):
             What was learned from, for the card.
         tasks (`Sequence[str]`, *optional*):
-            The tasks of the training rows, as far as they are known.
+            The tasks of the training rows, if known.
         languages (`Sequence[str]`, *optional*):
-            Their languages, as far as they are known.
+            Their languages, if known.
     """
     base, data = model_args.model_name_or_path, data_args.dataset_name
     arguments: dict[str, Any] = {}
@@ -116,7 +116,7 @@ def describe_settings(
         state ([`~transformers.TrainerState`]):
             How long.
         own (`Mapping[str, Any]`):
-            What only one kind of training has, to stand after the batch.
+            Settings of one kind of training, shown after the batch.
     """
     from transformers.trainer_utils import SchedulerType
     from transformers.training_args import OptimizerNames
@@ -148,11 +148,11 @@ def describe_settings(
 
 
 def public(name: str) -> str:
-    """Return a Hub id as it is, and only the name of a local file or folder: its path means nothing elsewhere."""
+    """Return a Hub id as it is, and the name of a local file or folder without its path."""
     if not is_path(name):
         return name
     path = Path(name).resolve()
-    return path.name if path.is_dir() else path.stem  # a dot in a folder's name is that of a version
+    return path.name if path.is_dir() else path.stem  # a dot in a folder's name belongs to a version
 
 
 def is_path(name: str) -> bool:

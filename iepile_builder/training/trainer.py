@@ -1,4 +1,4 @@
-"""Load the model to train; the trainer: TRL's, with a cheaper loss on CPUs, and with IE F1 where it evaluates."""
+"""Load the model to train, and train it with TRL's trainer, a cheaper loss on CPUs, and IE F1 at evaluations."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from iepile_builder.training.data import Questions
 
 
 def check_processes() -> None:
-    """Refuse what `accelerate launch` does without a word on CPUs without MPI: one process where several are asked."""
+    """Raise an error if `accelerate launch` started one process instead of several, as on CPUs without MPI."""
     if PartialState().num_processes == 1 and "MASTER_PORT" in os.environ and "WORLD_SIZE" not in os.environ:
         raise InputError(
             "several processes were asked for, but accelerate started one, as it does on CPUs: use `torchrun "
@@ -59,8 +59,8 @@ def load_trainable(
         model_args ([`~trl.ModelConfig`]):
             Which model, in which precision.
         training_args ([`~trl.SFTConfig`] or [`~trl.GRPOConfig`]):
-            Where `ddp_find_unused_parameters` is left open, it is set: searching takes time, and a long warning says
-            so, and most models use all weights in every step.
+            `ddp_find_unused_parameters` is set if it is `None`: the search takes time and prints a long warning, and
+            most models use all weights in every step.
         adapter (`str`, *optional*):
             The adapter to continue.
     """
@@ -75,8 +75,8 @@ def load_trainable(
         trust_remote_code=training_args.trust_remote_code,
     )
     config = model.config
-    has_other_inputs = config.get_text_config() is not config  # whose towers a text does not use
-    has_experts = any("expert" in key for key in config.to_dict())  # of which a batch may use some
+    has_other_inputs = config.get_text_config() is not config  # text does not use their towers
+    has_experts = any("expert" in key for key in config.to_dict())  # a batch may use only some experts
     if training_args.ddp_find_unused_parameters is None and not has_other_inputs and not has_experts:
         training_args.ddp_find_unused_parameters = False
     return model
@@ -84,11 +84,11 @@ def load_trainable(
 
 class AnswerTrainer(SFTTrainer):
     """
-    Train as [`~trl.SFTTrainer`] does. On a CPU, compute logits only where some row of the batch has an answer token;
-    where it evaluates, score answers to validation records.
+    Train as [`~trl.SFTTrainer`] does. On a CPU, compute logits only at positions where a row of the batch has an
+    answer token; at evaluations, score answers to validation records.
 
-    On a CPU `SFTTrainer` computes logits for every token of the prompt too: most of the cost of a small model with
-    long prompts and short answers. The loss is the same.
+    On a CPU `SFTTrainer` computes logits for every token of the prompt too, which is most of the cost of a small model
+    with long prompts and short answers. The loss is the same.
 
     Args:
         questions ([`Questions`], *optional*):
@@ -122,8 +122,8 @@ class AnswerTrainer(SFTTrainer):
 
             for module in self.model.modules():
                 if isinstance(module, Linear4bit):
-                    # Else the first evaluation packs the weights for inference, for good, and from then on no gradient
-                    # passes through them.
+                    # Otherwise the first evaluation packs the weights for inference, permanently, and no gradient
+                    # passes through them any more.
                     module.support_avx512bf16_for_cpu = False
 
     def compute_loss(
@@ -158,9 +158,9 @@ class AnswerTrainer(SFTTrainer):
         return output
 
     def answer(self, questions: Questions) -> list[str]:
-        """Generate greedy answers with the model as it is now; each process generates its share."""
+        """Generate greedy answers with the current model; each process generates its share."""
         count, world, rank = len(questions.instances), self.accelerator.num_processes, self.accelerator.process_index
-        # With FSDP every pass gathers weights from all processes, so all do the same passes.
+        # With FSDP every pass gathers weights from all processes, so all run the same passes.
         share = range(count) if self.is_fsdp_enabled else range(rank, count, world)
         with unwrap_model_for_generation(
             self.model_wrapped,
@@ -175,7 +175,7 @@ class AnswerTrainer(SFTTrainer):
 
 def end(trainer: Trainer) -> None:
     """
-    Finish the trackers and leave the process group, as [`~transformers.Trainer.end`] does, but drop the model first.
+    Drop the model, then finish the trackers and leave the process group, as [`~transformers.Trainer.end`] does.
 
     The last owner of a Gloo group joins its threads. `DistributedDataParallel` does so without releasing the GIL,
     which the threads may need to free a tensor that they gathered: then the process never ends.

@@ -1,13 +1,13 @@
 """
-Do hard negatives and small schema batches pay? Trains the same model on the same records in several ways, tests each
-with schema sizes that it was not trained on, and prints the scores with their intervals.
+Train the same model on the same records with several kinds of negatives and schema batches, test each run with several
+schema sizes, and print the scores with their intervals.
 
     python recipes/schema_batching_study/run.py --config recipes/schema_batching_study/config_cpu.yaml \
         --corpus_dir path/to/IE-en/NER/mit-movie --output_dir outputs/schema_batching_study
 
-A run is one corpus, seed, `split_num` and kind of negatives. All runs of a corpus see the same records, as often as it
-takes to reach the same number of tokens. What a stopped study has finished is kept, and the same command goes on from
-there; further seeds, split_nums or kinds of negatives are added to what is there.
+A run is one corpus, seed, `split_num` and kind of negatives. All runs of a corpus see the same records, repeated
+up to the same number of tokens. The same command resumes a stopped study, and adds further seeds, split_nums or kinds
+of negatives to it.
 """
 
 import json
@@ -48,7 +48,7 @@ ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "scripts"
 RECIPE = ROOT / "recipes" / "schema_batching_study" / "sft_cpu.yaml"
 RESAMPLES, CONFIDENCE = 2000, 0.95
-# What all runs in one output folder must have in common, besides the contents of the recipe.
+# All runs in one output folder must share these settings and the contents of the recipe.
 SETTINGS = ("corpus_dir", "model_name_or_path", "num_random", "hard_negatives", "train_records", "max_train_tokens")
 SETTINGS += ("max_length", "test_records", "test_split_nums", "max_new_tokens")
 
@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--config", action="config", help="a YAML file with these options")
     parser.add_argument("--corpus_dir", type=str, nargs="+", required=True, help="corpus folders or trees of them")
     parser.add_argument("--model_name_or_path", type=str, help="default: the embedded SmolLM2-135M-Instruct")
-    parser.add_argument("--recipe", type=Path, default=RECIPE, help="how to train, a YAML file for sft.py")
+    parser.add_argument("--recipe", type=Path, default=RECIPE, help="how to train, a YAML file for iepile train")
     parser.add_argument(
         "--negatives", type=str, nargs="+", default=["hard", "random"], help="of hard random all ratio"
     )
@@ -68,20 +68,20 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2], help="of the negatives and the training")
     parser.add_argument("--num_random", type=int, default=0, help="random labels besides the hard negatives")
     parser.add_argument("--hard_negatives", type=str, help="dictionary in JSON; default: the published one")
-    parser.add_argument("--train_records", type=int, default=100, help="that all runs see at least once")
+    parser.add_argument("--train_records", type=int, default=100, help="number of training records")
     parser.add_argument("--max_train_tokens", type=int, default=30_000, help="tokens of each run, padding not counted")
     parser.add_argument("--max_length", type=int, default=512, help="tokens of a row, or of a pack of rows")
     parser.add_argument("--test_records", type=int, default=60)
     parser.add_argument("--test_split_nums", type=int, nargs="+", default=[1, 4, 6, -1], help="labels in one question")
-    parser.add_argument("--max_new_tokens", type=int, default=128, help="longest answer, in tokens")
-    parser.add_argument("--batch_size", type=int, default=32, help="answers generated at once")
+    parser.add_argument("--max_new_tokens", type=int, default=128, help="maximum number of tokens of an answer")
+    parser.add_argument("--batch_size", type=int, default=32, help="number of answers generated at once")
     parser.add_argument("--output_dir", type=Path, required=True)
     args = parser.parse_args()
 
     model = args.model_name_or_path
     if model is None:
         model = embedded_model()
-        os.environ["HF_HUB_OFFLINE"] = "1"  # all that is needed is here
+        os.environ["HF_HUB_OFFLINE"] = "1"  # nothing else is needed from the Hub
     table = load_hard_negatives(args.hard_negatives or PUBLISHED)
 
     settings = to_json({**{name: args[name] for name in SETTINGS}, "recipe": args.recipe.read_text()})
@@ -136,7 +136,7 @@ def main() -> None:
                     "test", sys.executable, SCRIPTS / "predict.py", "--model_name_or_path", model,
                     "--adapter_name_or_path", place / "adapter", "--dataset_name", folder / "test.jsonl",
                     "--dtype", "bfloat16", "--batch_size", str(args.batch_size),
-                    "--constrain", "off",  # whether an answer is valid is a result, too
+                    "--constrain", "off",  # validity of answers is a result, too
                     "--max_new_tokens", str(args.max_new_tokens), "--output_file", place / "predictions.jsonl",
                 )  # fmt: skip
         report += [f"## {corpus.task}, {corpus.source}", *corpus_report(folder, corpus, args.test_split_nums)]
@@ -151,7 +151,7 @@ def run(name: str, *command: str | Path) -> None:
     """Run the command of a stage."""
     print(f"{name}: {shlex.join(map(str, command))}", flush=True)
     if subprocess.run(command).returncode != 0:
-        raise InputError(f"{name} ended with the message above; the same command goes on from there")
+        raise InputError(f"{name} ended with the message above; the same command continues from there")
 
 
 def number_of_lines(path: Path) -> int:
@@ -159,7 +159,7 @@ def number_of_lines(path: Path) -> int:
 
 
 def draw_records(corpus: Corpus, split: str, number: int) -> list[dict[str, Any]]:
-    """Some annotated records of a split, always the same."""
+    """Draw annotated records of a split, always the same ones."""
     records = [each for each in read_split(corpus, split) if each[TASKS[corpus.task].field] is not None]
     if len(records) < number:
         raise InputError(f"{corpus.file(split)}: {len(records)} annotated records, not {number}")
@@ -174,7 +174,7 @@ def instances(batching: SchemaBatching, records: list[dict[str, Any]]) -> Iterat
 def training_rows(
     batching: SchemaBatching, records: list[dict[str, Any]], tokenizer: Any, max_tokens: int, max_length: int
 ) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    """Instances of the records, epoch after epoch, until they have `max_tokens` tokens; and what they are counted."""
+    """Make instances of the records, epoch after epoch, up to `max_tokens` tokens, and count them."""
     rows: list[dict[str, Any]] = []
     tokens = seen = 0
     for epoch in count():
@@ -196,7 +196,7 @@ def training_rows(
 
 
 def corpus_report(folder: Path, corpus: Corpus, test_split_nums: list[int]) -> list[str]:
-    """The tables of a corpus, in Markdown, from all runs that are finished."""
+    """Make the tables of a corpus, in Markdown, from all finished runs."""
     runs: dict[tuple[str, int], list[Path]] = {}  # by negatives and split_num
     for place in sorted(folder.glob("*/predictions.jsonl"), key=lambda path: int(path.parent.name.split("-")[-1])):
         if number_of_lines(place) == number_of_lines(folder / "test.jsonl"):
@@ -271,7 +271,7 @@ def size(split_num: int) -> str:
 
 
 def pairs(arms: list[tuple[str, int]]) -> Iterator[tuple[tuple[str, int], tuple[str, int]]]:
-    """Which arms to compare: those that differ in one thing alone."""
+    """List the arms to compare: those that differ in one setting."""
     for first in arms:
         for second in arms[arms.index(first) + 1 :]:
             if (first[0] == second[0]) != (first[1] == second[1]):
@@ -284,7 +284,7 @@ def read_lines_of(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def first_epoch(place: Path, corpus: Corpus) -> dict[str, tuple[set[str], set[str]]]:
-    """By record the positive and the negative labels that the first epoch of a run asked for."""
+    """Collect, by record, the positive and negative labels that the first epoch of a run asked for."""
     task = TASKS[corpus.task]
     labels: dict[str, tuple[set[str], set[str]]] = {}
     for row in read_lines_of(place / "train.jsonl"):
@@ -298,7 +298,7 @@ def first_epoch(place: Path, corpus: Corpus) -> dict[str, tuple[set[str], set[st
 
 
 def overlap(runs: dict[tuple[str, int], list[Path]], corpus: Corpus) -> list[str]:
-    """How far two kinds of negatives are the same, which bounds what a comparison of them can show."""
+    """Compute the share of common negatives of two kinds, which bounds the difference that a comparison can show."""
     lines = []
     for (negatives, split_num), (other, other_split_num) in pairs(list(runs)):
         if split_num == other_split_num:
@@ -314,7 +314,7 @@ def overlap(runs: dict[tuple[str, int], list[Path]], corpus: Corpus) -> list[str
 
 
 def read_answers(place: Path, test_split_num: int) -> Scorer:
-    """The answers of a run to the questions of one size."""
+    """Read the answers of a run to the questions of one size."""
     scorer = Scorer()
     for row in read_lines_of(place / "predictions.jsonl"):
         if row["test_split_num"] == str(test_split_num):
@@ -323,7 +323,7 @@ def read_answers(place: Path, test_split_num: int) -> Scorer:
 
 
 def record_counts(scorer: Scorer) -> np.ndarray:
-    """Matches, predicted and gold facts of each record."""
+    """Count matches, predicted and gold facts of each record."""
     tally = scorer.tally()
     counts = np.zeros((len(scorer.records), 3))
     for cell in tally.rows:
