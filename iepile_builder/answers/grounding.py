@@ -10,7 +10,7 @@ import re
 import unicodedata
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
@@ -124,11 +124,14 @@ class Locator:
         min_score (`float`, *optional*, defaults to 0.85):
             The minimum Indel similarity `2 * LCS / (len(a) + len(b))` of a fuzzy match, of folded strings; digits must
             be the same. Above 1, fuzzy matching is off.
+        check_time (`Callable[[], None]`, *optional*):
+            Called before each search; may raise, to end the work.
     """
 
-    def __init__(self, text: str, min_score: float = 0.85) -> None:
+    def __init__(self, text: str, min_score: float = 0.85, check_time: Callable[[], None] = lambda: None) -> None:
         self.text = text
         self.min_score = min_score
+        self.check_time = check_time
         self.known: dict[str, list[Span]] = {}
         self.form: Form | None = None
 
@@ -145,6 +148,7 @@ class Locator:
         Places that are whole words come before those within a word, exact ones before normalized ones; where there is
         none, the best fuzzy one is given.
         """
+        self.check_time()
         if mention not in self.known:
             self.known[mention] = self.find(mention)
         return self.known[mention]

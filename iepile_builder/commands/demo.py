@@ -16,21 +16,20 @@ into it is neither stored nor logged. In a Space, or in any other program:
 from __future__ import annotations
 
 import base64
+import html
 import json
 import os
-import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from iepile_builder.engines import EngineOptions, load_engine
-from iepile_builder.engines.base import Completion, Engine, Request
 from iepile_builder.errors import InputError
+from iepile_builder.extraction.clock import start_clock
 from iepile_builder.extraction.extractor import Extractor
 from iepile_builder.extraction.page import render_fragment, render_page
 from iepile_builder.extraction.result import Extraction
 from iepile_builder.html import render
-from iepile_builder.tasks import TASKS
+from iepile_builder.tasks import TASKS, find_task
 
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 
-AT_ONCE = 16  # requests between two looks at the clock
+MAX_FACTS = 10_000  # that are drawn
 PRESETS = {
     "News: people, places, companies": (
         "NER",
@@ -112,29 +111,6 @@ class DemoOptions:
 OPTIONS = (EngineOptions, DemoOptions)
 
 
-@dataclass
-class InTime:
-    """An engine with a deadline."""
-
-    engine: Engine
-    seconds: float
-
-    def __post_init__(self) -> None:
-        self.end = time.monotonic() + self.seconds
-
-    def context_left(self, request: Request, max_new_tokens: int) -> int | None:
-        return self.engine.context_left(request, max_new_tokens)
-
-    def generate(self, requests: Sequence[Request], max_new_tokens: int) -> list[Completion]:
-        completions: list[Completion] = []
-        while len(completions) < len(requests):
-            if time.monotonic() > self.end:
-                raise InputError(f"this takes more than {self.seconds:g} seconds: give a shorter text or fewer labels")
-            part = requests[len(completions) : len(completions) + AT_ONCE]
-            completions += self.engine.generate(part, max_new_tokens)
-        return completions
-
-
 def parse_schema(typed: str, task: str) -> Any:
     """Parse a typed schema: JSON, or one label a line, with a description or roles after a colon; never a path."""
     typed = typed.strip()
@@ -148,7 +124,7 @@ def parse_schema(typed: str, task: str) -> Any:
         label, _, rest = line.partition(":")
         if line.strip():
             labels.append((label.strip(), rest.strip()))
-    if TASKS[task].roles_name:
+    if find_task(task).roles_name:
         return [TASKS[task].item(label, _split_names(rest), ()) for label, rest in labels]
     if any(rest for _, rest in labels) and len(dict(labels)) == len(labels):
         return dict(labels)
@@ -168,8 +144,8 @@ def _parse_triggers(typed: str) -> dict[str, list[str]]:
 
 def _embed(*parts: str) -> str:
     """Escape what `gr.HTML` would take for a template."""
-    html = "".join(parts).replace("{", "&#123;").replace("$", "&#36;").replace("`", "&#96;")
-    return f'<div class="ie">{html}</div>'
+    escaped = "".join(parts).replace("{", "&#123;").replace("$", "&#36;").replace("`", "&#96;")
+    return f'<div class="ie">{escaped}</div>'
 
 
 def _download_links(result: Extraction) -> str:
@@ -184,12 +160,41 @@ def _download_links(result: Extraction) -> str:
     return f'<p class="note">Download: {" · ".join(links)}</p>'
 
 
-def look() -> dict[str, Any]:
-    """Give the arguments of `launch`: no fonts from elsewhere, no history of the requests."""
+def _message(text: str) -> gr.Error:
+    """Make the message that the page shows; it would take a label's `<img ...>` for HTML."""
     import gradio as gr
 
+    return gr.Error(html.escape(text, quote=False), print_exception=False)
+
+
+class _NoUploads:
+    """Refuse files, which gradio would store for anybody, on a page that has nothing to upload."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        from starlette.responses import PlainTextResponse
+
+        kinds = [value for name, value in scope.get("headers", ()) if name.lower() == b"content-type"]
+        if any(b"multipart" in kind.lower() for kind in kinds):
+            await PlainTextResponse("uploads are off", 403)(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+
+def look() -> dict[str, Any]:
+    """Give the arguments of `launch`: no fonts from elsewhere, no history of the requests, no uploads."""
+    import gradio as gr
+    from starlette.middleware import Middleware
+
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
-    return {"theme": theme.set(block_info_text_color="*neutral_500"), "footer_links": [], "run_history": False}
+    return {
+        "theme": theme.set(block_info_text_color="*neutral_500"),
+        "footer_links": [],
+        "run_history": False,
+        "app_kwargs": {"middleware": [Middleware(_NoUploads)]},
+    }
 
 
 def build_demo(extractor: Extractor, max_characters: int = 20_000, max_seconds: float = 120) -> gr.Blocks:
@@ -202,30 +207,46 @@ def build_demo(extractor: Extractor, max_characters: int = 20_000, max_seconds: 
         max_characters (`int`, *optional*, defaults to 20,000):
             Longest text.
         max_seconds (`float`, *optional*, defaults to 120):
-            Time after which an extraction asks the model nothing more.
+            Longest time that one extraction may take.
 
     Returns:
         `gradio.Blocks`: The page; `launch` it with [`look`].
     """
     import gradio as gr
 
-    def extract(text: str, task: str, schema: str, triggers: str, language: str | None, drop: bool) -> tuple[str, str]:
+    def extract(
+        text: str | None,
+        task: str,
+        schema: str | None,
+        triggers: str | None,
+        language: str | None,
+        drop: bool,
+    ) -> tuple[str, str]:
+        text, schema, triggers = text or "", schema or "", triggers or ""  # a program may leave them out
+        check_time = start_clock(max_seconds)
         try:
             if len(text) > max_characters:
                 raise InputError(f"the text has {len(text):,} characters: give at most {max_characters:,}")
             if len(schema) + len(triggers) > max_characters:
                 raise InputError(f"the schema is too long: give at most {max_characters:,} characters")
-            ours = replace(extractor, engine=InTime(extractor.engine, max_seconds), drop_ungrounded=drop)
-            result = ours(
+            result = replace(extractor, max_seconds=max_seconds, drop_ungrounded=drop)(
                 text,
                 task,
                 parse_schema(schema, task),
                 language=language or None,
-                triggers=_parse_triggers(triggers) if TASKS[task].triggers_given else None,
+                triggers=_parse_triggers(triggers) if find_task(task).triggers_given else None,
             )
+            if len(result.facts) > MAX_FACTS:
+                raise InputError(f"the answers hold {len(result.facts):,} facts, too many to show: give fewer labels")
+            found = render_fragment(result)
+            check_time()
+            links = _download_links(result)
+            check_time()
+        except RecursionError:
+            raise _message("the schema is nested too deeply") from None
         except InputError as error:
-            raise gr.Error(str(error), print_exception=False) from None
-        return _embed(render_fragment(result), _download_links(result)), result.to_json()
+            raise _message(str(error)) from None
+        return _embed(found, links), result.to_json()
 
     def shown_for(task: str) -> tuple[Any, Any]:
         return gr.update(info=TASKS[task].hint), gr.update(visible=TASKS[task].triggers_given)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import groupby, islice, repeat
 from typing import Any, NamedTuple, overload
@@ -17,6 +17,7 @@ from iepile_builder.data.instructions import LANGUAGES, read_asked, read_instruc
 from iepile_builder.engines.base import Completion, Engine, Request
 from iepile_builder.engines.transformers import TransformersEngine
 from iepile_builder.errors import InputError
+from iepile_builder.extraction.clock import start_clock
 from iepile_builder.extraction.merge import add_units, first_place, place_key, read_groups
 from iepile_builder.extraction.passages import HAN, SURROGATE, Passage, detect_language, passages
 from iepile_builder.extraction.result import Extraction
@@ -26,6 +27,7 @@ from iepile_builder.tasks.facts import Annotation, Fact
 
 
 REQUESTS_AT_ONCE = 64  # that an engine is given, so that it can put those of similar length together
+REQUESTS_TIMED = 16  # that an engine is given between two looks at the clock, where there is a time limit
 MIN_ROOM = 32  # tokens for a passage
 SAMPLE = 20_000  # characters of which the tokens are counted
 
@@ -59,6 +61,9 @@ class Extractor:
             The similarity from which on a string counts as a string of the text; see [`Locator`].
         drop_ungrounded (`bool`, *optional*, defaults to `False`):
             Whether to leave out facts with a string that is not in the text.
+        max_seconds (`float`, *optional*):
+            The longest time that a call may take, for all of its texts; then it raises an `InputError`. A request that
+            the engine has begun to answer is not interrupted.
     """
 
     engine: Engine
@@ -70,6 +75,7 @@ class Extractor:
     overlap: int = 1
     min_score: float = 0.85
     drop_ungrounded: bool = False
+    max_seconds: float | None = None
 
     @classmethod
     def from_pretrained(cls, model: str, adapter: str | None = None, **kwargs: Any) -> Extractor:
@@ -168,7 +174,8 @@ class Extractor:
             [`Extraction`] or `Iterator[Extraction]`: the result, or those of several texts.
 
         Raises:
-            `InputError`: if there is nothing to be read or to be asked for, or the model's context is too small.
+            `InputError`: if there is nothing to be read or to be asked for, the model's context is too small, or the
+                time is up.
         """
         if find_task(task).triggers_given and triggers is None:
             raise InputError(
@@ -206,27 +213,30 @@ class Extractor:
     def _stream(self, texts: Iterable[str], triggers: Iterable[Any], batching: SchemaBatching) -> Iterator[Extraction]:
         """Yield the results of texts, in their order."""
         works: deque[_Work] = deque()
+        check_time = start_clock(self.max_seconds)
+        at_once = REQUESTS_AT_ONCE if self.max_seconds is None else REQUESTS_TIMED
 
         def jobs() -> Iterator[_Job]:
             for number, (text, given) in enumerate(zip(texts, triggers, strict=False), start=1):
                 if not isinstance(text, str) or not text.strip():
                     raise InputError(f"text {number} is empty; give some text")
                 clean = SURROGATE.sub("\ufffd", text)
-                work = _Work(clean, replace(batching, language=batching.language or detect_language(clean)))
+                work = _Work(
+                    clean, replace(batching, language=batching.language or detect_language(clean)), check_time
+                )
                 planned = self._plan(work, given)
                 work.open = len(planned)
                 works.append(work)
                 yield from planned
 
         waiting = jobs()
-        while batch := list(islice(waiting, REQUESTS_AT_ONCE)):
+        while batch := list(islice(waiting, at_once)):
             while batch:
-                completions = self.engine.generate([job.request for job in batch], self.max_new_tokens)
-                batch = [
-                    again
-                    for job, completion in zip(batch, completions, strict=True)
-                    for again in self._receive(job, completion)
-                ]
+                check_time()
+                part, batch = batch[:at_once], batch[at_once:]
+                completions = self.engine.generate([job.request for job in part], self.max_new_tokens)
+                for job, completion in zip(part, completions, strict=True):
+                    batch += self._receive(job, completion)
             while works and not works[0].open:
                 yield self._finish(works.popleft())
         while works:
@@ -256,6 +266,7 @@ class Extractor:
         while True:
             jobs, fits = [], True
             for passage in passages(text, batching.language, max(size, 1), self.overlap):
+                work.check_time()
                 together = self._ask(batching, text[passage.start : passage.end], known(passage))
                 jobs += [_Job(work, passage, *asked) for asked in together]
                 if room is not None and together:
@@ -317,6 +328,7 @@ class Extractor:
         for passage, of_passage in groupby(answers, key=lambda answer: answer[0].passage):
             groups: list[list[Fact]] = []
             for job, completion in of_passage:
+                work.check_time()
                 text = completion.text
                 if completion.cut:
                     counts["cut"] += 1
@@ -332,7 +344,8 @@ class Extractor:
                 counts["unparsed"] += value is None
                 groups += found
                 counts["left_out"] += left_out
-            grounded = ground(groups, Locator(work.text[passage.start : passage.end], self.min_score))
+            locate = Locator(work.text[passage.start : passage.end], self.min_score, work.check_time)
+            grounded = ground(groups, locate)
             add_units(units, grounded, passage.start, task.has_events)
 
         kept = [unit for unit in (self._select(unit) for unit in units.values()) if unit]
@@ -384,6 +397,7 @@ class _Work:
 
     text: str
     batching: SchemaBatching
+    check_time: Callable[[], None]
     open: int = 0
     retried: int = 0
     answers: list[tuple[_Job, Completion]] = field(default_factory=list)

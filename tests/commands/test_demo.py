@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.rules import AnswerEngine
+from helpers.rules import AnswerEngine, RuleEngine
 
-from iepile_builder import Extractor, InputError
+from iepile_builder import Extractor
+from iepile_builder.answers.grounding import Locator
 from iepile_builder.commands import demo
-from iepile_builder.engines.base import Request
 from iepile_builder.extraction.user_schema import read_schema
 from iepile_builder.tasks import TASKS
 
@@ -161,6 +161,17 @@ def test_errors_are_shown(open_page: Callable[..., Any]) -> None:
     page.wait_for_selector("text=text 1 is empty; give some text")
 
 
+@needs_chromium
+def test_an_error_is_shown_as_text(open_page: Callable[..., Any]) -> None:
+    page = open_page()
+    label = '<img src="x"> <b>bold</b> & co'
+    page.fill("#schema textarea", f"{label}\n{label}")
+    page.click("#extract")
+    page.wait_for_selector("text=stands 2 times; give each once")
+    assert f"label '{label}' stands 2 times" in page.inner_text(".toast-body")
+    assert page.query_selector(".toast-body :is(img, b)") is None
+
+
 def ask(server: str, text: str, schema: str = "secret", task: str = "NER") -> Any:
     """Call the page's program as another program can."""
     from gradio_client import Client
@@ -174,6 +185,42 @@ def test_limits_hold_without_the_page(server: str) -> None:
         ask(server, "x" * 2001)
     with pytest.raises(Exception, match="the schema is too long: give at most 2,000 characters"):
         ask(server, "x", "y" * 2001)
+
+
+def test_nothing_can_be_uploaded(server: str) -> None:
+    import os
+
+    import httpx
+
+    before = set(Path(os.environ["GRADIO_TEMP_DIR"]).rglob("*"))
+    for content in (b"", b"x", b"x" * 5_000_000):
+        answer = httpx.post(f"{server}gradio_api/upload", files={"files": ("note.txt", content)})
+        assert answer.status_code == 403
+    assert not [path for path in set(Path(os.environ["GRADIO_TEMP_DIR"]).rglob("*")) - before if path.is_file()]
+
+
+@pytest.mark.parametrize("depth", [100, 330, 990])
+def test_a_deep_schema_ends_in_one_line(server: str, depth: int, capfd: pytest.CaptureFixture) -> None:
+    with pytest.raises(Exception, match=r"nested too deeply|is no label") as error:
+        ask(server, "Ada met Charles.", "[" * depth + "]" * depth)
+    assert "\n" not in str(error.value)
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize(
+    ("text", "schema", "task", "message"),
+    [
+        (None, "person", "NER", "text 1 is empty"),
+        ("Ada met Charles.", None, "NER", "the schema is empty"),
+        ("Ada met Charles.", "person", None, "unknown task"),
+    ],
+)
+def test_a_program_that_leaves_something_out_gets_one_line(
+    server: str, text: Any, schema: Any, task: Any, message: str, capfd: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(Exception, match=message):
+        ask(server, text, schema, task)
+    assert "Traceback" not in "".join(capfd.readouterr())
 
 
 def test_nothing_that_is_typed_is_logged_or_kept(server: str, capfd: pytest.CaptureFixture, caplog: Any) -> None:
@@ -224,14 +271,71 @@ def test_all_presets_can_be_asked() -> None:
         assert result.language == ("zh" if "，" in text else "en")
 
 
-def test_an_engine_stops_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter(range(0, 10_000, 10))
-    monkeypatch.setattr(demo.time, "monotonic", lambda: next(clock))
-    engine = demo.InTime(AnswerEngine(ANSWER), seconds=25)
-    request = Request([{"role": "user", "content": '{"schema": ["person"]}'}])
-    assert len(engine.generate([request] * 20, 10)) == 20
-    with pytest.raises(InputError, match="takes more than 25 seconds: give a shorter text or fewer labels"):
-        engine.generate([request] * 20, 10)
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Call the page's program in this process, with a clock that a test may set."""
+    now = [0.0]
+
+    def call(engine: Any, labels: list[str], draw: Callable[[Any], str] = demo.render_fragment) -> Any:
+        page = demo.build_demo(Extractor(engine, max_new_tokens=10**6), max_seconds=8)
+        function: Any = next(each.fn for each in page.fns.values() if each.api_name == "extract")
+        with monkeypatch.context() as patch:
+            patch.setattr("iepile_builder.extraction.clock.time.monotonic", lambda: now[0])
+            patch.setattr(demo, "render_fragment", draw)
+            return function("Ada met Charles.", "NER", json.dumps(labels), None, None, False)
+
+    call.now = now  # type: ignore[attr-defined]
+    return call
+
+
+def many_strings(label: Any, text: str) -> list[str]:
+    """Find 23 strings for each label, none of which is in the text."""
+    return [f"{label} no. {number} is not there" for number in range(23)]
+
+
+LABELS = [f"label {number}" for number in range(1500)]
+TOO_LONG = "this takes more than 8 seconds: give a shorter text or fewer labels"
+
+
+def test_asking_stops_when_the_time_is_up(call: Any) -> None:
+    asked: list[str] = []
+
+    def rule(label: Any, text: str) -> list[str]:
+        asked.append(label)
+        call.now[0] += 0.01
+        return many_strings(label, text)
+
+    with pytest.raises(Exception, match=TOO_LONG):
+        call(RuleEngine(rule), LABELS)
+    assert 800 < len(asked) <= 800 + 16 * 9  # of 1,500: the clock is looked at every 16 requests
+
+
+def test_grounding_stops_when_the_time_is_up(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    located: list[str] = []
+
+    def find(self: Any, mention: str) -> list[Any]:
+        located.append(mention)
+        call.now[0] += 0.001
+        return []
+
+    monkeypatch.setattr(Locator, "find", find)
+    engine = RuleEngine(many_strings)
+    with pytest.raises(Exception, match=TOO_LONG):
+        call(engine, LABELS)
+    assert len(engine.requests) == 250
+    assert abs(len(located) - 8000) < 3  # of 34,500
+
+
+def test_drawing_is_bounded_and_in_time(call: Any) -> None:
+    with pytest.raises(Exception, match="the answers hold 34,500 facts, too many to show: give fewer labels"):
+        call(RuleEngine(many_strings), LABELS, lambda result: pytest.fail("drawn"))
+
+    def draw_slowly(result: Any) -> str:
+        call.now[0] += 9
+        return ""
+
+    with pytest.raises(Exception, match=TOO_LONG):
+        call(RuleEngine(many_strings), LABELS[:10], draw_slowly)
 
 
 @needs_chromium

@@ -1,0 +1,26 @@
+"""A time limit for a call."""
+
+import time
+from collections.abc import Callable
+
+from iepile_builder.errors import InputError
+
+
+def start_clock(max_seconds: float | None) -> Callable[[], None]:
+    """
+    Start the time of a call.
+
+    Args:
+        max_seconds (`float`, *optional*):
+            Its limit.
+
+    Returns:
+        `Callable[[], None]`: Raises an `InputError` once the time is up.
+    """
+    end = None if max_seconds is None else time.monotonic() + max_seconds
+
+    def check_time() -> None:
+        if end is not None and time.monotonic() > end:
+            raise InputError(f"this takes more than {max_seconds:g} seconds: give a shorter text or fewer labels")
+
+    return check_time
