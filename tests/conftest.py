@@ -25,6 +25,14 @@ settings.register_profile("iepile", deadline=None, derandomize=True, suppress_he
 settings.load_profile("iepile")
 
 
+@pytest.fixture
+def dataset_bars() -> Iterator[None]:
+    """Show the bars of `datasets`, as outside the tests."""
+    datasets.enable_progress_bars()
+    yield
+    datasets.disable_progress_bars()
+
+
 @pytest.fixture(autouse=True)
 def private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test sees what another one, or the user, has cached."""

@@ -72,6 +72,7 @@ def main(options: ExportOptions, model_options: ModelOptions, agreement: Agreeme
         raise InputError(f"{error.name} is not installed: pip install 'iepile-builder[gguf]'") from None
 
     from iepile_builder.engines.endpoint import EndpointEngine
+    from iepile_builder.engines.loading import without_weight_bars
     from iepile_builder.engines.transformers import TransformersEngine
 
     # Answers of transformers
@@ -94,7 +95,8 @@ def main(options: ExportOptions, model_options: ModelOptions, agreement: Agreeme
     with tempfile.TemporaryDirectory(dir=output_dir.parent, prefix=".exporting-") as temporary:
         weights, folder = Path(temporary, "weights"), Path(temporary, "gguf")
         folder.mkdir()
-        model.save_pretrained(weights)
+        with without_weight_bars():
+            model.save_pretrained(weights)
         tokenizer.save_pretrained(weights)
         context = engine.context
         del engine, model

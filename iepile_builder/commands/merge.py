@@ -50,7 +50,7 @@ def main(options: MergeOptions, model_options: ModelOptions, agreement: Agreemen
         raise InputError("give --model_name_or_path, the base model, and --adapter_name_or_path")
 
     from iepile_builder.chat import load_tokenizer
-    from iepile_builder.engines.loading import load_model, tokenizer_of
+    from iepile_builder.engines.loading import load_model, tokenizer_of, without_weight_bars
     from iepile_builder.engines.transformers import TransformersEngine
 
     # Base and adapter, unmerged
@@ -69,7 +69,8 @@ def main(options: MergeOptions, model_options: ModelOptions, agreement: Agreemen
     output_dir.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=output_dir.parent, prefix=".merging-") as temporary:
         folder = Path(temporary, "model")
-        merged.save_pretrained(folder)
+        with without_weight_bars():
+            merged.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         del engine, model, merged
         gc.collect()

@@ -211,6 +211,7 @@ def train_and_keep(
             Passed to [`write_training`].
     """
     from iepile_builder.training.data import without_bars
+    from iepile_builder.training.progress import show_progress
     from iepile_builder.training.trainer import end
 
     args = trainer.args
@@ -218,6 +219,7 @@ def train_and_keep(
     is_adapter = model_args.use_peft or data_args.adapter_name_or_path is not None
     form: Any = "adapter" if is_adapter else "merged"
     checkpoint = last_checkpoint(args)
+    show_progress(trainer)
     with without_bars(), explained_write_errors(folder):
         trainer.train(resume_from_checkpoint=checkpoint)
         trainer.save_model(args.output_dir)

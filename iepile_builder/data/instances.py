@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,10 +50,11 @@ def load_instances(name: str, columns: tuple[str, ...]) -> dict[str, Dataset]:
     try:
         if files:
             # One by one: the splits may differ in columns. The cache of `datasets` is keyed by a file's time.
-            splits = {
-                split: load_dataset(_format(file), hash_file(file), data_files=str(file), split="train")
-                for split, file in files.items()
-            }
+            with without_dataset_bars():
+                splits = {
+                    split: load_dataset(_format(file), hash_file(file), data_files=str(file), split="train")
+                    for split, file in files.items()
+                }
         else:
             splits = dict(load_dataset(name, data_files=_published_files(name)))
     except DatasetGenerationError as error:
@@ -67,6 +70,20 @@ def load_instances(name: str, columns: tuple[str, ...]) -> dict[str, Dataset]:
                     + ", ".join(f"`{name}`" for name in dataset.column_names)
                 )
     return splits
+
+
+@contextmanager
+def without_dataset_bars() -> Iterator[None]:
+    """Hide the bars of `datasets`."""
+    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    shown = not are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            enable_progress_bars()
 
 
 def _published_files(name: str) -> dict[str, str] | None:

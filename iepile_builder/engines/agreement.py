@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from iepile_builder.chat import to_prompt
-from iepile_builder.data.instances import load_instances
+from iepile_builder.data.instances import load_instances, without_dataset_bars
 from iepile_builder.engines.base import Completion, Engine, Request
 from iepile_builder.errors import InputError
 from iepile_builder.iepile import IEPile
@@ -58,7 +58,7 @@ def sample_requests(options: AgreementOptions, engine: Engine) -> list[Request]:
         `InputError`: If the dataset cannot be read, or no instance fits.
     """
     if options.dataset_name is None:
-        with tempfile.TemporaryDirectory() as cache:
+        with tempfile.TemporaryDirectory() as cache, without_dataset_bars():
             builder = IEPile(data_dir=str(SAMPLE_CORPUS), cache_dir=cache)
             instructions = builder.as_dataset(split="test")["instruction"][:]
     else:

@@ -42,6 +42,23 @@ def quiet_libraries() -> Iterator[None]:
         logger.setLevel(level)
 
 
+@contextmanager
+def without_weight_bars() -> Iterator[None]:
+    """Hide the bars of reading and writing weights, not those of downloads. Also works as a decorator."""
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, enable_progress_bars
+    from transformers.utils import logging as transformers_logging
+
+    shown, downloads_shown = transformers_logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    if downloads_shown:
+        enable_progress_bars()  # `transformers` has hidden them, too
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
 def tokenizer_of(model: str, adapter: str | None) -> str:
     """Give the folder or Hub id of the tokenizer: the adapter's where it has one, else the model's."""
     from transformers.utils.hub import has_file
@@ -50,6 +67,7 @@ def tokenizer_of(model: str, adapter: str | None) -> str:
 
 
 @quiet_libraries()
+@without_weight_bars()
 def load_model(
     name: str, adapter: str | None = None, is_trainable: bool = False, **kwargs: Any
 ) -> PreTrainedModel | PeftModel:

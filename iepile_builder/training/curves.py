@@ -86,11 +86,12 @@ def curve_rows(log: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[A
         by_step.setdefault(entry["step"], {}).update(entry)
     titles = REWARDS if any("reward" in entry for entry in losses) else LOSSES | SCORES
     columns = [key for key in titles if any(key in entry for entry in by_step.values())]
-    rows = [[step, *(_format(by_step[step].get(key), key) for key in columns)] for step in sorted(by_step)]
+    rows = [[step, *(format_value(by_step[step].get(key), key) for key in columns)] for step in sorted(by_step)]
     return ["step", *(titles[key] for key in columns)], rows
 
 
-def _format(value: float | None, key: str) -> str:
+def format_value(value: float | None, key: str) -> str:
+    """Write a value of the log with as many digits as are of use."""
     if value is None:
         return ""
     if "reward" in key:

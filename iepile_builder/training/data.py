@@ -12,14 +12,13 @@ from typing import Any
 
 from accelerate import PartialState
 from datasets import Dataset
-from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from transformers import PreTrainedTokenizerBase, TrainingArguments
-from transformers.utils import logging
 
 from iepile_builder.answers.parse import load_answer
 from iepile_builder.chat import to_prompt, tokenize
-from iepile_builder.data.instances import load_instances
+from iepile_builder.data.instances import load_instances, without_dataset_bars
 from iepile_builder.data.instructions import asked_schema
+from iepile_builder.engines.loading import without_weight_bars
 from iepile_builder.errors import InputError
 from iepile_builder.scoring.scorer import Scorer
 from iepile_builder.tasks import TASKS
@@ -57,16 +56,8 @@ class Questions:
 @contextmanager
 def without_bars() -> Iterator[None]:
     """Hide the progress bars of `datasets` and of saving: a trainer shows up to four before its own."""
-    datasets_too, transformers_too = not are_progress_bars_disabled(), logging.is_progress_bar_enabled()
-    disable_progress_bars()
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
+    with without_dataset_bars(), without_weight_bars():
         yield
-    finally:
-        if datasets_too:
-            enable_progress_bars()
-        if transformers_too:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def load_splits(
@@ -86,8 +77,7 @@ def load_splits(
     Raises:
         `InputError`: If there is no such dataset, split, column or task.
     """
-    with without_bars():
-        splits = load_instances(data_args.dataset_name, columns=columns)
+    splits = load_instances(data_args.dataset_name, columns=columns)
     if "train" not in splits:
         raise InputError(f"{data_args.dataset_name}: no train split, only {', '.join(splits)}")
     train, validation = splits["train"], splits.get("validation")

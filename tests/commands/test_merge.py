@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 from helpers.corpora import write_lines
+from helpers.rules import AnswerEngine
 from helpers.tiny import make_instances, save_tiny_model
 
 from iepile_builder import InputError
 from iepile_builder.chat import load_tokenizer
 from iepile_builder.commands.merge import MergeOptions, main
 from iepile_builder.engines import ModelOptions
-from iepile_builder.engines.agreement import AgreementOptions
+from iepile_builder.engines.agreement import AgreementOptions, sample_requests
 from iepile_builder.engines.base import Request
 from iepile_builder.engines.loading import load_model
 from iepile_builder.engines.transformers import TransformersEngine
@@ -58,7 +59,11 @@ def test_the_merged_model_answers_alone(
     merge: Callable[..., Path], base: Path, adapter: Path, capsys: pytest.CaptureFixture
 ) -> None:
     merged = merge()
-    assert "12 of 12 greedy answers are equal" in capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert "12 of 12 greedy answers are equal" in out
+    assert err.splitlines() == [
+        f"answering 12 prompts with {what}" for what in ("base and adapter", "the merged model")
+    ]
     requests = [Request([{"role": "user", "content": row["instruction"]}]) for row in make_instances(5)]
     answers = TransformersEngine.from_pretrained(str(merged)).generate(requests, 16)
     assert answers == TransformersEngine.from_pretrained(str(base), str(adapter)).generate(requests, 16)
@@ -78,6 +83,13 @@ def test_a_merge_that_changes_answers_is_refused(merge: Callable[..., Path], tmp
     assert {path.name for path in tmp_path.iterdir()} <= {"datasets_cache", "test.jsonl"}
     merged = merge(dtype="bfloat16", min_equal=0.0)
     assert json.loads((merged / "config.json").read_text())["dtype"] == "bfloat16"
+
+
+@pytest.mark.usefixtures("dataset_bars")
+def test_sample_prompts_come_without_bars(capsys: pytest.CaptureFixture) -> None:
+    requests = sample_requests(AgreementOptions(num_samples=3), AnswerEngine({}))
+    assert len(requests) == 3
+    assert capsys.readouterr() == ("", "")
 
 
 def test_a_folder_that_exists_is_left_alone(merge: Callable[..., Path], tmp_path: Path) -> None:

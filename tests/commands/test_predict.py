@@ -53,6 +53,18 @@ def answer(model: str, data: Path, tmp_path: Path) -> Callable[..., list[dict]]:
     return run
 
 
+@pytest.mark.usefixtures("dataset_bars")
+def test_one_bar_and_where_the_answers_are(
+    answer: Callable[..., list[dict]], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    answer(max_samples=4, max_new_tokens=1)
+    out, err = capsys.readouterr()
+    assert out == ""
+    *bar, answers, cut = [line for line in err.replace("\r", "\n").splitlines() if line]
+    assert {line.partition(":")[0] for line in bar} == {"Answering"}
+    assert (answers, cut) == (f"answers: {tmp_path / 'preds.jsonl'}", "4 answers were cut at --max_new_tokens 1")
+
+
 def test_lines_are_the_instances_with_the_answer(answer: Callable[..., list[dict]], model: str) -> None:
     lines, instances = answer(), make_instances(COUNT)
     assert [{**line, "output": line["reference"]} for line in lines] == [

@@ -26,6 +26,17 @@ def test_a_folder_of_splits_with_different_columns(tmp_path: Path) -> None:
         load_instances(str(tmp_path), columns=("instruction", "output"))
 
 
+@pytest.mark.usefixtures("dataset_bars")
+def test_reading_shows_no_bars(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    from datasets.utils import are_progress_bars_disabled
+
+    for split in ("train", "test"):
+        write_lines(tmp_path / f"{split}.jsonl", make_instances(5))
+    load_instances(str(tmp_path), columns=("instruction",))
+    assert capsys.readouterr() == ("", "")
+    assert not are_progress_bars_disabled()  # those of the user's own calls
+
+
 @pytest.mark.parametrize("name", ["rows.json", "rows.jsonl", "rows.parquet"])
 def test_a_file(name: str, tmp_path: Path) -> None:
     rows = make_instances(5)

@@ -1,5 +1,6 @@
 """The embedded model: its weights on the Hub, else those of the package, dequantized once and whole."""
 
+import re
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
@@ -14,7 +15,7 @@ from helpers.tiny import make_instances, save_tiny_model
 from iepile_builder import InputError
 from iepile_builder.chat import load_tokenizer
 from iepile_builder.engines import loading
-from iepile_builder.engines.loading import SMOLLM2, embedded_gguf, embedded_model, load_model
+from iepile_builder.engines.loading import SMOLLM2, embedded_gguf, embedded_model, load_model, without_weight_bars
 
 
 @pytest.fixture
@@ -25,6 +26,21 @@ def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr(loading, "embedded_gguf", lambda: tmp_path / "some.gguf")
     return tmp_path / "home" / "iepile"
+
+
+def test_loading_and_saving_show_no_bars(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled
+    from transformers.utils.logging import is_progress_bar_enabled
+
+    folder = str(save_tiny_model(tmp_path / "model"))
+    assert "Writing model shards" in capsys.readouterr().err  # what `transformers` does
+    with without_weight_bars():
+        load_model(folder).save_pretrained(folder)
+        assert not are_progress_bars_disabled()  # those of downloads
+    assert capsys.readouterr() == ("", "")
+    assert is_progress_bar_enabled()
+    load_model(folder)
+    assert capsys.readouterr() == ("", "")
 
 
 def test_the_weights_on_the_hub_come_first(
@@ -93,5 +109,5 @@ def test_the_real_model_learns_to_answer(smollm2: str, run_script: Callable, tmp
     recipe = ROOT / "recipes" / "smollm2-135m-instruct" / "sft" / "config_lora.yaml"
     places = ["--model_name_or_path", smollm2, "--dataset_name", file, "--output_dir", tmp_path / "out"]
     done = run_script("sft.py", "--config", recipe, *places, "--logging_steps", 1)
-    losses = [float(part.split("'")[1]) for part in done.stdout.split("'loss': ")[1:]]
+    losses = [float(loss) for loss in re.findall(r"^step \d+ of \d+: loss ([\d.]+)", done.stdout, re.MULTILINE)]
     assert losses[-1] < losses[0] / 2

@@ -1,0 +1,61 @@
+"""What a training run shows on the screen: a bar on a terminal, lines in a file, and what every evaluation gave."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tqdm import tqdm
+from transformers import Trainer
+from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerState
+
+from iepile_builder.training.curves import LOSSES, REWARDS, SCORES, format_value
+
+
+TITLES = LOSSES | SCORES | REWARDS
+
+
+class Progress(ProgressCallback):
+    """
+    Show a bar with the latest loss on a terminal; elsewhere print the loss every `logging_steps`.
+
+    [`~transformers.ProgressCallback`] shows both at once, and the logs as dictionaries.
+    """
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            self.training_bar = tqdm(
+                total=state.max_steps,
+                initial=state.global_step,
+                desc="Training",
+                unit="step",
+                dynamic_ncols=True,
+                disable=args.disable_tqdm or None,
+            )
+        self.current_step = state.global_step
+
+    def on_prediction_step(self, *args: Any, **kwargs: Any) -> None:
+        if self.training_bar is not None and not self.training_bar.disable:
+            super().on_prediction_step(*args, **kwargs)
+
+    def on_log(
+        self, args: Any, state: TrainerState, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        if self.training_bar is None or not logs:
+            return
+        values = {title: format_value(logs[key], key) for key, title in TITLES.items() if key in logs}
+        if "train_runtime" in logs:
+            loss = format_value(logs["train_loss"], "train_loss")
+            self.training_bar.write(f"{state.global_step} steps in {logs['train_runtime']:.1f} s, mean loss {loss}")
+        elif "loss" in logs and not self.training_bar.disable:
+            self.training_bar.set_postfix(values)
+        elif values:
+            shown = ", ".join(f"{title} {value}" for title, value in values.items())
+            self.training_bar.write(f"step {state.global_step} of {state.max_steps}: {shown}")
+
+
+def show_progress(trainer: Trainer) -> None:
+    """Replace what a trainer shows by [`Progress`]."""
+    for each in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(each)
+    trainer.add_callback(Progress)
