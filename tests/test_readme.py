@@ -2,7 +2,7 @@
 The commands and programs of the READMEs, each run in their order as it stands there.
 
 They run in a copy of the repository, against a local Hub that has a model of a few thousand weights under the name of
-the real one. Only those do not that a comment before the block excuses: `<!-- installs -->`, `<!-- needs a GPU -->`.
+the real one. Blocks marked `<!-- installs -->` or `<!-- needs a GPU -->` are skipped.
 """
 
 import os
