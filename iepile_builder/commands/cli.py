@@ -108,7 +108,11 @@ def parse_options(name: str, doc: str, options: Sequence[type], argv: Sequence[s
 def make_parser(name: str, doc: str, options: Sequence[type]) -> ArgumentParser:
     """Make the parser of a command, with a group of options for each dataclass."""
     parser = ArgumentParser(
-        prog=f"iepile {name}", usage=f"iepile {name} [options]", description=doc.strip(), exit_on_error=False
+        prog=f"iepile {name}",
+        usage=f"iepile {name} [options]",
+        description=doc.strip(),
+        exit_on_error=False,
+        print_config=None,
     )
     parser.formatter_class = _formatter(parser.formatter_class)
     parser.add_argument("--config", action=_ConfigFile, help="a YAML file with these options, or a recipe's name")
@@ -128,11 +132,22 @@ class _ConfigFile(ActionConfigFile):
 
 
 def _formatter(base: Any) -> type:
-    """Keep the lines of the description: they hold the example."""
+    """Keep the lines of the description, which hold the example, and name types as a user does."""
 
     class Formatter(base):
         def _fill_text(self, text: str, width: int, indent: str) -> str:
             return text
+
+        def _expand_help(self, action: Any) -> str:
+            text = re.sub(r"<class '(\w+)'>", r"\1", super()._expand_help(action))
+            text = re.sub(r"type: Literal\[[^]]*\](?: \| null)?(?:, )?", "", text)
+            return (
+                text.replace(", default: null", "")
+                .replace("default: null", "")
+                .replace(" | null", "")
+                .replace(", )", ")")
+                .replace(" ()", "")
+            )
 
     return Formatter
 
