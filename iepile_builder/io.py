@@ -174,19 +174,23 @@ def locked(path: Path) -> Iterator[None]:
 
     Args:
         path (`Path`):
-            The output; the lock is a hidden file beside it.
+            The output, or a symbolic link to it; the lock is a hidden file beside the output.
 
     Raises:
-        `InputError`: If another run holds it.
+        `InputError`: If another run holds it, or the output cannot be a file.
     """
     from filelock import FileLock, Timeout
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    check_file(path)
+    target = Path(os.path.realpath(path))
+    lock = FileLock(target.with_name(f".{target.name}.lock"))
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout:
         raise InputError(f"{path}: another run is writing it: wait for that, or give another output") from None
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
     try:
         yield
     finally:

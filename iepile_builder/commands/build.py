@@ -91,6 +91,8 @@ OPTIONS = (BuildOptions, InstanceOptions)
 def main(options: BuildOptions, instance_options: InstanceOptions) -> None:
     if options.push_to_hub is not None and options.format != "parquet":
         raise InputError("--push_to_hub needs --format parquet")
+    if options.num_proc is not None and options.num_proc < 1:
+        raise InputError(f"num_proc is {options.num_proc}; give 1 or more")
     if options.left_out_file is not None:
         check_file(options.left_out_file)
     config = IEPileConfig(**vars(instance_options))
@@ -124,7 +126,10 @@ def main(options: BuildOptions, instance_options: InstanceOptions) -> None:
             card = dataset_card(corpora, counts, report, command, options.licenses, name, notes, plots, example)
             card.save(new / "README.md")
         if options.left_out_file is not None:
-            write_whole(options.left_out_file, "".join(to_json(of_split) + "\n" for of_split in report))
+            # in the output folder it is part of the new content, else the old would take it away
+            file, output = options.left_out_file.resolve(), options.output_dir.resolve()
+            file = new / file.relative_to(output) if file.is_relative_to(output) else options.left_out_file
+            write_whole(file, "".join(to_json(of_split) + "\n" for of_split in report))
 
     for split, of_split in counts.items():
         by_task: Counter[str] = Counter()

@@ -69,7 +69,9 @@ def _errors_in_one_line(name: str) -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        sys.exit(f"error: {error}")
+        # a name may hold a line break or a terminal's escape, whoever made it up
+        text = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda found: repr(found[0])[1:-1], str(error))
+        sys.exit(f"error: {text}")
     except ModuleNotFoundError as error:
         if name not in EXTRAS or (error.name or "").partition(".")[0] in ("", "iepile_builder"):
             raise
@@ -128,7 +130,10 @@ def documented(options: type) -> dict[str, str]:
 
 class _ConfigFile(ActionConfigFile):
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
-        super().__call__(parser, cfg, str(find_resource("recipes", values)), option_string)  # type: ignore
+        try:
+            super().__call__(parser, cfg, str(find_resource("recipes", values)), option_string)  # type: ignore
+        except UnicodeDecodeError as error:
+            raise InputError(f"{values}: not UTF-8 ({error.reason} at byte {error.start})") from None
 
 
 def _formatter(base: Any) -> type:

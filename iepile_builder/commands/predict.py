@@ -96,7 +96,8 @@ def main(options: PredictOptions, engine_options: EngineOptions) -> None:
         done = 0
         if state.is_main_process:
             done = read_done(output_file, dataset) if output_file.exists() else 0
-            run_file = output_file.with_name(f"{output_file.name.removesuffix('.jsonl')}.run.json")
+            target = output_file.resolve()  # of a link, for which the lock is there, too
+            run_file = target.with_name(f"{target.name.removesuffix('.jsonl')}.run.json")
             run = {"engine": describe_engine(engine_options), "data": describe_data(options)}
             if done:
                 check_run(run_file, run, f"{output_file}: its {done} answers were made with ")
@@ -123,8 +124,13 @@ def main(options: PredictOptions, engine_options: EngineOptions) -> None:
                 window = dataset.select(range(first, min(first + size, len(dataset))))
                 answers = gather_object(answer(engine, window, first + 1, engine_options))[max(0, done - start) :]
                 if state.is_main_process:
-                    with output_file.open("a", encoding="utf-8") as output:
-                        output.writelines(answer.line for answer in answers)
+                    try:
+                        with output_file.open("a", encoding="utf-8") as output:
+                            output.writelines(answer.line for answer in answers)
+                    except OSError as error:
+                        raise InputError(
+                            f"{output_file}: {error.strerror}; the same command goes on from there"
+                        ) from None
                 cut += sum(answer.cut for answer in answers)
                 too_long += sum(not answer.fits for answer in answers)
                 progress.update(len(answers))

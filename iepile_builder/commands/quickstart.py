@@ -106,7 +106,10 @@ def main(options: QuickstartOptions) -> None:
     key = to_json([corpora, build, recipe.read_text(), name, *caps])
     folder = options.output_dir / f"{source}-{sha256(key.encode()).hexdigest()[:8]}"
     data, adapter = folder / f"{source}_data", folder / "adapter"
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: {error.strerror}") from None
     times: dict[str, str] = {}
 
     _run(times, "build", data, ["build", *build, "--output_dir", data])

@@ -62,7 +62,7 @@ def replace_folder(
         work = output / INSIDE if inside else output.with_name(f".{output.name}.incomplete")
         parents = [parent for parent in work.parents if not parent.exists()]
         with _lock(work, output_dir):
-            earlier = len(os.listdir(work)) > 1  # more than the lock: a run was killed
+            keep = len(os.listdir(work)) > 1  # more than the lock: a run was killed
             new, old = work / "new", work / "old"
             try:
                 _finish_swap(output, work, inside)
@@ -70,13 +70,15 @@ def replace_folder(
                 shutil.rmtree(new, ignore_errors=True)
                 new.mkdir()
                 yield new
+                keep = True
+                _check_content(output_dir, output, command, overwrite)  # again: a build takes hours
                 _write_marker(new, command)
                 _swap(output, work, inside)
             except BaseException as error:
                 if not old.exists():  # else the next run finishes the swap
                     shutil.rmtree(new, ignore_errors=True)
-                    kept = earlier or not isinstance(error, InputError)
-                    if not kept or len(os.listdir(work)) == 1:
+                    keep = keep or not isinstance(error, InputError)
+                    if not keep or len(os.listdir(work)) == 1:
                         _remove_work(work)
                         for parent in parents:
                             with suppress(OSError):
@@ -161,7 +163,8 @@ def _check_content(output_dir: Path, output: Path, command: str, overwrite: bool
 
 
 def _files(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
+    paths = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    return sorted(path.relative_to(folder).as_posix() for path in paths)
 
 
 def _write_marker(new: Path, command: str) -> None:

@@ -32,6 +32,9 @@ logger = logging.getLogger(__name__)
 # The servers have no common error code for a prompt that is too long; this is what their messages have in common.
 _TOO_LONG = re.compile(r"context[ _](size|length|window)|maximum (model|context) len", re.IGNORECASE)
 
+# JSON can write half a surrogate pair, which no file of answers can hold.
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
+
 _NO_API = "no OpenAI-compatible API answers there: most addresses end in /v1"
 
 # No model says this by itself, so a server that ignores the schema of an answer is detected.
@@ -203,7 +206,7 @@ class EndpointEngine:
             raise InputError(f"{self.base_url}: the server's answer is none of the chat API: {str(answer)[:80]!r}")
         if other:
             raise InputError(f"{self.base_url}: the server has no model {self.model!r}: name {self._models()}")
-        return Completion(text, cut)
+        return Completion(_HALF_PAIR.sub("\N{REPLACEMENT CHARACTER}", text), cut)
 
     def _find_out_structured(self) -> None:
         from openai import APIStatusError

@@ -337,20 +337,23 @@ def _kept_results(record: Mapping[str, Any]) -> list[EvalResult]:
     ]
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file."""
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object from a file."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
     except ValueError as error:
         raise InputError(f"{path}: not JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: not a JSON object")
+    return value
 
 
 def read_report(path: Path) -> dict[str, Any]:
     """Read a report of `iepile score`, with intervals."""
     report = read_json(path)
-    if not isinstance(report, dict) or not {"overall", "tasks", "sources"} <= report.keys():
+    if not {"overall", "tasks", "sources"} <= report.keys():
         raise InputError(f"{path}: not a report of iepile score")
     if "intervals" not in report["overall"]:
         raise InputError(f"{path}: the scores have no intervals: score again with --bootstrap 1000")

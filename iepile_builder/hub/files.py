@@ -63,7 +63,7 @@ def model_files(form: Form, folder: Path, name: str, facts: ModelFacts | None = 
     base_model = facts.base_model or record.get("base_model")
     if form == "adapter":
         config = read_json(folder / "adapter_config.json")
-        base_model = base_model or config["base_model_name_or_path"]
+        base_model = base_model or config.get("base_model_name_or_path")
         config["base_model_name_or_path"] = base_model
         files["adapter_config.json"] = (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
     if base_model is None or is_path(base_model):

@@ -435,3 +435,17 @@ def test_unusable_records_can_be_skipped_and_are_counted(run_script, people: Pat
     assert "left out 2 records; the first: " in done.stderr
     assert "train.json, line 3" in done.stderr
     assert len(read(tmp_path / "out" / "train.jsonl")) == 2
+
+
+def test_the_counts_may_lie_in_the_output_folder(run_command, people: Path, tmp_path: Path) -> None:
+    arguments = ["build", "--corpus_dir", people, "--output_dir", "out", "--left_out_file", "out/far/left_out.jsonl"]
+    for overwrite in ("false", "true"):
+        run_command(*arguments, "--overwrite", overwrite)
+        assert [of["records"] for of in read(tmp_path / "out" / "far" / "left_out.jsonl")] == [2, 1, 2]
+
+
+def test_a_number_of_processes_below_one_ends_with_one_clear_line(run_command, people: Path, tmp_path: Path) -> None:
+    done = run_command(
+        "build", "--corpus_dir", people, "--output_dir", tmp_path / "out", "--num_proc", 0, check=False
+    )  # fmt: skip
+    assert_one_clear_line(done, "num_proc is 0; give 1 or more")

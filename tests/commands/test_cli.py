@@ -59,6 +59,20 @@ def test_a_config_is_a_file_or_a_recipe_s_name_and_the_command_line_wins(tmp_pat
         parse("--config", "qwen3-4b/sft/config_lora.yaml")  # found by name; it has options of `iepile train`
     with pytest.raises(InputError, match="qwen3-4b, qwen3-8b"):
         parse("--config", "qwen3/config.yaml")
+    file.write_bytes(b"\xff\xfem\0")
+    with pytest.raises(InputError, match=r"config\.yaml: not UTF-8 \(invalid start byte at byte 0\)"):
+        parse("--config", str(file))
+
+
+def test_a_name_with_line_breaks_and_escapes_stays_on_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def main() -> None:
+        raise InputError("a\nb\u2028\x1b[31m é: no such file")
+
+    module = SimpleNamespace(main=main, OPTIONS=(), __doc__="Doc.")
+    monkeypatch.setattr(cli, "import_module", lambda name: module)
+    with pytest.raises(SystemExit) as ended:
+        cli.run("predict", [])
+    assert ended.value.code == r"error: a\nb\u2028\x1b[31m é: no such file"
 
 
 def test_a_missing_package_names_the_extra_that_has_it(monkeypatch: pytest.MonkeyPatch) -> None:

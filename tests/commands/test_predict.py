@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from iepile_builder.commands.cli import parse_options
 from iepile_builder.commands.predict import PredictOptions
 from iepile_builder.engines import EngineOptions
 from iepile_builder.engines.loading import load_model
+from iepile_builder.io import locked
 
 
 COUNT = 40
@@ -165,6 +167,41 @@ def test_another_model_or_other_options_are_refused(
     record.write_text(made)
     lines = answer(model_name_or_path=str(same), batch_size=16)  # which change no answers
     assert lines == answer("whole.jsonl")
+
+
+def test_a_link_to_the_answers_has_their_lock_and_their_record(
+    answer: Callable[..., list[dict]], tmp_path: Path
+) -> None:
+    (tmp_path / "link.jsonl").symlink_to("preds.jsonl")
+    with locked(tmp_path / "preds.jsonl"), pytest.raises(InputError, match="link.jsonl: another run is writing it"):
+        answer("link.jsonl")
+    answer(max_samples=10)
+    with pytest.raises(InputError, match="constrain False, not True"):
+        answer("link.jsonl", constrain="auto")
+    answer("link.jsonl", max_samples=12)
+    assert sorted(path.name for path in tmp_path.glob("[!.]*.json*")) == [
+        "link.jsonl",
+        "preds.jsonl",
+        "preds.run.json",
+    ]
+
+
+def test_a_place_that_cannot_be_written_is_one_line_and_a_full_disk_loses_nothing(
+    answer: Callable[..., list[dict]], tmp_path: Path
+) -> None:
+    for name, message in {".": "not a file", "file/preds.jsonl": "Not a directory|File exists"}.items():
+        (tmp_path / "file").touch()
+        with pytest.raises(InputError, match=message):
+            answer(name)
+    whole = answer("whole.jsonl")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / "whole.jsonl").stat().st_size - 100, limits[1]))
+    try:
+        with pytest.raises(InputError, match=r"preds\.jsonl: File too large; the same command goes on from there"):
+            answer()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert answer() == whole
 
 
 def test_a_folder_that_was_trained_again_is_another_model(

@@ -209,6 +209,19 @@ def test_what_is_wrong_is_said(
     assert hub.repositories == {}
 
 
+@pytest.mark.parametrize(
+    ("config", "message"), [("[]", "adapter_config.json: not a JSON object"), ("{}", "base model has no Hub id")]
+)
+def test_a_damaged_adapter_config_is_one_line(
+    hub: LocalHub, adapter: Path, tmp_path: Path, run: Callable[..., str], config: str, message: str
+) -> None:
+    folder = copied(adapter, tmp_path / "adapter")
+    (folder / "adapter_config.json").write_text(config)
+    (folder / "training.json").unlink(missing_ok=True)
+    with pytest.raises(SystemExit, match=f"^error: .*{message}"):
+        run("adapter", "--repo_id", "user/tiny-ie", "--folder", folder, "--license", "mit")
+
+
 def test_only_files_of_a_model_leave_and_none_by_a_link(
     hub: LocalHub, adapter: Path, tmp_path: Path, run: Callable[..., str]
 ) -> None:

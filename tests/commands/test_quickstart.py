@@ -83,3 +83,11 @@ def test_what_cannot_be_published_is_said_before_anything_is_done(quickstart, tm
 
 def test_a_folder_that_is_no_corpus(quickstart, tmp_path: Path) -> None:
     assert_one_clear_line(quickstart("--corpus_dir", tmp_path / "nowhere"), "no such folder of corpora")
+
+
+def test_an_output_folder_that_cannot_be_made_is_one_line(run_command, people: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = run_command(
+        "quickstart", "--model_name_or_path", "m", "--corpus_dir", people, "--output_dir", "file/out", check=False
+    )
+    assert_one_clear_line(done, "Not a directory")

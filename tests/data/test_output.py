@@ -53,6 +53,13 @@ def test_only_what_the_command_wrote_is_replaced(tmp_path: Path) -> None:
         write(folder, "3", overwrite=True)
     assert content(folder) == {**whole("2"), "data/notes.txt": "mine"}
 
+    (folder / "data" / "notes.txt").rename(tmp_path / "notes.txt")
+    (folder / "link").symlink_to(tmp_path)
+    with pytest.raises(InputError, match="holds link, which iepile build did not write"):
+        write(folder, "3", overwrite=True)
+    (folder / "link").unlink()
+    (tmp_path / "notes.txt").rename(folder / "data" / "notes.txt")
+
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.txt").write_text("mine")
     for overwrite in (False, True):
@@ -189,6 +196,22 @@ def test_what_stands_beside_the_new_content_is_kept_after_a_kill_and_a_wrong_opt
     assert (work / "cache").read_text() == "finished"
     write(folder, "1")
     assert not work.exists()
+
+
+def test_what_is_put_into_the_folder_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    write(folder, "1")
+    with (
+        pytest.raises(InputError, match=r"holds notes\.txt, which iepile build did not write"),
+        replace_folder(folder, "build", overwrite=True) as new,
+    ):
+        (new.parent / "cache").write_text("finished")
+        (folder / "notes.txt").write_text("mine")
+    assert content(folder) == {**whole("1"), "notes.txt": "mine"}
+    assert (tmp_path / ".out.incomplete" / "cache").read_text() == "finished"
+    (folder / "notes.txt").unlink()
+    write(folder, "2", overwrite=True)
+    assert content(folder) == whole("2")
 
 
 @pytest.mark.parametrize("error", [InputError("wrong"), KeyboardInterrupt(), OSError(28, "No space left on device")])

@@ -321,6 +321,13 @@ def test_an_answer_of_another_form_is_one_line(odd: str, name: str, monkeypatch:
     assert "\n" not in str(error.value)
 
 
+def test_half_a_surrogate_pair_becomes_a_character_that_a_file_can_hold(
+    odd: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Odd, "answer", {"model": "m", "choices": [{"message": {"content": "a\ud800b😀"}}]})
+    assert EndpointEngine(odd, max_retries=0).generate([ask("Say hi")], 8) == [("a\ufffdb😀", False)]
+
+
 @pytest.mark.parametrize("models", NO_LISTS, ids=str)
 def test_a_list_of_models_of_another_form_is_one_line(
     odd: str, models: object, monkeypatch: pytest.MonkeyPatch
