@@ -59,6 +59,8 @@ def load_instances(name: str, columns: tuple[str, ...]) -> dict[str, Dataset]:
             splits = dict(load_dataset(name, data_files=_published_files(name)))
     except DatasetGenerationError as error:
         raise _unreadable(name, list(files.values()), error) from None
+    except StopIteration:  # of `datasets`, for a file without a line
+        raise InputError(f"{name}: no instances in a file of it") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{name}: not a dataset of instances: {first_line(error)}") from None
 

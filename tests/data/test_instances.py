@@ -66,11 +66,13 @@ def test_a_malformed_line_is_named(tmp_path: Path) -> None:
         load_instances(str(tmp_path), columns=("instruction",))
 
 
-@pytest.mark.parametrize("name", ["missing", "empty", "notes.txt", "broken.parquet"])
+@pytest.mark.parametrize("name", ["missing", "empty", "notes.txt", "broken.parquet", "none.jsonl", "blank.jsonl"])
 def test_what_is_no_dataset_is_named(name: str, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.txt").write_text("nothing")
     (tmp_path / "broken.parquet").write_text("nothing")
+    (tmp_path / "none.jsonl").touch()
+    (tmp_path / "blank.jsonl").write_text("\n")
     with pytest.raises(InputError, match=name) as error:
         load_instances(str(tmp_path / name), columns=("instruction",))
     assert "\n" not in str(error.value)
