@@ -120,7 +120,7 @@ def metric_files(folder: Path, name: str) -> dict[str, Path | bytes]:
 
     Args:
         folder (`Path`):
-            With `README.md`, `app.py` and a module of the folder's name.
+            With `README.md`, `app.py`, `requirements.txt` and a module of the folder's name.
         name (`str`):
             The repository; the module is renamed to it, because `evaluate` looks for that name.
 
@@ -129,10 +129,11 @@ def metric_files(folder: Path, name: str) -> dict[str, Path | bytes]:
     """
     names = ("README.md", "app.py", f"{folder.name}.py")
     files = _take(folder, names)
-    if missing := [each for each in names if each not in files]:
+    if missing := [each for each in (*names, "requirements.txt") if not (folder / each).is_file()]:
         raise InputError(f"{folder}: not a metric: no {', '.join(missing)} in it")
     files[f"{name.rsplit('/', 1)[-1]}.py"] = files.pop(f"{folder.name}.py")
-    return files | library_files("space")
+    needed = (folder / "requirements.txt").read_text(encoding="utf-8").split()
+    return files | library_files(set(), {line for line in needed if line != TAG})
 
 
 def demo_files(name: str, model: str, adapter: str | None = None) -> dict[str, Path | bytes]:
@@ -153,7 +154,7 @@ def demo_files(name: str, model: str, adapter: str | None = None) -> dict[str, P
     for place in filter(None, (model, adapter)):
         if is_path(place):
             raise InputError(f"{place}: a Space loads its model from the Hub: push it, and give its Hub id")
-    return library_files("demo") | {
+    return library_files({"demo"}) | {
         "README.md": str(demo_card(name, model, adapter)).encode(),
         "app.py": render(
             "demo_app.py.txt", model=python(model), adapter=python(adapter) if adapter else None
@@ -161,8 +162,8 @@ def demo_files(name: str, model: str, adapter: str | None = None) -> dict[str, P
     }
 
 
-def library_files(extra: str) -> dict[str, Path | bytes]:
-    """Collect this library without the dictionary and the sample corpus, and write its requirements with an extra."""
+def library_files(extras: set[str], further: Iterable[str] = ()) -> dict[str, Path | bytes]:
+    """Collect this library without the dictionary and the sample corpus, and write what it and the Space require."""
     library = RESOURCES.parent
     paths = [path for path in library.rglob("*.py") if RESOURCES not in path.parents]
     paths += [library / "py.typed", *RESOURCES.glob("templates/*"), *filter(Path.is_file, RESOURCES.iterdir())]
@@ -171,7 +172,8 @@ def library_files(extra: str) -> dict[str, Path | bytes]:
         for path in sorted(paths)
         if path.name != "hard_negatives.json"
     }
-    return files | {"requirements.txt": "".join(f"{line}\n" for line in sorted(_requirements({extra}))).encode()}
+    lines = sorted(_requirements(extras).union(further))
+    return files | {"requirements.txt": "".join(f"{line}\n" for line in lines).encode()}
 
 
 def _requirements(extras: set[str]) -> set[str]:
