@@ -116,7 +116,8 @@ def _is_mount(path: Path) -> bool:
 def _lock(work: Path, output_dir: Path) -> Iterator[None]:
     """Make the work folder and keep every other run out of it."""
     while True:
-        work.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):  # `exist_ok` raises, too, if a run that ends removes it meanwhile
+            work.mkdir(parents=True)
         with suppress(FileNotFoundError), ExitStack() as stack:  # a run that ends removes folder and lock
             file = stack.enter_context((work / "lock").open("a"))
             try:
