@@ -6,10 +6,8 @@ is a group of the help; the library uses the same classes.
 """
 
 import ast
-import logging
 import re
 import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, fields, is_dataclass
@@ -20,6 +18,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from docstring_parser import parse as parse_docstring
 from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser  # type: ignore[attr-defined]
 
+from iepile_builder.engines.loading import quiet_libraries
 from iepile_builder.errors import InputError
 from iepile_builder.io import find_resource
 
@@ -55,8 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def run(name: str, argv: Sequence[str] | None = None) -> None:
     """Run a command in this process; bad input ends in one line. A command may parse its own options."""
     module = import_module(f"iepile_builder.commands.{name.replace('-', '_')}")
-    _hide_known_noise()
-    with _errors_in_one_line(name):
+    with quiet_libraries(), _errors_in_one_line(name):
         if hasattr(module, "parse"):
             module.main(*module.parse(argv))
             return
@@ -155,18 +153,6 @@ def _formatter(base: Any) -> type:
             )
 
     return Formatter
-
-
-def _hide_known_noise() -> None:
-    """Hide two lines that libraries print at every start and that ask nothing of the user."""
-    # bitsandbytes, where the package `kernels` is missing, whether or not anything is quantized
-    logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(
-        lambda record: "gemm_4bit_forward" not in str(record.msg)
-    )
-    # PEFT and TRL use names that transformers has changed
-    warnings.filterwarnings(
-        "ignore", r"`(is_)?gradient_checkpointing(_enable|_disable)?` is deprecated", FutureWarning
-    )
 
 
 def _groups(options: type) -> list[tuple[str, dict[str, str]]]:
