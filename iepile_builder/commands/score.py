@@ -22,6 +22,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from iepile_builder.answers.scores import load_calibration
 from iepile_builder.errors import InputError
 from iepile_builder.io import write_whole
 from iepile_builder.scoring.matching import Matching
@@ -47,6 +48,10 @@ class ScoreOptions:
             Print the full report as JSON and nothing else.
         repair (`bool`, *optional*, defaults to `False`):
             Also read answers that are only nearly JSON.
+        min_score (`float`, *optional*, defaults to 0.0):
+            Leave out predicted facts with a lower score, from 0 to 1. Scores come from the `decisions` in the file.
+        calibration (`Path`, *optional*):
+            A `calibration.json` of `iepile calibrate`, which makes scores probabilities.
         bootstrap (`int`, *optional*, defaults to 0):
             Bootstrap resamples of the records for intervals; 0 for no intervals.
         confidence (`float`, *optional*, defaults to 0.95):
@@ -61,6 +66,8 @@ class ScoreOptions:
     output_file: Path | None = None
     json: bool = False
     repair: bool = False
+    min_score: float = 0.0
+    calibration: Path | None = None
     bootstrap: int = 0
     confidence: float = 0.95
     seed: int = 0
@@ -73,13 +80,19 @@ def main(options: ScoreOptions, matching: Matching) -> None:
     if options.bootstrap < 0 or not 0 < options.confidence < 1:
         raise InputError("give bootstrap a number of resamples, confidence a number between 0 and 1")
 
-    scorer = read_predictions(options.predictions_file, options.repair)
+    if not 0 <= options.min_score <= 1:
+        raise InputError(f"--min_score is {options.min_score}; give a number from 0 to 1")
+    calibration = None if options.calibration is None else load_calibration(options.calibration)
+
+    scorer = read_predictions(options.predictions_file, options.repair, options.min_score, calibration)
     report = scorer.report(matching, options.bootstrap, options.confidence, options.seed)
     intervals = ("bootstrap", "confidence", "seed") if options.bootstrap else ()
     report["settings"] = asdict(matching) | {name: getattr(options, name) for name in ("repair", *intervals)}
+    if options.min_score > 0:
+        report["settings"]["min_score"] = options.min_score
     resamples = options.bootstrap or 1000
     if options.compare is not None:
-        other = read_predictions(options.compare, options.repair)
+        other = read_predictions(options.compare, options.repair, options.min_score, calibration)
         report["comparison"] = scorer.compare(other, matching, resamples, options.confidence, options.seed)
 
     # a label that a model made up may hold half a surrogate pair, which only JSON's escape can write

@@ -7,13 +7,15 @@ multisets of exact strings; see [`Matching`].
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from itertools import compress
 from math import fsum
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from iepile_builder.answers.parse import load_json, parse_answer
+from iepile_builder.answers.parse import load_answer, load_json, parse_answer
+from iepile_builder.answers.scores import Calibration, Decision, check_decisions, decide_facts, score_decision
 from iepile_builder.data.index import collector_off
 from iepile_builder.data.instructions import read_asked
 from iepile_builder.errors import InputError
@@ -28,6 +30,7 @@ from iepile_builder.tasks.facts import Fact
 
 FIELDS = ("id", "task", "source", "instruction", "label", "output")
 STRICT = Matching()
+NO_SCORES = "its answers have no 'decisions', so that facts have no scores"
 SHOWN = 500  # characters that are kept of an answer that does not parse
 
 
@@ -43,10 +46,17 @@ class Scorer:
     Args:
         repair (`bool`, *optional*, defaults to `False`):
             Also read answers that are only nearly JSON; see [`repair_json`].
+        min_score (`float`, *optional*, defaults to 0.0):
+            Leave out predicted facts with a lower score, or with none; 0 for all facts.
+        calibration ([`Calibration`], *optional*):
+            Turns scores into probabilities.
     """
 
-    def __init__(self, repair: bool = False) -> None:
+    def __init__(self, repair: bool = False, min_score: float = 0.0, calibration: Calibration | None = None) -> None:
         self.repair = repair
+        self.min_score = min_score
+        self.calibration = calibration
+        self.has_decisions = False
         self.records: dict[RecordKey, ScoredRecord] = {}
 
     def add(self, instance: dict[str, Any]) -> None:
@@ -56,7 +66,8 @@ class Scorer:
         Args:
             instance (`dict[str, str]`):
                 `id`, `task`, `source`, `instruction`, `label` (the record's annotation in JSON) and `output` (the
-                model's answer). Instances of the same task, source, id and label are batches of one record.
+                model's answer). Instances of the same task, source, id and label are batches of one record. The
+                optional `decisions` of the engine give the facts their scores.
 
         Raises:
             `InputError`: If a field is missing or not as described. A wrong `output` never raises.
@@ -73,11 +84,30 @@ class Scorer:
             record = self.records[key] = ScoredRecord(text, asked.language)
         answer = parse_answer(instance["output"], key.task, asked.schema, self.repair)
         record.asked.append(asked)
-        record.facts += answer.facts
+        decisions: list[Decision | None] = [None] * len(answer.facts)
+        if instance.get("decisions") is not None:
+            check_decisions(instance["decisions"])
+            self.has_decisions = True
+            if answer.facts:
+                value = load_answer(instance["output"])
+                decided = decide_facts(value, instance["decisions"], key.task, asked.schema)
+                decisions = [decided.get(fact) for fact in answer.facts]
+        if self.min_score > 0:
+            scores = [self.score(decision, key.task) for decision in decisions]
+            kept = [score is not None and score >= self.min_score for score in scores]
+            record.facts += compress(answer.facts, kept)
+            record.decisions += compress(decisions, kept)
+        else:
+            record.facts += answer.facts
+            record.decisions += decisions
         record.repaired += answer.repaired
         record.outside_schema += answer.outside
         if not answer.parsed:
             record.unparsed.append(instance["output"][:SHOWN])
+
+    def score(self, decision: Decision | None, task: str) -> float | None:
+        """Compute the score of a fact, `None` where its decision is not known."""
+        return None if decision is None else score_decision(decision, task, self.calibration)
 
     def compared(self) -> Iterator[tuple[RecordKey, ScoredRecord, list[Fact]]]:
         """Yield each record with its gold facts."""
@@ -242,7 +272,9 @@ class Scorer:
         }
 
 
-def read_predictions(path: Path, repair: bool = False) -> Scorer:
+def read_predictions(
+    path: Path, repair: bool = False, min_score: float = 0.0, calibration: Calibration | None = None
+) -> Scorer:
     """
     Read the answers of a file of JSON lines into a scorer, line by line.
 
@@ -251,22 +283,29 @@ def read_predictions(path: Path, repair: bool = False) -> Scorer:
             The file.
         repair (`bool`, *optional*, defaults to `False`):
             Also read answers that are only nearly JSON.
+        min_score (`float`, *optional*, defaults to 0.0):
+            Leave out predicted facts with a lower score.
+        calibration ([`Calibration`], *optional*):
+            Turns scores into probabilities.
 
     Returns:
         [`Scorer`]: The scorer.
 
     Raises:
-        `InputError`: With file and line, if an instance cannot be scored.
+        `InputError`: With file and line, if an instance cannot be scored; if there is a `min_score` and no answer has
+            decisions.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file of predictions")
-    scorer = Scorer(repair)
+    scorer = Scorer(repair, min_score, calibration)
     with collector_off():
         for number, _, line in read_lines(path):
             with located(path, number):
                 scorer.add(read_json(line))
     if not scorer.records:
         raise InputError(f"{path}: no predictions in it")
+    if min_score > 0 and not scorer.has_decisions:
+        raise InputError(f"{path}: {NO_SCORES}; leave out --min_score, or predict with an engine that gives them")
     return scorer
 
 

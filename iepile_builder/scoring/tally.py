@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from iepile_builder.answers.scores import Decision
 from iepile_builder.data.instructions import Asked
 from iepile_builder.schema import Schema
 from iepile_builder.scoring.matching import Label
@@ -78,6 +79,7 @@ class ScoredRecord:
     language: str
     asked: list[Asked] = field(default_factory=list)
     facts: list[Fact] = field(default_factory=list)
+    decisions: list[Decision | None] = field(default_factory=list)  # of the facts
     unparsed: list[str] = field(default_factory=list)
     repaired: int = 0
     outside_schema: int = 0

@@ -153,6 +153,9 @@ def test_a_label_that_cannot_be_written_is_escaped(run_script, predictions: list
     [
         (["--min_overlap", "2", "--mode", "type"], "min_overlap is 2"),
         (["--bootstrap", "-1"], "give bootstrap a number of resamples"),
+        (["--min_score", "2"], "--min_score is 2.0; give a number from 0 to 1"),
+        (["--min_score", "0.5"], "its answers have no 'decisions', so that facts have no scores"),
+        (["--calibration", "nowhere.json"], "iepile calibrate writes it"),
         (["--compare", "nowhere.jsonl"], "no such file of predictions"),
         (["--compare", "less.jsonl"], "records are in only one of the two"),
     ],

@@ -1,6 +1,7 @@
 """Instances with answers, written by hand."""
 
 import json
+from typing import Any
 
 from iepile_builder.scoring.scorer import Scorer
 
@@ -22,7 +23,7 @@ def entities(**by_type: list[str]) -> list[dict]:
     return [{"entity": name, "entity_type": kind} for kind, names in by_type.items() for name in names]
 
 
-def scorer_of(rows: list[dict], **options: bool) -> Scorer:
+def scorer_of(rows: list[dict], **options: Any) -> Scorer:
     scorer = Scorer(**options)
     for row in rows:
         scorer.add(row)

@@ -1,0 +1,157 @@
+"""
+Score the facts of an answer by the model's own decisions.
+
+A model that writes a label's list decides before each item whether to write one or to close the list. Engines report
+for each item the log-odds of that decision and the log-probability of the item's tokens; the *score* of the item's
+facts is the probability of both, `sigmoid(log_odds) * exp(logprob)`: how likely the model was to write this very item
+at that point. It is between 0 and 1 but not calibrated: of facts that score 0.7, more or less than 70% may be right.
+With a [`Calibration`], which `iepile calibrate` fits on validation records, it estimates the probability that the fact
+is right.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import exp, expm1, isfinite, log, log1p
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from iepile_builder.errors import InputError
+from iepile_builder.schema import Schema
+from iepile_builder.tasks import TASKS
+from iepile_builder.tasks.facts import Fact
+
+
+CALIBRATION = "calibration.json"  # in the folder of an adapter or model
+MAX_LOGIT = 30.0  # beyond it, exp(-x) hardly changes a float64 near 1
+Decisions = Mapping[str, list[Any]]  # key of an answer -> [log_odds, logprob] of each item, then [log_odds, None]
+
+
+class Decision(NamedTuple):
+    """
+    What a model decided when it wrote an item.
+
+    Args:
+        opened (`float`):
+            Log-odds that the label has any item, from the first decision of its list.
+        log_odds (`float`):
+            Log-odds that the list went on with an item, in nats.
+        logprob (`float`):
+            Log-probability of the item's tokens, in nats.
+    """
+
+    opened: float
+    log_odds: float
+    logprob: float
+
+    @property
+    def logit(self) -> float:
+        """The log-odds of the probability that this very item was written, within `MAX_LOGIT`."""
+        decided = -self.log_odds  # log(1 / sigmoid(x)) = log(1 + exp(-x))
+        logp = min(self.logprob, 0.0) - max(decided, 0.0) - log1p(exp(-abs(decided)))
+        return MAX_LOGIT if logp > -exp(-MAX_LOGIT) else max(logp - log(-expm1(logp)), -MAX_LOGIT)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """
+    What `iepile calibrate` fits on validation records, for each task.
+
+    Args:
+        empty_bias (`dict[str, float]`, *optional*, defaults to `{}`):
+            Task to what is added to the log-odds of a label's first decision, in nats.
+        score (`dict[str, tuple[float, float]]`, *optional*, defaults to `{}`):
+            Task to slope and intercept of Platt scaling: a fact's score is `sigmoid(slope * logit + intercept)`.
+    """
+
+    empty_bias: dict[str, float] = field(default_factory=dict)
+    score: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+
+def score_decision(decision: Decision, task: str, calibration: Calibration | None = None) -> float:
+    """Compute the score of an item's facts, between 0 and 1, calibrated where there is a calibration for the task."""
+    slope, intercept = (calibration.score if calibration is not None else {}).get(task, (1.0, 0.0))
+    return sigmoid(slope * decision.logit + intercept)
+
+
+def sigmoid(x: float) -> float:
+    """Compute `1 / (1 + exp(-x))` for any float."""
+    return 1 / (1 + exp(-x)) if x >= 0 else exp(x) / (1 + exp(x))
+
+
+def decide_facts(
+    answer: Mapping[str, Any] | None, decisions: Decisions | None, task: str, schema: Schema
+) -> dict[Fact, Decision]:
+    """
+    Find the decision behind each fact of an answer.
+
+    Args:
+        answer (`dict[str, Any]` or `None`):
+            The answer's JSON object.
+        decisions (`dict[str, list]` or `None`):
+            The engine's decisions: for each key a pair of log-odds and log-probability for each item, then one for
+            the end of the list.
+        task (`str`):
+            One of the seven tasks.
+        schema (`Schema`):
+            What the instruction asked for.
+
+    Returns:
+        `dict[Fact, Decision]`: The facts whose decision is known. All facts of an item (an event and its arguments)
+        have the item's; of two items that say the same, the one with the higher score counts.
+    """
+    found: dict[Fact, Decision] = {}
+    for key, pairs in (decisions or {}).items():
+        if answer is None or key not in answer:
+            continue
+        for item, (log_odds, logprob) in zip(_list_items(answer[key]), pairs, strict=False):
+            if logprob is None:
+                break
+            decision = Decision(pairs[0][0], log_odds, logprob)
+            for fact in TASKS[task].parse({key: item}, schema):
+                if fact not in found or decision.logit > found[fact].logit:
+                    found[fact] = decision
+    return found
+
+
+def _list_items(value: Any) -> list[Any]:
+    """List the items of a label's value, each as a value with this item alone."""
+    if isinstance(value, list):
+        return [[item] for item in value]
+    return [{name: item} for name, item in value.items()] if isinstance(value, dict) else [value]
+
+
+def check_decisions(decisions: object) -> None:
+    """Raise an `InputError` for decisions that are not in the form of [`decide_facts`]."""
+
+    def is_number(value: object) -> bool:
+        return isinstance(value, (int, float)) and isfinite(value)
+
+    def is_pair(pair: object) -> bool:
+        pair = pair if isinstance(pair, list) else []
+        return len(pair) == 2 and is_number(pair[0]) and (pair[1] is None or is_number(pair[1]))
+
+    if not isinstance(decisions, dict) or not all(
+        isinstance(pairs, list) and all(map(is_pair, pairs)) for pairs in decisions.values()
+    ):
+        raise InputError(
+            "field 'decisions' is not an object from label to pairs [log_odds, logprob], as iepile predict writes it"
+        )
+
+
+def load_calibration(path: Path) -> Calibration:
+    """
+    Read a `calibration.json`.
+
+    Raises:
+        `InputError`: If there is no such file, or it has another form.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+        empty_bias = {task: float(bias) for task, bias in value["empty_bias"].items()}
+        score = {task: (float(slope), float(shift)) for task, (slope, shift) in value.get("score", {}).items()}
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; iepile calibrate writes it") from None
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise InputError(f"{path}: not a calibration, as iepile calibrate writes it") from None
+    return Calibration(empty_bias, score)
