@@ -10,6 +10,7 @@ dataset card, which load_dataset opens and `--push_to_hub` publishes: one config
 and one for each task and language. A build that was killed goes on when the same command is given again.
 """
 
+import re
 import shlex
 import sys
 from collections import Counter
@@ -120,7 +121,8 @@ def main(options: BuildOptions, instance_options: InstanceOptions) -> None:
                 (new / "statistics").mkdir()
                 plots = plot(look_into(next(iter(dataset.values()))), new / "statistics")
             arguments = sys.argv[1:] if sys.argv[1:2] == ["build"] else ["build", *sys.argv[1:]]
-            command = shlex.join(["iepile", *arguments]).replace(str(Path.home()), "~")
+            home = rf"(?<![^\s'\"=]){re.escape(str(Path.home()))}(?![^\s'\"/])"  # as a whole, at the start of a path
+            command = re.sub(home, "~", shlex.join(["iepile", *arguments]))
             name = options.push_to_hub or options.output_dir.resolve().name
             example = next(iter(dataset.values()))[0]
             card = dataset_card(corpora, counts, report, command, options.licenses, name, notes, plots, example)

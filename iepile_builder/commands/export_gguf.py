@@ -7,9 +7,9 @@ Export a model, with its adapter merged, to GGUF, and check its answers with lla
         --adapter_name_or_path outputs/adapter --outtype q8_0 --output_dir outputs/gguf
     cd outputs/gguf && ollama create my-extractor && ollama run my-extractor
 
-The file holds the chat template, and an Ollama Modelfile lies beside it. llama.cpp runs the file, and the share of its
-greedy answers that are those of transformers is reported. The converter has a folder of its own because it brings
-another version of the `gguf` package.
+The GGUF file includes the chat template; an Ollama Modelfile is written beside it. The command then runs the file in
+llama.cpp and reports how many of its greedy answers equal those of transformers. The converter is installed into a
+folder of its own because it bundles another version of the `gguf` package.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from iepile_builder.commands.merge import MergeOptions
+from iepile_builder.data.output import replace_folder
 from iepile_builder.engines import ModelOptions
 from iepile_builder.engines.agreement import AgreementOptions, count_equal, sample_requests
 from iepile_builder.errors import InputError
@@ -36,20 +38,15 @@ _USER, _SYSTEM = "the user's message 7f3a", "the system's message 7f3a"
 
 
 @dataclass
-class ExportOptions:
+class ExportOptions(MergeOptions):
     """
-    Output.
+    GGUF file.
 
     Args:
-        output_dir (`Path`):
-            Folder to write.
         outtype (`str`, *optional*, defaults to `"bf16"`):
             Type of the weights in the file.
-        min_equal (`float`, *optional*, defaults to 0.0):
-            Share of the answers that must be equal.
     """
 
-    output_dir: Path
     outtype: Literal["f32", "f16", "bf16", "q8_0"] = "bf16"
     min_equal: float = 0.0
 
@@ -58,9 +55,6 @@ OPTIONS = (ExportOptions, ModelOptions, AgreementOptions)
 
 
 def main(options: ExportOptions, model_options: ModelOptions, agreement: AgreementOptions) -> None:
-    output_dir = options.output_dir
-    if output_dir.exists():
-        raise InputError(f"{output_dir} exists already: give another --output_dir, or delete it")
     name = model_options.model_name_or_path
     if name is None:
         raise InputError("no model: give --model_name_or_path")
@@ -75,33 +69,35 @@ def main(options: ExportOptions, model_options: ModelOptions, agreement: Agreeme
     from iepile_builder.engines.loading import without_weight_bars
     from iepile_builder.engines.transformers import TransformersEngine
 
-    # Answers of transformers
-    engine = TransformersEngine.from_pretrained(
-        name,
-        model_options.adapter_name_or_path,
-        chat_template_path=model_options.chat_template_path,
-        dtype=model_options.dtype,
-        batch_size=agreement.batch_size,
-    )
-    tokenizer, model = engine.tokenizer, engine.model
-    if model.config.to_dict().get("quantization_config"):
-        raise InputError(f"{name}: its weights are quantized: give the model in full precision that it was made from")
-    requests = sample_requests(agreement, engine)
-    prompts = [engine.prompt_ids(request) for request in requests]
-    print(f"answering {len(requests)} prompts with transformers", file=sys.stderr)
-    expected = engine.generate(requests, agreement.max_new_tokens)
+    output_dir = options.output_dir
+    with (
+        replace_folder(output_dir, "export-gguf", options.overwrite) as folder,
+        tempfile.TemporaryDirectory(dir=folder.parent) as temporary,
+    ):
+        weights = Path(temporary)
+        # Answers of transformers
+        engine = TransformersEngine.from_pretrained(
+            name,
+            model_options.adapter_name_or_path,
+            chat_template_path=model_options.chat_template_path,
+            dtype=model_options.dtype,
+            batch_size=agreement.batch_size,
+        )
+        tokenizer, model = engine.tokenizer, engine.model
+        if model.config.to_dict().get("quantization_config"):
+            raise InputError(f"{name}: its weights are quantized: give the full-precision model that it was made from")
+        requests = sample_requests(agreement, engine)
+        prompts = [engine.prompt_ids(request) for request in requests]
+        print(f"answering {len(requests)} prompts with transformers", file=sys.stderr)
+        expected = engine.generate(requests, agreement.max_new_tokens)
 
-    output_dir.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output_dir.parent, prefix=".exporting-") as temporary:
-        weights, folder = Path(temporary, "weights"), Path(temporary, "gguf")
-        folder.mkdir()
         with without_weight_bars():
             model.save_pretrained(weights)
         tokenizer.save_pretrained(weights)
         context = engine.context
         del engine, model
         gc.collect()
-        file = folder / f"{output_dir.name}-{options.outtype}.gguf"
+        file = folder / f"{output_dir.resolve().name}-{options.outtype}.gguf"
         print(f"converting to {options.outtype}", file=sys.stderr)
         convert(weights, file, options.outtype)
         written = {name: field.contents() for name, field in gguf.GGUFReader(file).fields.items() if "token" in name}
@@ -134,10 +130,9 @@ def main(options: ExportOptions, model_options: ModelOptions, agreement: Agreeme
         del llama, server
         if equal < options.min_equal * len(requests):
             raise InputError(
-                f"only {equal} of {len(requests)} answers of llama.cpp are those of transformers: {output_dir} was "
-                f"not written; give another --outtype, or a lower --min_equal than {options.min_equal:g}"
+                f"only {equal} of {len(requests)} answers of llama.cpp equal those of transformers: {output_dir} was "
+                f"not written; give another --outtype, or lower --min_equal ({options.min_equal:g})"
             )
-        folder.rename(output_dir)
     print(f"prompts with as many tokens in llama.cpp as in transformers: {same_length} of {len(requests)}")
     print(f"equal greedy answers: {equal} of {len(requests)} ({equal / len(requests):.0%})")
     file = output_dir / file.name

@@ -5,18 +5,18 @@ Merge a LoRA adapter into its base model, so that the result runs without PEFT.
         --output_dir outputs/merged
 
 The base is loaded in full precision even if the adapter was trained on a 4-bit one. The saved model answers sample
-prompts, and the folder gets its name only if the greedy answers are those of base and adapter. In bfloat16, rounding
-may change some of them: allow for it with `--min_equal`, or give `--dtype float32`.
+prompts, and the output folder is written only if the greedy answers equal those of base and adapter. In bfloat16,
+rounding may change some of them: lower `--min_equal`, or give `--dtype float32`.
 """
 
 from __future__ import annotations
 
 import gc
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from iepile_builder.data.output import replace_folder
 from iepile_builder.engines import ModelOptions
 from iepile_builder.engines.agreement import AgreementOptions, count_equal, sample_requests
 from iepile_builder.errors import InputError
@@ -29,12 +29,15 @@ class MergeOptions:
 
     Args:
         output_dir (`Path`):
-            Folder to write.
+            The folder to write.
+        overwrite (`bool`, *optional*, defaults to `False`):
+            Replace what an earlier run of this command wrote to the output folder.
         min_equal (`float`, *optional*, defaults to 1.0):
             Share of the answers that must be equal.
     """
 
     output_dir: Path
+    overwrite: bool = False
     min_equal: float = 1.0
 
 
@@ -42,33 +45,29 @@ OPTIONS = (MergeOptions, ModelOptions, AgreementOptions)
 
 
 def main(options: MergeOptions, model_options: ModelOptions, agreement: AgreementOptions) -> None:
-    output_dir = options.output_dir
-    if output_dir.exists():
-        raise InputError(f"{output_dir} exists already: give another --output_dir, or delete it")
     base, adapter, dtype = model_options.model_name_or_path, model_options.adapter_name_or_path, model_options.dtype
     if base is None or adapter is None:
         raise InputError("give --model_name_or_path, the base model, and --adapter_name_or_path")
+    if Path(base).resolve() == options.output_dir.resolve():
+        raise InputError(f"{base}: both the base model and the output folder; give another --output_dir")
+    with replace_folder(options.output_dir, "merge", options.overwrite) as folder:
+        from iepile_builder.chat import load_tokenizer
+        from iepile_builder.engines.loading import load_model, tokenizer_of, without_weight_bars
+        from iepile_builder.engines.transformers import TransformersEngine
 
-    from iepile_builder.chat import load_tokenizer
-    from iepile_builder.engines.loading import load_model, tokenizer_of, without_weight_bars
-    from iepile_builder.engines.transformers import TransformersEngine
+        # Base and adapter, unmerged
+        tokenizer = load_tokenizer(tokenizer_of(base, adapter), model_options.chat_template_path)
+        model = load_model(base, adapter, dtype=dtype, device_map="auto").eval()
+        if model.config.to_dict().get("quantization_config"):
+            raise InputError(f"{base}: its weights are quantized: give the full-precision model that it was made from")
+        engine = TransformersEngine(model, tokenizer, batch_size=agreement.batch_size)
+        requests = sample_requests(agreement, engine)
+        print(f"answering {len(requests)} prompts with base and adapter", file=sys.stderr)
+        expected = engine.generate(requests, agreement.max_new_tokens)
 
-    # Base and adapter, unmerged
-    tokenizer = load_tokenizer(tokenizer_of(base, adapter), model_options.chat_template_path)
-    model = load_model(base, adapter, dtype=dtype, device_map="auto").eval()
-    if model.config.to_dict().get("quantization_config"):
-        raise InputError(f"{base}: its weights are quantized: give the model in full precision that it was made from")
-    engine = TransformersEngine(model, tokenizer, batch_size=agreement.batch_size)
-    requests = sample_requests(agreement, engine)
-    print(f"answering {len(requests)} prompts with base and adapter", file=sys.stderr)
-    expected = engine.generate(requests, agreement.max_new_tokens)
-
-    merged = model.merge_and_unload(safe_merge=True)
-    # The adapter may have learned another end token than the base's
-    merged.generation_config.eos_token_id = sorted(engine.end_tokens)
-    output_dir.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output_dir.parent, prefix=".merging-") as temporary:
-        folder = Path(temporary, "model")
+        merged = model.merge_and_unload(safe_merge=True)
+        # The adapter may have learned another end token than the base's
+        merged.generation_config.eos_token_id = sorted(engine.end_tokens)
         with without_weight_bars():
             merged.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
@@ -85,8 +84,7 @@ def main(options: MergeOptions, model_options: ModelOptions, agreement: Agreemen
         report = f"{equal} of {len(requests)} greedy answers are equal ({tokens} tokens, {model.dtype})"
         if equal < options.min_equal * len(requests):
             raise InputError(
-                f"only {report}: {output_dir} was not written; give --dtype float32, or a lower --min_equal than "
-                f"{options.min_equal:g}"
+                f"only {report}: {options.output_dir} was not written; give --dtype float32, or lower --min_equal "
+                f"({options.min_equal:g})"
             )
-        folder.rename(output_dir)
-    print(f"{report}: {output_dir}")
+    print(f"{report}: {options.output_dir}")

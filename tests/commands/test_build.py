@@ -61,11 +61,13 @@ def test_parquet_opens_with_a_config_for_each_task(run_command, tmp_path: Path) 
             assert of_task[split].to_list() == [row for row in rows if row["task"] == task]
 
 
-def test_the_card_says_what_is_in_it(run_command, tmp_path: Path) -> None:
-    output_dir = tmp_path / "out"
+def test_the_card_says_what_is_in_it(run_command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    output_dir = tmp_path / "homely"
     run_command(
         "build", "--corpus_dir", SAMPLE_CORPUS, "--tasks", "NER", "EE", "--format", "parquet",
         "--statistics", "--licenses", '{"daily_news": "CC0-1.0"}', "--output_dir", output_dir,
+        "--left_out_file", tmp_path / "home" / "left.jsonl",
     )  # fmt: skip
     card = DatasetCard.load(output_dir / "README.md")
     assert [config["config_name"] for config in card.data.configs] == [
@@ -84,6 +86,7 @@ def test_the_card_says_what_is_in_it(run_command, tmp_path: Path) -> None:
     assert f"| NER | en | daily_news | CC0-1.0 | 14 | {count:,} |" in text
     assert "| EE | zh | working_life_zh | not stated |" in text
     assert "iepile build --corpus_dir" in card.text
+    assert f"--output_dir {output_dir} --left_out_file ~/left.jsonl\n" in card.text
     assert "`sports team`" in card.text
     plots = sorted(path.name for path in (output_dir / "statistics").iterdir())
     assert {"lengths.png", "labels.png", "positives.png", "together_NER_daily_news.png"} <= set(plots)

@@ -24,8 +24,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_model(tmp_path_factory.mktemp("base"))
 
 
-def test_a_folder_that_exists_is_left_alone(export: Callable[..., Path], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="exists already"):
+def test_only_an_earlier_export_is_replaced(export: Callable[..., Path], tmp_path: Path) -> None:
+    needs_converter()
+    with pytest.raises(InputError, match="not empty, and not written by iepile export-gguf"):
         export("none", output_dir=tmp_path)
 
 
@@ -101,7 +102,7 @@ def export(tmp_path: Path) -> Callable[..., Path]:
         **args: Any,
     ) -> Path:
         main(
-            ExportOptions(output_dir, outtype, min_equal),
+            ExportOptions(output_dir, min_equal=min_equal, outtype=outtype),
             ModelOptions(model, adapter, dtype="float32"),
             AgreementOptions(**{"dataset_name": str(data), "num_samples": 6, "max_new_tokens": 16, **args}),
         )
@@ -151,7 +152,7 @@ def test_an_adapter_runs_in_llama(
     out = capsys.readouterr().out
     assert "prompts with as many tokens in llama.cpp as in transformers: 6 of 6" in out
     assert "equal greedy answers: 6 of 6 (100%)" in out
-    assert sorted(path.name for path in exported.iterdir()) == ["Modelfile", "exported-f32.gguf"]
+    assert sorted(path.name for path in exported.iterdir()) == [".iepile", "Modelfile", "exported-f32.gguf"]
     written = gguf.GGUFReader(exported / "exported-f32.gguf").get_field("tokenizer.chat_template")
     assert written is not None and written.contents() == tokenizer.chat_template
     assert "FROM ./exported-f32.gguf" in (exported / "Modelfile").read_text()

@@ -73,7 +73,7 @@ def test_the_merged_model_answers_alone(
     names = {path.name for path in merged.iterdir()}
     assert names >= {"model.safetensors", "generation_config.json", "chat_template.jinja", "tokenizer.json"}
     assert not {"adapter_config.json", "pytorch_model.bin"} & names
-    assert [path.name for path in merged.parent.glob(".merging*")] == []
+    assert list(merged.parent.glob(".merged*")) == []
 
 
 def test_a_merge_that_changes_answers_is_refused(merge: Callable[..., Path], tmp_path: Path) -> None:
@@ -92,9 +92,20 @@ def test_sample_prompts_come_without_bars(capsys: pytest.CaptureFixture) -> None
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_folder_that_exists_is_left_alone(merge: Callable[..., Path], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="exists already"):
-        merge(output_dir=tmp_path)
+def test_only_an_earlier_merge_is_replaced(merge: Callable[..., Path], base: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not empty, and not written by iepile merge"):
+        merge(output_dir=tmp_path, overwrite=True)
+    merged = merge()
+    with pytest.raises(InputError, match="not empty; give another folder or --overwrite"):
+        merge()
+    before = {path.name: path.read_bytes() for path in merged.iterdir()}
+    (merged / "README.md").write_text("mine")
+    with pytest.raises(InputError, match="holds README.md, which iepile merge did not write"):
+        merge(overwrite=True)
+    (merged / "README.md").unlink()
+    assert {path.name: path.read_bytes() for path in merge(overwrite=True).iterdir()} == before
+    with pytest.raises(InputError, match="both the base model and the output folder"):
+        merge(output_dir=base, overwrite=True)
 
 
 def test_what_is_no_adapter(merge: Callable[..., Path], base: Path) -> None:
