@@ -38,7 +38,7 @@ Args:
     confidence (`float`, *optional*, defaults to 0.95): confidence of the intervals.
     seed (`int`, *optional*, defaults to 0): seed of the resamples.
     matching: the options of `iepile_builder.scoring.Matching`, by which a predicted fact matches a gold fact:
-        `mode` (`"strict"`, `"set"`, `"normalized"`, `"boundary"`, `"type"`, `"partial"` or `"grounded"`),
+        `mode` (`"strict"`, `"set"`, `"normalized"`, `"squad"`, `"boundary"`, `"type"`, `"partial"` or `"grounded"`),
         `min_overlap`, `entity_types` and `linked`.
 Returns:
     `dict`: `overall`, `tasks`, `sources`, `languages`, `labels` and `macro`; in each `precision`, `recall`, `f1`

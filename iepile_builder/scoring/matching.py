@@ -14,12 +14,13 @@ from iepile_builder.tasks import TASKS
 from iepile_builder.tasks.facts import Fact
 
 
-Mode = Literal["strict", "set", "normalized", "boundary", "type", "partial", "grounded"]
+Mode = Literal["strict", "set", "normalized", "squad", "boundary", "type", "partial", "grounded"]
 Label = tuple[str, ...]
 Mentions = tuple[str, ...]
 
 PUNCTUATION = string.punctuation + "，。、；：？！“”‘’（）《》〈〉【】「」『』—…·"
 ARTICLES = re.compile(r"^(?:a|an|the)\s+", re.IGNORECASE)
+SQUAD_ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 
 
 @dataclass(frozen=True)
@@ -36,14 +37,16 @@ class Matching:
             - `"set"`: strict, but a fact that is repeated in a record counts once, in gold and in predictions;
             - `"normalized"`: label and normalized mentions are equal. Normalizing ignores case, Unicode compatibility
               forms (NFKC), white space, surrounding punctuation and an English article at the start;
+            - `"squad"`: as `"set"`, with mentions normalized as in SQuAD and in UniversalNER's scorer: lower case,
+              without ASCII punctuation and English articles anywhere, one space for white space;
             - `"boundary"`: mentions are equal, labels are ignored;
             - `"type"`: labels are equal and all mentions overlap;
             - `"partial"`: labels are ignored, equal mentions count 1 and overlapping mentions 0.5;
             - `"grounded"`: strict, without the facts (gold or predicted) whose mentions are not in the text.
 
-            All modes but `"set"` compare multisets. An argument's event type must be right in every mode. `"type"` and
-            `"partial"` match as many facts as possible; mentions that occur more than once overlap where they overlap
-            most.
+            All modes but `"set"` and `"squad"` compare multisets. An argument's event type must always be right.
+            `"type"` and `"partial"` match as many facts as possible; mentions that occur more than once overlap where
+            they overlap most.
         min_overlap (`float`, *optional*, defaults to 0.0):
             For `"type"` and `"partial"`: the share of a gold mention's characters that the prediction must cover.
         entity_types (`bool`, *optional*, defaults to `True`):
@@ -98,7 +101,7 @@ class Matching:
                 groups[block_of(fact), label][side].append(mentions)
         counts = {}
         for key, (annotated, answered) in groups.items():
-            if self.mode == "set":
+            if self.mode in ("set", "squad"):
                 annotated, answered = list(set(annotated)), list(set(answered))
             counts[key] = (self._count_matches(annotated, answered, text), len(answered), len(annotated))
         return counts
@@ -111,6 +114,8 @@ class Matching:
         mentions = fact.strings if self.linked else fact.mentions
         if self.mode == "normalized":
             mentions = tuple(map(_normalize, mentions))
+        elif self.mode == "squad":
+            mentions = tuple(map(_normalize_as_squad, mentions))
         return label, mentions
 
     def _count_matches(self, gold: list[Mentions], predicted: list[Mentions], text: str) -> float:
@@ -192,6 +197,12 @@ def _normalize(mention: str) -> str:
     text = fold(unicodedata.normalize("NFKC", mention))
     text = text.strip(PUNCTUATION + string.whitespace) or text
     return ARTICLES.sub("", text) or text
+
+
+def _normalize_as_squad(mention: str) -> str:
+    """Normalize a mention for `"squad"`; of an article or punctuation alone, nothing is left."""
+    text = mention.lower().translate(dict.fromkeys(map(ord, string.punctuation)))
+    return " ".join(SQUAD_ARTICLES.sub(" ", text).split())
 
 
 def max_matching(edges: list[list[int]]) -> int:

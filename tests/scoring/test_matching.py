@@ -41,6 +41,7 @@ PREDICTED = [
         ("strict", 1, 7, 4),
         ("set", 1, 6, 4),
         ("normalized", 2, 7, 4),
+        ("squad", 2, 6, 4),
         ("boundary", 2, 7, 4),
         ("type", 3, 7, 4),
         ("partial", 2.5, 7, 4),
@@ -49,6 +50,32 @@ PREDICTED = [
 )
 def test_modes_by_hand(mode: str, tp: float, pred: int, gold: int) -> None:
     assert compare(GOLD, PREDICTED, mode=mode) == (tp, pred, gold)
+
+
+@pytest.mark.parametrize(
+    ("gold", "predicted", "normalized", "squad"),
+    [
+        ("The Hague", "hague", True, True),
+        ("U.S.", "US", False, True),  # punctuation inside
+        ("Bank of the West", "bank of west", False, True),  # an article inside
+        ("Fahrenheit 9/11", "fahrenheit 911", False, True),
+        ("vitamin A", "vitamin", False, True),  # "A" is taken for an article
+        ("theory", "ory", False, False),
+        ("“Yesterday”", "Yesterday", True, False),  # ASCII punctuation alone
+        ("ＩＢＭ", "ibm", True, False),  # Unicode compatibility forms
+        ("The", "An", False, True),  # nothing is left of both
+    ],
+)
+def test_squad_normalizes_as_the_scorer_of_universal_ner(
+    gold: str, predicted: str, normalized: bool, squad: bool
+) -> None:
+    for mode, equal in (("normalized", normalized), ("squad", squad)):
+        assert compare([Entity("x", gold)], [Entity("x", predicted)], mode=mode)[0] == equal
+
+
+def test_squad_counts_a_mention_of_a_type_once_in_a_text() -> None:
+    gold = [Entity("x", "the Beatles"), Entity("x", "Beatles"), Entity("y", "Beatles")]
+    assert compare(gold, [Entity("x", "BEATLES"), Entity("x", "beatles.")], mode="squad") == (1, 1, 2)
 
 
 def test_the_minimum_overlap_is_a_share_of_the_gold_mention() -> None:
