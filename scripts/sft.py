@@ -1,11 +1,11 @@
 """
 Fine-tune a causal language model on IEPile instances, as `iepile train` does:
 
-    accelerate launch --config_file recipes/accelerate_configs/cpu.yaml scripts/sft.py \
+    accelerate launch --quiet --config_file recipes/accelerate_configs/cpu.yaml scripts/sft.py \
         --config recipes/smollm2-135m-instruct/sft/config_lora.yaml \
         --dataset_name data/iepile --output_dir outputs/smollm2-135m-iepile
 
-After an error `accelerate launch` adds a traceback of its own; `accelerate launch --quiet` and `iepile train` do not.
+Without `--quiet`, `accelerate launch` adds a traceback of its own to an error.
 """
 
 from iepile_builder.commands.cli import run

@@ -6,6 +6,7 @@ is a group of the help; the library uses the same classes.
 """
 
 import ast
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -35,6 +36,12 @@ EXTRAS = {
     "merge": "extract", "export-gguf": "gguf", "quickstart": "quickstart",
 }  # fmt: skip
 
+# What a command that was interrupted leaves for its next run
+KEPT = {
+    "build": "finished splits", "train": "checkpoints", "grpo": "checkpoints", "predict": "finished answers",
+    "quickstart": "finished stages",
+}  # fmt: skip
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command that the first argument names."""
@@ -45,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     elif argv[0] not in COMMANDS:
         sys.exit(f"error: unknown command {argv[0]!r}; known: {', '.join(COMMANDS)}")
     elif argv[0] in LAUNCHED:
-        with _errors_in_one_line(argv[0]):
+        with _ended_in_one_line(argv[0]):
             import_module("iepile_builder.commands.training").launch(argv[0], argv[1:])
     else:
         run(argv[0], argv[1:])
@@ -53,8 +60,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run(name: str, argv: Sequence[str] | None = None) -> None:
     """Run a command in this process; bad input ends in one line. A command may parse its own options."""
-    module = import_module(f"iepile_builder.commands.{name.replace('-', '_')}")
-    with quiet_libraries(), _errors_in_one_line(name):
+    with quiet_libraries(), _ended_in_one_line(name):
+        module = import_module(f"iepile_builder.commands.{name.replace('-', '_')}")
         if hasattr(module, "parse"):
             module.main(*module.parse(argv))
             return
@@ -62,18 +69,25 @@ def run(name: str, argv: Sequence[str] | None = None) -> None:
 
 
 @contextmanager
-def _errors_in_one_line(name: str) -> Iterator[None]:
-    """End a command in one line for bad input and for a package that is missing."""
+def _ended_in_one_line(name: str) -> Iterator[None]:
+    """End a command in one line for bad input, for a package that is missing, and for Ctrl-C."""
     try:
         yield
     except InputError as error:
         # a name may hold a line break or a terminal's escape, whoever made it up
         text = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda found: repr(found[0])[1:-1], str(error))
         sys.exit(f"error: {text}")
-    except ModuleNotFoundError as error:
-        if name not in EXTRAS or (error.name or "").partition(".")[0] in ("", "iepile_builder"):
+    except (KeyboardInterrupt, Exception) as error:
+        # `datasets` raises another error while it ends its processes
+        if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
+            if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
+                kept = f": {KEPT[name]} are kept, and the same command resumes" if name in KEPT else ""
+                print("\n" * sys.stderr.isatty() + f"interrupted{kept}", file=sys.stderr)  # below a bar and ^C
+            sys.exit(130)
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if name not in EXTRAS or (missing or "").partition(".")[0] in ("", "iepile_builder"):
             raise
-        sys.exit(f"error: {error.name} is not installed: pip install 'iepile-builder[{EXTRAS[name]}]'")
+        sys.exit(f"error: {missing} is not installed: pip install 'iepile-builder[{EXTRAS[name]}]'")
 
 
 def parse_options(name: str, doc: str, options: Sequence[type], argv: Sequence[str] | None = None) -> list[Any]:

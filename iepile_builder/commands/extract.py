@@ -84,6 +84,7 @@ def main(options: ExtractOptions, engine_options: EngineOptions) -> None:
         copied=engine_options.copied,
         passage_tokens=options.passage_tokens,
         drop_ungrounded=options.drop_ungrounded,
+        progress=True,
     )
     result = extractor(
         text,

@@ -170,7 +170,13 @@ def _run(times: dict[str, str], name: str, result: Path | None, command: Sequenc
         return
     print(f"\n== {name}: {shlex.join(['iepile', *map(str, command)])}", flush=True)
     start = time.perf_counter()
-    if subprocess.run([sys.executable, "-m", "iepile_builder", *command]).returncode != 0:
+    with subprocess.Popen([sys.executable, "-m", "iepile_builder", *command]) as process:
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:  # the stage has it, too, and says what is kept
+            process.wait()
+            sys.exit(130)
+    if code != 0:
         raise InputError(f"the stage {name!r} ended with the message above; the same command goes on from there")
     times[name] = f"{time.perf_counter() - start:.0f}"
 

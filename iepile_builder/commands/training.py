@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from subprocess import CalledProcessError
@@ -72,6 +74,7 @@ def launch(name: str, argv: Sequence[str]) -> None:
 
     from accelerate.commands.launch import launch_command, launch_command_parser
     from torch import accelerator
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     config = options.pop("--accelerate_config", "single_gpu" if accelerator.is_available() else "cpu")
@@ -84,6 +87,12 @@ def launch(name: str, argv: Sequence[str]) -> None:
     )
     try:
         launch_command(launch_command_parser().parse_args(command))
+    except KeyboardInterrupt:  # the process has it, too, and says what is kept
+        with suppress(ChildProcessError):
+            os.wait()
+        sys.exit(130)
+    except SignalException as error:
+        sys.exit(128 + error.sigval)
     except CalledProcessError as error:
         code = error.returncode
     except ChildFailedError as error:

@@ -48,15 +48,15 @@ def load_instances(name: str, columns: tuple[str, ...]) -> dict[str, Dataset]:
         files = {split: file for split, both in names.items() for file in both[::-1] if file.is_file()}
 
     try:
-        if files:
-            # One by one: the splits may differ in columns. The cache of `datasets` is keyed by a file's time.
-            with without_dataset_bars():
+        with without_dataset_bars():
+            if files:
+                # One by one: the splits may differ in columns. The cache of `datasets` is keyed by a file's time.
                 splits = {
                     split: load_dataset(_format(file), hash_file(file), data_files=str(file), split="train")
                     for split, file in files.items()
                 }
-        else:
-            splits = dict(load_dataset(name, data_files=_published_files(name)))
+            else:
+                splits = dict(load_dataset(name, data_files=_published_files(name)))
     except DatasetGenerationError as error:
         raise _unreadable(name, list(files.values()), error) from None
     except StopIteration:  # of `datasets`, for a file without a line

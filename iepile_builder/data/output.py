@@ -225,7 +225,7 @@ def _remove_work(work: Path) -> None:
 
 
 def end_children_with_us() -> None:
-    """Make processes that are forked from now on end with this one, even by SIGKILL (on Linux)."""
+    """Make processes forked from now on end with this one, even by SIGKILL, and leave Ctrl-C to it (on Linux)."""
     if sys.platform != "linux":
         return
     libc, parent = ctypes.CDLL(None), os.getpid()
@@ -236,5 +236,6 @@ def end_children_with_us() -> None:
         if os.getppid() != parent:  # it ended before
             os._exit(1)
         parent = os.getpid()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     os.register_at_fork(after_in_child=after_fork)

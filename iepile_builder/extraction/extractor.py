@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from itertools import groupby, islice, repeat
+from itertools import chain, groupby, islice, repeat
 from typing import Any, NamedTuple, overload
+
+from tqdm import tqdm
 
 from iepile_builder.answers.grounding import Locator, as_mention, ground
 from iepile_builder.answers.parse import load_answer, strip_fence
@@ -64,6 +66,8 @@ class Extractor:
         max_seconds (`float`, *optional*):
             The longest time that a call may take, for all of its texts; then it raises an `InputError`. A request that
             the engine has begun to answer is not interrupted.
+        progress (`bool`, *optional*, defaults to `False`):
+            Whether to show a progress bar where the standard error is a terminal.
     """
 
     engine: Engine
@@ -76,6 +80,7 @@ class Extractor:
     min_score: float = 0.85
     drop_ungrounded: bool = False
     max_seconds: float | None = None
+    progress: bool = False
 
     @classmethod
     def from_pretrained(cls, model: str, adapter: str | None = None, **kwargs: Any) -> Extractor:
@@ -226,62 +231,69 @@ class Extractor:
                 )
                 planned = self._plan(work, given)
                 work.open = len(planned)
+                bar.total += len(planned)
                 works.append(work)
                 yield from planned
 
         waiting = jobs()
-        while batch := list(islice(waiting, at_once)):
-            while batch:
-                check_time()
-                part, batch = batch[:at_once], batch[at_once:]
-                completions = self.engine.generate([job.request for job in part], self.max_new_tokens)
-                for job, completion in zip(part, completions, strict=True):
-                    batch += self._receive(job, completion)
-            while works and not works[0].open:
-                yield self._finish(works.popleft())
+        hidden = None if self.progress else True  # None: unless on a terminal
+        with tqdm(total=0, unit="answer", desc="Extracting", leave=False, disable=hidden) as bar:
+            while batch := list(islice(waiting, at_once)):
+                while batch:
+                    check_time()
+                    part, batch = batch[:at_once], batch[at_once:]
+                    completions = self.engine.generate([job.request for job in part], self.max_new_tokens)
+                    again = [self._receive(*answered) for answered in zip(part, completions, strict=True)]
+                    batch += chain.from_iterable(again)
+                    bar.total += sum(map(len, again))
+                    bar.update(len(part))
+                while works and not works[0].open:
+                    yield self._finish(works.popleft())
         while works:
             yield self._finish(works.popleft())
 
     def _plan(self, work: _Work, triggers: Triggers | Extraction | None) -> list[_Job]:
         """List the requests about a text: for each passage, those for all labels."""
         text, batching = work.text, work.batching
-        whole = Passage(0, len(text))
+        sample, whole = Passage(0, min(SAMPLE, len(text))), Passage(0, len(text))
         known = read_triggers(triggers, text, batching)
-        empty = self._ask(batching, "", known(whole))
+        empty = self._ask(work, batching, Passage(0, 0), known(whole))
         if not empty:  # EEA, without any trigger
             return []
-        longest = max(empty, key=lambda asked: len(asked.instruction))
+        longest = max(empty, key=lambda job: len(job.instruction))
         room = self.engine.context_left(longest.request, self.max_new_tokens)
-        sample = text[:SAMPLE]
         if room is None:
-            chinese = len(HAN.findall(sample))
-            tokens = chinese + (len(sample) - chinese) / 4
+            chinese = len(HAN.findall(text, 0, sample.end))
+            tokens = chinese + (sample.end - chinese) / 4
         else:
-            filled = self._ask(replace(batching, labels=longest.labels, split_num=-1), sample, known(whole))
+            filled = self._ask(work, replace(batching, labels=longest.labels, split_num=-1), sample, known(whole))
             tokens = room - (self.engine.context_left(filled[0].request, self.max_new_tokens) or 0)
             if room < min(tokens, MIN_ROOM):
                 raise self._context_error(longest, room)
         budget = self.passage_tokens if room is None else min(self.passage_tokens, room)
-        size = int(budget * len(sample) / max(tokens, 1))
+        size = int(budget * sample.end / max(tokens, 1))
         while True:
-            jobs, fits = [], True
+            jobs: list[_Job] = []
+            fits = True
             for passage in passages(text, batching.language, max(size, 1), self.overlap):
                 work.check_time()
-                together = self._ask(batching, text[passage.start : passage.end], known(passage))
-                jobs += [_Job(work, passage, *asked) for asked in together]
+                together = self._ask(work, batching, passage, known(passage))
+                jobs += together
                 if room is not None and together:
-                    asked = max(together, key=lambda asked: len(asked.instruction))
-                    fits = fits and (self.engine.context_left(asked.request, self.max_new_tokens) or 0) >= 0
+                    request = max(together, key=lambda job: len(job.instruction)).request
+                    fits = fits and (self.engine.context_left(request, self.max_new_tokens) or 0) >= 0
             if fits:
                 return jobs
             size //= 2  # some part of the text has more tokens than its sample says
             if size == 0:
                 raise self._context_error(longest, room or 0)
 
-    def _ask(self, batching: SchemaBatching, text: str, annotations: list[Annotation] | None) -> list[_Asked]:
-        """List the requests for all labels in one text, in the form of training."""
-        task = TASKS[batching.task]
-        together = []
+    def _ask(
+        self, work: _Work, batching: SchemaBatching, passage: Passage, annotations: list[Annotation] | None
+    ) -> list[_Job]:
+        """List the requests for all labels about a passage, in the form of training."""
+        task, text = TASKS[batching.task], work.text[passage.start : passage.end]
+        jobs = []
         for instance in batching.instances("", text, annotations):
             instruction = instance["instruction"]
             labels = task.labels(read_asked(instruction, task.name)[0].schema)
@@ -289,14 +301,14 @@ class Extractor:
             if self.constrained:
                 items = read_instruction(instruction)["schema"]
                 form = task.answer_schema(items, text if self.copied else None)
-            together.append(_Asked(labels, instruction, Request(to_prompt(instance), form), annotations))
-        return together
+            jobs.append(_Job(work, passage, labels, instruction, Request(to_prompt(instance), form), annotations))
+        return jobs
 
-    def _context_error(self, asked: _Asked, room: int) -> InputError:
+    def _context_error(self, job: _Job, room: int) -> InputError:
         """Make the error for a context in which no text has room."""
         kept = f"{room} tokens" if room > 0 else "no room"
         return InputError(
-            f"the model's context leaves {kept} for the text beside {len(asked.labels)} labels asked at once, their "
+            f"the model's context leaves {kept} for the text beside {len(job.labels)} labels asked at once, their "
             f"examples and an answer of {self.max_new_tokens} tokens: lower split_num or max_new_tokens, give fewer "
             "examples, or use a model with a longer context"
         )
@@ -309,8 +321,7 @@ class Extractor:
             again = []
             for labels in (job.labels[:middle], job.labels[middle:]):
                 batching = replace(work.batching, labels=labels, split_num=-1)
-                text = work.text[job.passage.start : job.passage.end]
-                again += [_Job(work, job.passage, *asked) for asked in self._ask(batching, text, job.annotations)]
+                again += self._ask(work, batching, job.passage, job.annotations)
             work.retried += 1
             work.open += len(again) - 1
             return again
@@ -348,7 +359,13 @@ class Extractor:
             grounded = ground(groups, locate)
             add_units(units, grounded, passage.start, task.has_events)
 
-        kept = [unit for unit in (self._select(unit) for unit in units.values()) if unit]
+        kept = list(units.values())
+        if self.drop_ungrounded:
+            kept = [
+                [fact for fact in unit if all(as_mention(each).grounded for each in fact.strings if each)]
+                for unit in kept
+            ]
+            kept = list(filter(None, kept))
         kept.sort(key=lambda unit: first_place(unit, len(work.text)))
         facts = {place_key(fact): fact for unit in kept for fact in task.own_facts(unit)}
         return Extraction(
@@ -363,21 +380,6 @@ class Extractor:
             retried=work.retried,
             **counts,
         )
-
-    def _select(self, unit: list[Fact]) -> list[Fact]:
-        """Give facts that belong together, without those that are not in the text if they are to be dropped."""
-        if not self.drop_ungrounded:
-            return unit
-        return [fact for fact in unit if all(as_mention(each).grounded for each in fact.strings if each)]
-
-
-class _Asked(NamedTuple):
-    """Labels that are asked for together, by one request."""
-
-    labels: tuple[str, ...]
-    instruction: str
-    request: Request
-    annotations: list[Annotation] | None
 
 
 class _Job(NamedTuple):

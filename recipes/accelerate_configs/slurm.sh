@@ -19,6 +19,7 @@ export HF_HUB_DISABLE_TELEMETRY=1
 
 # SLURM_NODEID is known only inside the task, so each machine's own shell reads it.
 export FIRST=${hosts%%$'\n'*} NODES=$SLURM_NNODES PROCESSES=$((SLURM_NNODES * gpus)) PORT=$((20000 + SLURM_JOB_ID % 10000))
-srun --kill-on-bad-exit=1 bash -c 'accelerate launch --config_file recipes/accelerate_configs/multi_node.yaml \
+srun --kill-on-bad-exit=1 bash -c 'accelerate launch --quiet \
+    --config_file recipes/accelerate_configs/multi_node.yaml \
     --num_machines "$NODES" --num_processes "$PROCESSES" --machine_rank "$SLURM_NODEID" \
     --main_process_ip "$FIRST" --main_process_port "$PORT" scripts/sft.py "$@"' sft "$@"

@@ -85,6 +85,26 @@ def test_a_missing_package_names_the_extra_that_has_it(monkeypatch: pytest.Monke
         cli.run("predict", [])
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), TimeoutError()])
+def test_ctrl_c_ends_in_one_line(
+    error: BaseException, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def main() -> None:
+        error.__context__ = KeyboardInterrupt()  # the second is one of a library that cleans up
+        raise error
+
+    module = SimpleNamespace(main=main, OPTIONS=(), __doc__="Doc.")
+    monkeypatch.setattr(cli, "import_module", lambda name: module)
+    for name, line in {
+        "predict": "interrupted: finished answers are kept, and the same command resumes\n",
+        "score": "interrupted\n",
+    }.items():
+        with pytest.raises(SystemExit) as ended:
+            cli.run(name, [])
+        assert ended.value.code == 130
+        assert capsys.readouterr().err == line
+
+
 def test_an_unknown_command_lists_the_known_ones() -> None:
     with pytest.raises(SystemExit, match="unknown command 'buidl'; known: build, mine"):
         cli.main(["buidl"])

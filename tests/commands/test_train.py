@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from argparse import Namespace
@@ -122,6 +123,18 @@ def test_a_killed_process_is_not_passed_over(run: Path) -> None:
     command = [sys.executable, "-m", "iepile_builder", "train", "--config", "config.yaml"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=run, env=environment, timeout=300)
     assert_one_clear_line(done, "SIGKILL")
+
+
+def test_ctrl_c_ends_in_one_line(run: Path) -> None:
+    environment = {**os.environ, "HF_DATASETS_CACHE": str(run / "cache")}
+    command = [sys.executable, "-m", "iepile_builder", "train", "--config", "config.yaml", "--max_steps", "5000"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=run, env=environment, start_new_session=True, **pipes) as process:
+        assert any(line.startswith("step 1 of") for line in process.stdout)
+        os.killpg(process.pid, signal.SIGINT)  # to all processes, as a terminal does
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in errors
+    assert errors.splitlines()[-1] == "interrupted: checkpoints are kept, and the same command resumes"
 
 
 def test_what_accelerate_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
