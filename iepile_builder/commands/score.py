@@ -23,8 +23,11 @@ from rich.console import Console
 from rich.table import Table
 
 from iepile_builder.answers.scores import load_calibration
+from iepile_builder.data.hard_negatives import load_hard_negatives
 from iepile_builder.errors import InputError
 from iepile_builder.io import write_whole
+from iepile_builder.scoring.confidence import report_confidence
+from iepile_builder.scoring.confusable import count_confusable, describe_confusable
 from iepile_builder.scoring.matching import Matching
 from iepile_builder.scoring.report import by_task_and_block, write_report
 from iepile_builder.scoring.scorer import read_predictions
@@ -52,6 +55,9 @@ class ScoreOptions:
             Leave out predicted facts with a lower score, from 0 to 1. Scores come from the `decisions` in the file.
         calibration (`Path`, *optional*):
             A `calibration.json` of `iepile calibrate`, which makes scores probabilities.
+        hard_negatives (`Path`, *optional*):
+            The dictionary that says which labels are confusable, as `iepile mine` writes it; by default the published
+            one of the corpus, else one that is mined from the label names.
         bootstrap (`int`, *optional*, defaults to 0):
             Bootstrap resamples of the records for intervals; 0 for no intervals.
         confidence (`float`, *optional*, defaults to 0.95):
@@ -68,6 +74,7 @@ class ScoreOptions:
     repair: bool = False
     min_score: float = 0.0
     calibration: Path | None = None
+    hard_negatives: Path | None = None
     bootstrap: int = 0
     confidence: float = 0.95
     seed: int = 0
@@ -83,6 +90,7 @@ def main(options: ScoreOptions, matching: Matching) -> None:
     if not 0 <= options.min_score <= 1:
         raise InputError(f"--min_score is {options.min_score}; give a number from 0 to 1")
     calibration = None if options.calibration is None else load_calibration(options.calibration)
+    given = None if options.hard_negatives is None else load_hard_negatives(options.hard_negatives)
 
     scorer = read_predictions(options.predictions_file, options.repair, options.min_score, calibration)
     report = scorer.report(matching, options.bootstrap, options.confidence, options.seed)
@@ -90,6 +98,9 @@ def main(options: ScoreOptions, matching: Matching) -> None:
     report["settings"] = asdict(matching) | {name: getattr(options, name) for name in ("repair", *intervals)}
     if options.min_score > 0:
         report["settings"]["min_score"] = options.min_score
+    report["confusable"] = count_confusable(scorer, given)
+    if (confidence := report_confidence(scorer)) is not None:
+        report["confidence"] = confidence
     resamples = options.bootstrap or 1000
     if options.compare is not None:
         other = read_predictions(options.compare, options.repair, options.min_score, calibration)
@@ -112,6 +123,8 @@ def main(options: ScoreOptions, matching: Matching) -> None:
             other=options.compare.name if options.compare is not None else "",
             comparison=report.get("comparison"),
             mode=matching.mode,
+            confusable=report["confusable"],
+            confidences=confidence,
         )
         written.append(f"error report: {page}")
     if options.json:
@@ -136,6 +149,13 @@ def _print_scores(report: dict[str, Any], options: ScoreOptions, mode: str) -> N
         cells += [_format_interval(of["intervals"]["f1"])] if options.bootstrap else []
         scores.add_row(name, *cells)
     console.print(scores)
+    console.print(describe_confusable(report["confusable"]), soft_wrap=True)
+    if "confidence" in report:
+        console.print(
+            "scores of facts: average precision {average_precision:.2f}, expected calibration error "
+            "{calibration_error:.2f}".format_map(report["confidence"]["overall"]),
+            soft_wrap=True,
+        )
     if "comparison" in report:
         names = ["F1", "other F1", "difference", f"{options.confidence:.0%} interval", "p"]
         tests = _make_table(f"F1 against {options.compare}", names)

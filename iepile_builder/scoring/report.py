@@ -10,6 +10,8 @@ from typing import Any, NamedTuple, get_args
 from iepile_builder.answers.parse import answer_keys
 from iepile_builder.html import render
 from iepile_builder.io import write_whole
+from iepile_builder.scoring.confidence import report_confidence
+from iepile_builder.scoring.confusable import count_confusable, describe_confusable
 from iepile_builder.scoring.matching import Label, Matching, Mentions, Mode, Overlaps
 from iepile_builder.scoring.scorer import Scorer
 from iepile_builder.scoring.tally import Counts, RecordKey, ScoredRecord
@@ -140,6 +142,8 @@ def write_report(
     other: str = "",
     comparison: dict[str, Any] | None = None,
     mode: str = "strict",
+    confusable: dict[str, Any] | None = None,
+    confidences: dict[str, Any] | None = None,
 ) -> Path:
     """
     Write the error report of a system as one page, `index.html`, that needs no network.
@@ -163,10 +167,16 @@ def write_report(
             The result of [`Scorer.compare`].
         mode (`str`, *optional*, defaults to `"strict"`):
             Match mode of the comparison.
+        confusable (`dict`, *optional*):
+            The result of [`count_confusable`]; by default counted here.
+        confidences (`dict`, *optional*):
+            The result of [`report_confidence`]; by default computed here.
 
     Returns:
         `Path`: The page.
     """
+    confusable = count_confusable(scorer) if confusable is None else confusable
+    confidences = report_confidence(scorer) if confidences is None else confidences
     report = scorer.report(resamples=resamples, confidence=confidence, seed=seed)
     diagnoses = []
     for key, record, gold in scorer.compared():
@@ -190,6 +200,15 @@ def write_report(
             (task, block, list(labels.items())[:TABLE_LABELS], max(len(labels) - TABLE_LABELS, 0))
             for task, block, labels in by_task_and_block(report["labels"])
         ],
+        confusable=confusable,
+        confusable_line=describe_confusable(confusable),
+        confusable_labels=[
+            (task, [(label, of) for label, of in labels.items() if of["confusable"]][:TABLE_LABELS])
+            for task, labels in confusable["labels"].items()
+        ],
+        confidences=list(_plots(confidences)) if confidences is not None else None,
+        min_score=scorer.min_score,
+        calibrated=scorer.calibration is not None,
         heat_labels=HEAT_LABELS,
         confusions=list(_count_confusions(diagnoses)),
         worst=[
@@ -200,6 +219,13 @@ def write_report(
     )
     write_whole(folder / "index.html", html)
     return folder / "index.html"
+
+
+def _plots(confidences: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Give the confidences that are drawn: of all facts, and of each task where there are several."""
+    yield "all facts", confidences["overall"]
+    if len(confidences["tasks"]) > 1:
+        yield from confidences["tasks"].items()
 
 
 def by_task_and_block(report: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:

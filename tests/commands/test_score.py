@@ -12,6 +12,7 @@ from helpers.answers import entities, instance
 from helpers.corpora import ALL_TASKS, ROOT, SAMPLE_CORPUS, assert_one_clear_line, write_lines
 
 from iepile_builder import IEPile
+from iepile_builder.scoring.confusable import describe_confusable
 from iepile_builder.scoring.matching import Matching
 from iepile_builder.scoring.scorer import score
 
@@ -35,6 +36,9 @@ def test_the_report_of_a_file(run_script, predictions: list[dict], tmp_path: Pat
     done = run_script("score.py", "--predictions_file", file, "--output_file", tmp_path / "report.json")
     report = json.loads((tmp_path / "report.json").read_text())
     assert report.pop("settings") == {**asdict(Matching()), "repair": False}
+    confusable = report.pop("confusable")
+    assert describe_confusable(confusable) in done.stdout
+    assert "confidence" not in report and "average precision" not in done.stdout  # the answers have no decisions
     assert report == score(predictions)
     assert f"{report['overall']['f1']:.2f}" in done.stdout
     assert set(report["tasks"]) == set(ALL_TASKS)
@@ -80,6 +84,27 @@ def test_intervals_and_comparison_in_the_report(run_script, tmp_path: Path) -> N
     assert report["overall"]["intervals"]["f1"][0] < report["overall"]["f1"]
     assert report["comparison"]["overall"]["other_f1"] == 100
     assert report["comparison"]["overall"]["difference"] < 0
+
+
+def test_scores_of_facts_and_confusable_labels(run_script, tmp_path: Path) -> None:
+    gold = entities(person=["Ada", "Bob"], city=["Rome"])
+    answer = {"person": ["Ada", "Rome"], "city": ["Bob"]}
+    decisions = {"person": [[3.0, 0.0], [-1.0, -1.0], [-3.0, None]], "city": [[1.0, -1.0], [-2.0, None]]}
+    row = {**instance("NER", ["person", "city"], gold, answer), "decisions": decisions}
+    write_lines(tmp_path / "preds.jsonl", [row])
+    (tmp_path / "hard.json").write_text('{"person": ["city"]}')
+    options = ["--output_file", "report.json", "--report", "page", "--hard_negatives", "hard.json"]
+    screen = run_script("score.py", "--predictions_file", "preds.jsonl", *options).stdout
+    line = "confusable labels: 1 of 3 predicted facts with the mentions of a gold fact (33.3%); dictionary: given"
+    assert line in screen
+    assert "scores of facts: average precision 33.33," in screen
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["confidence"]["overall"]["facts"] == report["confusable"]["overall"]["right"] + 2 == 3
+    html = (tmp_path / "page" / "index.html").read_text()
+    assert line in html and html.count('<svg class="plot"') == 2
+    options = ["--min_score", "0.5", "--json"]
+    report = json.loads(run_script("score.py", "--predictions_file", "preds.jsonl", *options).stdout)
+    assert (report["overall"]["tp"], report["overall"]["pred"], report["settings"]["min_score"]) == (1, 1, 0.5)
 
 
 def test_the_evaluate_module_gives_the_same_numbers(predictions: list[dict], tmp_path: Path) -> None:

@@ -75,6 +75,7 @@ class Page(HTMLParser):
         self.text += data
 
 
+DECIDED = [[1.0, -0.5], [0.5, -0.5], [-1.0, None]]
 PAYLOADS = (
     "<script>alert('&')</script>",
     "\"'><img src=x onerror=alert(2)>&lt;",
@@ -92,7 +93,7 @@ def test_no_input_becomes_markup(tmp_path: Path, evil: str) -> None:
     roles = [{"event_type": evil, "trigger": True, "arguments": [evil]}]
     event = {"event_trigger": evil, "event_type": evil, "arguments": [{"argument": evil, "role": evil}]}
     rows = [
-        {**label, "instruction": json.dumps(instruction)},
+        {**label, "instruction": json.dumps(instruction), "decisions": {evil: DECIDED}},
         instance("NER", [evil], entities(**{evil: ["Ada"]}), evil, **{**changed, "id": "2"}),
         instance("EE", roles, [event], {evil: [{"trigger": "met", "arguments": {evil: evil}}]}, **changed),
     ]
@@ -109,8 +110,12 @@ def harmless_page(folder: Path) -> str:
     """A report with something in each of its sections."""
     event = {"event_trigger": "met", "event_type": "meet", "arguments": [{"argument": "Ada", "role": "who"}]}
     items = [{"event_type": "meet", "trigger": True, "arguments": ["who", "where"]}]
+    answer = {"person": ["Ada"], "city": ["Bob"]}
     rows = [
-        instance("NER", ["person", "city"], entities(person=["Ada", "Bob"]), {"person": ["Ada"], "city": ["Bob"]}),
+        {
+            **instance("NER", ["person", "city"], entities(person=["Ada", "Bob"]), answer),
+            "decisions": {"person": DECIDED, "city": DECIDED},
+        },
         instance("NER", ["person"], entities(person=["Ada"]), "no JSON", id="2"),
         instance("NER", ["person"], entities(person=["Ada"]), '{"\\ud800": ["\\udfff", "Ada"]}', id="3"),
         instance("EE", items, [event], {"meet": [{"trigger": "met", "arguments": {"where": "Ada"}}]}),
@@ -128,9 +133,17 @@ def test_the_page_is_whole_and_needs_no_network(tmp_path: Path) -> None:
     for part in (*KINDS, "unparsed", "Macro F1 over corpora", "NER", "EE argument", "meet: where", "grounded"):
         assert part in page.text
     assert "Comparison" not in page.text
+    assert "average precision" in page.text and "polyline" in page.tags
     assert "prefers-color-scheme: dark" in html
     assert '<mark class="gold right">Ada</mark>' in html
     assert html == harmless_page(tmp_path / "again")
+
+
+def test_a_page_without_decisions_says_so(tmp_path: Path) -> None:
+    row = instance("NER", ["person"], entities(person=["Ada"]), {"person": ["Ada"]})
+    page = Page(write_report(tmp_path, scorer_of([row]), resamples=10).read_text(encoding="utf-8"))
+    assert "Not available: the answers have no decisions" in page.text
+    assert "svg" not in page.tags
 
 
 @given(st.text("ab", max_size=20), st.lists(st.text("ab", max_size=6), max_size=4))

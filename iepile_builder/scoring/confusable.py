@@ -1,0 +1,106 @@
+"""Count facts that are right but for the label, where the label is easily confused with the right one."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from iepile_builder.data.hard_negatives import corpus_hard_negatives
+from iepile_builder.data.mining import default_hard_negatives
+from iepile_builder.scoring.scorer import Scorer
+from iepile_builder.tasks import TASKS
+
+
+@dataclass
+class _Counts:
+    right: int = 0
+    confusable: int = 0
+    other: int = 0
+
+    def report(self) -> dict[str, Any]:
+        located = self.right + self.confusable + self.other
+        return {**vars(self), "rate": 100 * self.confusable / located if located else 0.0}
+
+
+def count_confusable(scorer: Scorer, given: dict[str, Any] | None = None) -> dict[str, Any]:
+    """
+    Count how often a predicted fact has a gold fact's mentions under a label that is confusable with the gold one.
+
+    Strings are compared exactly, in every match mode. The label is the one that is asked for: an argument with a wrong
+    role is not counted, one under a wrong event type is.
+
+    Args:
+        scorer ([`Scorer`]):
+            The answers.
+        given (`dict[str, Any]`, *optional*):
+            A dictionary of [`~iepile_builder.data.hard_negatives.load_hard_negatives`]. A corpus that it does not have
+            gets the published one, else one that is mined from the label names.
+
+    Returns:
+        `dict`: `overall` and, by task and gold label, `labels`. Each has the predicted facts with the mentions of a
+        gold fact: `right`, under its label; `confusable`, under a label that the dictionary lists for the gold label;
+        `other`, under another label; and `rate`, the percentage of `confusable` among the three. `dictionaries` says,
+        by task and corpus, which dictionary that is.
+    """
+    tables = dict(_find_dictionaries(scorer, given))
+    overall = _Counts()
+    labels: dict[str, dict[str, _Counts]] = defaultdict(lambda: defaultdict(_Counts))
+    for key, record, gold in scorer.compared():
+        table = tables[key.task, key.source][0]
+        gold_labels: dict[tuple[Any, ...], list[str]] = defaultdict(list)
+        for fact in gold:
+            gold_labels[fact.block, fact.content].append(fact.asked_label)
+        missing = Counter((fact.block, fact.content, fact.asked_label) for fact in gold)
+        for fact in record.facts:
+            annotated, label = gold_labels.get((fact.block, fact.content), []), fact.asked_label
+            if missing[fact.block, fact.content, label] > 0:
+                missing[fact.block, fact.content, label] -= 1
+                kind, gold_label = "right", label
+            elif not annotated or label in annotated:  # spurious, or repeated
+                continue
+            else:
+                confused = [each for each in annotated if label in table.get(each, ())]
+                kind, gold_label = ("confusable", confused[0]) if confused else ("other", annotated[0])
+            for counts in (overall, labels[key.task][gold_label]):
+                setattr(counts, kind, getattr(counts, kind) + 1)
+    dictionaries: dict[str, dict[str, str]] = defaultdict(dict)
+    for (task, source), (_, where) in sorted(tables.items()):
+        dictionaries[task][source] = where
+    return {
+        "dictionaries": dict(dictionaries),
+        "overall": overall.report(),
+        "labels": {
+            task: {
+                label: counts.report() for label, counts in sorted(found.items(), key=lambda item: -item[1].confusable)
+            }
+            for task, found in labels.items()
+        },
+    }
+
+
+def describe_confusable(counts: dict[str, Any]) -> str:
+    """Say in one line what [`count_confusable`] has counted, and in which dictionaries."""
+    overall = counts["overall"]
+    located = overall["right"] + overall["confusable"] + overall["other"]
+    places = sorted({where for sources in counts["dictionaries"].values() for where in sources.values()})
+    return (
+        f"confusable labels: {overall['confusable']} of {located} predicted facts with the mentions of a gold fact "
+        f"({overall['rate']:.1f}%); dictionary: {', '.join(places)}"
+    )
+
+
+def _find_dictionaries(
+    scorer: Scorer, given: dict[str, Any] | None
+) -> Iterator[tuple[tuple[str, str], tuple[dict[str, list[str]], str]]]:
+    """Find the dictionary of each task and corpus, and say where it is from."""
+    asked: dict[tuple[str, str], dict[str, tuple[str, ...]]] = defaultdict(dict)
+    for key, record in scorer.records.items():
+        task = TASKS[key.task]
+        for each in record.asked:
+            asked[key.task, key.source].update(dict.fromkeys(task.labels(each.schema), ()))
+    for (name, source), labels in asked.items():
+        found = corpus_hard_negatives(given, name, source) if given is not None else {}
+        if found:
+            yield (name, source), (found, "given")
+        else:
+            yield (name, source), default_hard_negatives(name, source, TASKS[name].to_schema(labels))
