@@ -9,6 +9,7 @@ Build instruction instances from folders of annotated corpora: the builder for `
 
 import json
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from hashlib import sha256
@@ -19,6 +20,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from datasets.iterable_dataset import ArrowExamplesIterable
 
 from iepile_builder.data.batching import COLUMNS, SchemaBatching, negative_ranks
 from iepile_builder.data.cleaning import Cleaning
@@ -182,9 +184,14 @@ class IEPile(datasets.ArrowBasedBuilder):
                 of_split |= {reason: sum(of[reason] for of in of_shards) for reason in (TO_FIT, TOO_LONG)}
         return report
 
+    def _get_examples_iterable_for_split(self, *args: Any, **kwargs: Any) -> ArrowExamplesIterable:
+        iterable = super()._get_examples_iterable_for_split(*args, **kwargs)
+        return InstanceIterable(iterable.generate_tables_fn, iterable.kwargs)
+
     def _as_streaming_dataset_single(self, *args: Any, **kwargs: Any) -> datasets.IterableDataset:
         stream = super()._as_streaming_dataset_single(*args, **kwargs)
-        stream.__class__ = InstanceStream
+        if not hasattr(datasets.iterable_dataset, "shift_ex_examples_rngs"):
+            stream.__class__ = OneEpochStream
         return stream
 
     def as_dataset(self, *args: Any, **kwargs: Any) -> datasets.Dataset | datasets.DatasetDict:
@@ -200,23 +207,41 @@ class IEPile(datasets.ArrowBasedBuilder):
         return super().as_dataset(*args, **kwargs)
 
 
-class InstanceStream(datasets.IterableDataset):
+class InstanceIterable(ArrowExamplesIterable):
     """
-    A stream of instances whose negatives and orders are drawn anew with each epoch:
+    What a stream of instances, and all that `map`, `shuffle` or `interleave_datasets` make of it, reads from: their
+    `set_epoch(n)` draws the negatives and orders of n epochs after the builder's.
 
-        stream = load_dataset("iepile", data_dir="corpora", split="train", streaming=True)
+        stream = load_dataset("iepile", data_dir="corpora", split="train", streaming=True).shuffle(seed=0)
         for epoch in range(3):
             stream.set_epoch(epoch)
             for instance in stream: ...
-
-    What is made of it by `map` or `shuffle` follows, but its own `set_epoch` is that of `datasets`: keep the stream.
     """
 
+    def shift_rngs(self, value: int) -> "InstanceIterable":
+        """Draw as this many epochs later: `datasets` calls it with the epoch."""
+        later = [replace(batching, epoch=batching.epoch + value) for batching in self.kwargs["batchings"]]
+        return InstanceIterable(self.generate_tables_fn, {**self.kwargs, "batchings": later})
+
+    def shuffle_data_sources(self, *args: Any, **kwargs: Any) -> "InstanceIterable":
+        return InstanceIterable(self.generate_tables_fn, super().shuffle_data_sources(*args, **kwargs).kwargs)
+
+    def shard_data_sources(self, *args: Any, **kwargs: Any) -> ArrowExamplesIterable:
+        sharded = super().shard_data_sources(*args, **kwargs)
+        worker = "torch" in sys.modules and sys.modules["torch"].utils.data.get_worker_info()
+        # A worker of a DataLoader, which has set the epoch by now, shifts by its own number.
+        return sharded if worker else InstanceIterable(self.generate_tables_fn, sharded.kwargs)
+
+
+class OneEpochStream(datasets.IterableDataset):
+    """A stream under a version of `datasets` that keeps the epoch of a stream from what it reads."""
+
     def set_epoch(self, epoch: int) -> None:
-        """Draw other negatives and orders from here on, and set the epoch of a shuffle as in `datasets`."""
-        super().set_epoch(epoch)
-        for batching in self._ex_iterable.kwargs["batchings"]:
-            batching.set_epoch(epoch)
+        """Raise an error: the instances would not be drawn anew."""
+        raise InputError(
+            f"set_epoch: the streams of datasets {datasets.__version__} cannot draw new negatives: use datasets>=4.7, "
+            f"or load the stream of each epoch with load_dataset(..., epoch={epoch})"
+        )
 
 
 def read_columns(shard: Shard) -> dict[str, list]:

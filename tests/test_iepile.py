@@ -3,12 +3,15 @@
 import json
 import shutil
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import datasets
 import pytest
 from datasets import load_dataset
+from datasets.distributed import split_dataset_by_node
 from helpers.corpora import ALL_TASKS, SAMPLE_CORPUS, SHARED, needs_shared
+from torch.utils.data import DataLoader
 
 import iepile_builder
 from iepile_builder import IEPile, InputError
@@ -296,13 +299,53 @@ def test_real_records_are_asked_for_each_positive_once(task: str) -> None:
         assert positives <= set(labels)
 
 
-def test_a_stream_draws_anew_with_each_epoch(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "derive",
+    [
+        lambda stream: stream,
+        lambda stream: stream.map(lambda row: {"length": len(row["instruction"])}).filter(bool),
+        lambda stream: stream.shuffle(seed=1).select_columns(["instruction", "output"]),
+        lambda stream: stream.shard(num_shards=1, index=0).take(1000).repeat(1),
+        lambda stream: datasets.concatenate_datasets([stream, stream.take(0)]),
+        lambda stream: split_dataset_by_node(stream, rank=0, world_size=1),
+    ],
+    ids=["stream", "map", "shuffle", "shard", "concatenate", "node"],
+)
+def test_a_stream_and_what_is_made_of_it_draw_anew_with_each_epoch(derive: Callable, tmp_path: Path) -> None:
     options = {"data_dir": str(SAMPLE_CORPUS), "tasks": ["NER"], "cache_dir": str(tmp_path)}
+    stream = derive(load_dataset("iepile", split="train", streaming=True, **options))
+    drawn = []
+    for epoch in (0, 1, 2, 0):
+        stream.set_epoch(epoch)
+        drawn.append(sorted(row["instruction"] for row in stream))
+        assert drawn[-1] == sorted(IEPile(epoch=epoch, **options).as_dataset(split="train")["instruction"])
+    assert drawn[0] == drawn[3] != drawn[1] != drawn[2]
+
+
+def test_the_epoch_of_a_stream_counts_from_its_builders(tmp_path: Path) -> None:
+    options = {"data_dir": str(SAMPLE_CORPUS), "tasks": ["NER"], "cache_dir": str(tmp_path)}
+    stream = load_dataset("iepile", split="train", streaming=True, epoch=1, **options)
+    stream.set_epoch(2)
+    assert sorted(row["instruction"] for row in stream) == sorted(
+        IEPile(epoch=3, **options).as_dataset(split="train")["instruction"]
+    )
+
+
+def test_workers_draw_what_one_process_does(tmp_path: Path) -> None:
+    options = {"data_dir": str(SAMPLE_CORPUS), "tasks": ["NER", "RE"], "cache_dir": str(tmp_path)}
     stream = load_dataset("iepile", split="train", streaming=True, **options)
-    mapped = stream.map(lambda row: {"length": len(row["instruction"])})
-    first = list(stream)
-    stream.set_epoch(1)
-    assert list(stream) == IEPile(epoch=1, **options).as_dataset(split="train").to_list() != first
-    assert [row["instruction"] for row in mapped] == [row["instruction"] for row in stream]
-    stream.set_epoch(0)
-    assert list(stream) == first
+    assert stream.num_shards > 1
+    loader = DataLoader(stream.shuffle(seed=1), batch_size=None, num_workers=2, persistent_workers=True)
+    for epoch in (0, 1):
+        loader.dataset.set_epoch(epoch)
+        expected = IEPile(epoch=epoch, **options).as_dataset(split="train")["instruction"]
+        assert sorted(row["instruction"] for row in loader) == sorted(expected)
+
+
+def test_a_version_that_cannot_draw_anew_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delattr(datasets.iterable_dataset, "shift_ex_examples_rngs")
+    stream = load_dataset(
+        "iepile", data_dir=str(SAMPLE_CORPUS), tasks=["NER"], cache_dir=str(tmp_path), split="train", streaming=True
+    )
+    with pytest.raises(InputError, match=r"use datasets>=4.7, or load the stream of each epoch .*epoch=1"):
+        stream.set_epoch(1)
