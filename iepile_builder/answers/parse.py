@@ -73,7 +73,7 @@ def parse_answer(text: str, task: str, schema: Schema, repair: bool = False) -> 
         text (`str`):
             What the model wrote.
         task (`str`):
-            One of the seven tasks.
+            Name of the task.
         schema (`Schema`):
             What the instruction asked for, from [`asked_schema`].
         repair (`bool`, *optional*, defaults to `False`):

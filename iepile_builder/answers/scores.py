@@ -92,7 +92,7 @@ def decide_facts(
             The engine's decisions: for each key a pair of log-odds and log-probability for each item, then one for
             the end of the list.
         task (`str`):
-            One of the seven tasks.
+            Name of the task.
         schema (`Schema`):
             What the instruction asked for.
 

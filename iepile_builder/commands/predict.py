@@ -31,7 +31,7 @@ from iepile_builder.engines.base import Completion, Engine, Request
 from iepile_builder.engines.record import describe_engine, find_differences
 from iepile_builder.errors import InputError
 from iepile_builder.io import locked, write_whole
-from iepile_builder.tasks import TASKS, find_task
+from iepile_builder.tasks import find_task
 
 
 if TYPE_CHECKING:
@@ -151,8 +151,7 @@ def main(options: PredictOptions, engine_options: EngineOptions) -> None:
 def select_instances(options: PredictOptions) -> Dataset:
     """Load the instances to answer."""
     for task in options.tasks or ():
-        if task not in TASKS:
-            raise InputError(f"--tasks: unknown task {task!r}; known: {', '.join(TASKS)}")
+        find_task(task)
     columns = ("instruction",) if options.tasks is None else ("instruction", "task")
     splits = load_instances(options.dataset_name, columns)
     split = "train" if Path(options.dataset_name).is_file() else options.split

@@ -33,7 +33,7 @@ from iepile_builder.iepile import IEPileConfig
 from iepile_builder.io import SAMPLE_CORPUS, find_resource, to_json, write_whole
 
 
-# A 135M English model learns this much of the sample corpus in a few minutes; it has all seven tasks, and Chinese too.
+# A 135M English model learns this much in a few minutes; the sample also has other tasks, and Chinese.
 SAMPLE_PART = ["--tasks", "NER", "RE", "EE", "--languages", "en"]
 # With many negatives and 60,000 tokens so small a model found next to nothing; see the recipe's README.
 FEW_NEGATIVES = ["--negatives", "ratio", "--negative_ratio", "0.15", "--max_negatives_per_positive", "0.1"]

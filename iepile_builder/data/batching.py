@@ -75,7 +75,7 @@ class SchemaBatching:
 
     Args:
         task (`str`):
-            One of the seven tasks.
+            Name of the task.
         language (`str`):
             `"en"` or `"zh"`, the language of the instruction.
         source (`str`):

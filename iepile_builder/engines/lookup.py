@@ -65,33 +65,26 @@ class LookupEngine:
 
     def _answer(self, instruction: str) -> str:
         value = read_instruction(instruction)
-        for task in TASKS:
+        for task in TASKS.values():
+            if value["instruction"] not in task.instructions.values():
+                continue
             try:
-                if value["instruction"] not in TASKS[task].instructions.values():
-                    continue
-                schema = TASKS[task].read_items(value["schema"])
-                labels = TASKS[task].labels(schema)
-                given = [
-                    {"event_trigger": trigger, "event_type": item["event_type"], "arguments": []}
-                    for item in value["schema"]
-                    if isinstance(item, dict) and isinstance(item.get("trigger"), list)
-                    for trigger in item["trigger"]
-                ]
+                schema, given = task.read_items(value["schema"]), task.given_annotations(value["schema"])
+                by_label: dict[str, list[Annotation]] = {label: [] for label in task.labels(schema)}
             except (KeyError, TypeError):  # the items of another task with the same sentence
                 continue
-            by_label: dict[str, list[Annotation]] = defaultdict(list)
-            if task in self._tables:
-                for annotation in self._tables[task].find(value["input"], given):
-                    by_label[TASKS[task].label(annotation, schema)].append(annotation)
+            if task.name in self._tables:
+                for annotation in self._tables[task.name].find(value["input"], given):
+                    by_label.setdefault(task.label(annotation, schema), []).append(annotation)
             answer: dict[str, Any] = {}
-            for label in labels:
-                roles = TASKS[task].roles(label, schema)
-                found = TASKS[task].distinct(by_label[label])
-                for event in found:
-                    if "arguments" in event:
-                        event["arguments"] = [each for each in event["arguments"] if each["role"] in roles]
-                value_of_label = TASKS[task].answer_value(found, roles, value["input"]) if found else None
-                answer[TASKS[task].answer_key(label)] = value_of_label or TASKS[task].nothing
+            for label in task.labels(schema):
+                roles = task.roles(label, schema)
+                found = [
+                    task.with_arguments(each, (pair for pair in task.arguments(each) if pair[0] in roles))
+                    for each in task.distinct(by_label[label])
+                ]
+                value_of_label = task.answer_value(found, roles, value["input"]) if found else None
+                answer[task.answer_key(label)] = value_of_label or task.nothing
             return to_json(answer)
         raise InputError(f"not an instruction of the format: {instruction[:80]!r}")
 
@@ -106,12 +99,8 @@ class _Table:
         for of_text in records.values():
             distinct = {self._strings(each): each for each in of_text}
             for key, each in distinct.items():
-                self.annotated[key][to_json({**each, "arguments": []} if "arguments" in each else each)] += 1
-            roles = {
-                (each["event_type"], argument["argument"]): argument["role"]
-                for each in of_text
-                for argument in each.get("arguments", ())
-            }
+                self.annotated[key][to_json(task.with_arguments(each, ()))] += 1
+            roles = {(each[task.names[0]], string): role for each in of_text for role, string in task.arguments(each)}
             for key, role in roles.items():
                 self.roles[key][role] += 1
         self.known = {string for key in self.annotated for string in key} | {string for _, string in self.roles}
@@ -122,7 +111,7 @@ class _Table:
         self.held: Counter[Key] = Counter()  # how many texts hold some strings, or a string and an event of a type
         for text, of_text in records.items():
             strings = {string for _, _, string in self._find_known(text)}
-            types = {each["event_type"] for each in of_text if "event_type" in each}
+            types = {each[task.names[0]] for each in of_text} if task.has_events else ()
             self.held.update((string,) for string in strings)
             self.held.update(self._find_pairs(strings))
             self.held.update((event_type, string) for event_type in types for string in strings)
@@ -140,12 +129,9 @@ class _Table:
                 if taken.isdisjoint(range(start, end)) and (annotations := self._most_frequent((string,))):
                     taken.update(range(start, end))
                     found = found + annotations
-        for event in found:
-            for string in sorted(strings):
-                roles = self.roles.get((event.get("event_type", ""), string))
-                if roles and 2 * roles.total() >= self.held[event["event_type"], string]:
-                    event["arguments"].append({"argument": string, "role": roles.most_common(1)[0][0]})
-        return found
+        return [
+            self.task.with_arguments(each, self._find_arguments(each[self.task.names[0]], strings)) for each in found
+        ]
 
     def _strings(self, annotation: Annotation) -> Key:
         return tuple(annotation[mention] for mention in self.task.mentions)
@@ -163,6 +149,15 @@ class _Table:
     def _find_pairs(self, strings: set[str]) -> list[Key]:
         """Find the annotated pairs of which both strings are there."""
         return [key for string in sorted(strings) for key in self.pairs.get(string, ()) if strings.issuperset(key)]
+
+    def _find_arguments(self, event_type: str, strings: set[str]) -> list[tuple[str, str]]:
+        """Find strings that are an argument in at least half of the training texts with an event of the type."""
+        roles = ((string, self.roles.get((event_type, string))) for string in sorted(strings))
+        return [
+            (counts.most_common(1)[0][0], string)
+            for string, counts in roles
+            if counts and 2 * counts.total() >= self.held[event_type, string]
+        ]
 
     def _most_frequent(self, key: Key) -> list[Annotation]:
         """Give what training texts say of some strings, if at least half of those that hold them say it."""

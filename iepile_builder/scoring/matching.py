@@ -85,7 +85,7 @@ class Matching:
             text (`str`):
                 The record's text.
             task (`str`):
-                One of the seven tasks.
+                Name of the task.
 
         Returns:
             `dict`: By block (`"trigger"` or `"argument"` in EE and EEA, else `""`) and label the matches, the

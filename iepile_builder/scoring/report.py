@@ -84,7 +84,7 @@ def diagnose(
         text (`str`):
             The record's text.
         task (`str`):
-            One of the seven tasks.
+            Name of the task.
         keys (`frozenset[str]`):
             The keys that the answers may have.
 

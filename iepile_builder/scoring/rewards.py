@@ -28,7 +28,7 @@ def answer_f1(answer: str, reference: str, instruction: str, task: str) -> float
         instruction (`str`):
             The `instruction` of the instance.
         task (`str`):
-            One of the seven tasks.
+            Name of the task.
     """
     asked, text = read_asked(instruction, task)
     predicted = parse_answer(answer, task, asked.schema)

@@ -1,5 +1,5 @@
 """
-The seven tasks, a file each: annotation and answers to facts, labels to schema items, annotation to answers.
+The tasks, a file each: annotation and answers to facts, labels to schema items, annotation to answers.
 
 A *label* is what a schema batch is made of (an entity type, a relation, an event type, ...), a *schema item* is how an
 instruction asks for it, and a *fact* is what gold annotation and a model's answer are both turned into. The formats

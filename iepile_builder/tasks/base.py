@@ -145,6 +145,18 @@ class Task:
         """List the triggers that an instruction gives away; see `triggers_given`."""
         return ()
 
+    def given_annotations(self, items: Iterable[Any]) -> list[Annotation]:
+        """List the events that schema items give away, without arguments; see `triggers_given`."""
+        return []
+
+    def arguments(self, annotation: Annotation) -> list[tuple[str, str]]:
+        """List the arguments of an event, each with its role before it; see `has_events`."""
+        return []
+
+    def with_arguments(self, annotation: Annotation, arguments: Iterable[tuple[str, str]]) -> Annotation:
+        """Give an event with these arguments in place of its own, or another annotation as it is."""
+        return annotation
+
     def identity(self, annotation: Annotation) -> tuple[Any, ...]:
         """Give what makes two annotations of a record the same."""
         return self.strings(annotation)

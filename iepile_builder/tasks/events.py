@@ -115,9 +115,14 @@ class EE(EET):
         arguments = {"anyOf": [object_schema({}), roles]} if item["arguments"] else object_schema({})
         return list_schema(object_schema({"trigger": trigger, "arguments": arguments}))
 
+    def arguments(self, annotation: Annotation) -> list[tuple[str, str]]:
+        return [(argument["role"], argument["argument"]) for argument in annotation["arguments"]]
+
+    def with_arguments(self, annotation: Annotation, arguments: Iterable[tuple[str, str]]) -> Annotation:
+        return {**annotation, "arguments": [{"argument": text, "role": role} for role, text in arguments]}
+
     def identity(self, annotation: Annotation) -> tuple[Any, ...]:
-        arguments = frozenset((argument["role"], argument["argument"]) for argument in annotation["arguments"])
-        return annotation["event_type"], annotation["event_trigger"], arguments
+        return annotation["event_type"], annotation["event_trigger"], frozenset(self.arguments(annotation))
 
     def distinct(self, annotations: Iterable[Annotation]) -> list[Annotation]:
         events = []
@@ -239,6 +244,9 @@ class EEA(EE):
 
     def given_triggers(self, annotations: Iterable[Annotation]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(event["event_trigger"] or NOTHING for event in annotations))
+
+    def given_annotations(self, items: Iterable[Any]) -> list[Annotation]:
+        return [Trigger(item["event_type"], trigger).to_annotation() for item in items for trigger in item["trigger"]]
 
     def item(self, label: str, roles: Sequence[str], triggers: Sequence[str]) -> Any:
         return {"event_type": label, "trigger": list(triggers), "arguments": list(roles)}

@@ -12,6 +12,7 @@ from iepile_builder.chat import to_prompt
 from iepile_builder.engines.base import Request
 from iepile_builder.engines.lookup import LookupEngine
 from iepile_builder.scoring.scorer import Scorer
+from iepile_builder.tasks import TASKS
 
 
 def build(folder: Path, output: Path, **options: object) -> Path:
@@ -75,7 +76,7 @@ def test_relations_and_events_by_hand(tmp_path: Path) -> None:
 
 
 def test_it_answers_every_task_of_the_sample_corpus(tmp_path: Path) -> None:
-    data = build(SAMPLE_CORPUS, tmp_path / "out", tasks=["NER", "RE", "EE", "EET", "EEA", "KG"])
+    data = build(SAMPLE_CORPUS, tmp_path / "out", tasks=list(TASKS))
     engine = LookupEngine(str(data))
     scorer = Scorer()
     for line in (data / "test.jsonl").read_text().splitlines():
