@@ -107,7 +107,7 @@ def main(options: BuildOptions, instance_options: InstanceOptions) -> None:
         dataset, report, corpora = build_splits(options, instance_options, new.parent)
         max_length = instance_options.max_length
         notes = length_notes(report, max_length) if max_length is not None else []
-        if "train" in dataset and config.negatives in ("hard", "random"):
+        if "train" in dataset and config.needs_hard_negatives():
             notes += hard_negative_notes(config, corpora)
         counts = {split: count_instances(rows) for split, rows in dataset.items()}
         with _bar("Writing", sum(map(len, dataset.values())), "instances") as update:

@@ -5,19 +5,29 @@ These are the hard-negative batched instructions of IEPile (https://huggingface.
 """
 
 import json
-from collections import deque
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import cache, lru_cache
+from functools import lru_cache
 from hashlib import sha256
-from heapq import heappop, heappush
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from iepile_builder.data.instructions import Description, description_texts, instruction_end, instruction_start
 from iepile_builder.data.mining import default_hard_negatives
-from iepile_builder.data.sampling import EXAMPLES, LAST, NEGATIVES, ORDER, REST, ROLE_ORDERS, draws, lowest, shuffled
+from iepile_builder.data.sampling import (
+    EXAMPLES,
+    HARD,
+    LAST,
+    NEGATIVES,
+    ORDER,
+    REST,
+    ROLE_ORDERS,
+    draws,
+    lowest,
+    shuffled,
+)
+from iepile_builder.data.splitting import group_labels, spans, split_labels
 from iepile_builder.io import to_json
 from iepile_builder.schema import Schema
 from iepile_builder.tasks import TASKS
@@ -25,7 +35,6 @@ from iepile_builder.tasks.base import Task
 from iepile_builder.tasks.facts import Annotation
 
 
-T = TypeVar("T", bound=Hashable)
 CELLS = 1 << 22  # of a table of records by labels that is made at once
 COLUMNS = ("id", "task", "source", "language", "instruction", "output", "label")
 
@@ -88,13 +97,18 @@ class SchemaBatching:
             labels; `"ratio"`, each with probability `negative_ratio`. EEA has none.
         negative_ratio (`float`, *optional*, defaults to 1.0):
             For `negatives="ratio"`, between 0 and 1.
+        num_hard (`int`, *optional*):
+            For `negatives="hard"` and `"random"`, the hard negatives drawn for a record, other ones in each epoch; a
+            record without labels of its own is asked for as many random ones. By default all.
         num_random (`int`, *optional*):
             For `negatives="hard"` and `"random"`, the labels drawn at random besides the hard negatives; -1 for all.
             By default `split_num`.
         split_num (`int`, *optional*):
             Number of labels in one instruction; -1 for all in one. By default 6 for NER, 1 for KG, 4 for other tasks.
         schema_order (`str`, *optional*, defaults to `"random"`):
-            `"random"`, `"sorted"` or `"schema"`: the order of the labels, and of the roles of each.
+            `"random"`, `"sorted"` or `"schema"`: the order of the labels, and of the roles of each. `"grouped"` is
+            random, but cut into instructions so that a record's labels are beside their hard negatives, see
+            [`group_labels`].
         hard_negatives (`dict[str, list[str]]`, *optional*):
             Label to confusable labels; a label without an entry has none. By default the published ones of the corpus,
             else mined from the label names.
@@ -123,6 +137,7 @@ class SchemaBatching:
     schema: Schema
     negatives: str = "hard"
     negative_ratio: float = 1.0
+    num_hard: int | None = None
     num_random: int | None = None
     split_num: int | None = None
     schema_order: str = "random"
@@ -137,7 +152,7 @@ class SchemaBatching:
     num_examples: int = 0
 
     def __post_init__(self) -> None:
-        if self.hard_negatives is None and self.negatives in ("hard", "random"):
+        if self.hard_negatives is None and (self.negatives in ("hard", "random") or self.schema_order == "grouped"):
             self.hard_negatives = default_hard_negatives(self.task, self.source, self.schema)[0]
 
     def __call__(self, records: dict[str, list]) -> dict[str, list]:
@@ -158,7 +173,9 @@ class SchemaBatching:
             for asked, ranks in zip(batches, negative_ranks(found, batches, seeds), strict=True):
                 asked[:] = [batch for batch, rank in zip(asked, ranks, strict=True) if rank <= self.max_negative_rank]
         orders = [0] * len(texts)
-        if self.schema_order == "random" and any(task.roles(label, self.schema) for label in self.asked_labels()):
+        if self.schema_order in ("random", "grouped") and any(
+            task.roles(label, self.schema) for label in self.asked_labels()
+        ):
             orders = (seeds % ROLE_ORDERS).tolist()
         parts_of = {order: self.parts(order) for order in set(orders)}
         shown = self.find([json.loads(annotations) for _, annotations in self.examples])
@@ -241,7 +258,7 @@ class SchemaBatching:
             for number in {number for _, by_label in found for number in by_label}
         }
         ranks = None
-        if self.schema_order != "random":
+        if self.schema_order in ("sorted", "schema"):
             in_order = sorted(labels) if self.schema_order == "sorted" else labels
             rank_of = {label: rank for rank, label in enumerate(in_order)}
             ranks = np.array([rank_of[label] for label in labels], dtype=np.uint64)
@@ -255,6 +272,11 @@ class SchemaBatching:
             ends = np.cumsum(np.bincount(rows, minlength=len(some)))
             asked += [part.tolist() for part in np.split(columns, ends[:-1])]
         keys = [task.answer_key(label) for label in labels]
+        if self.schema_order == "grouped":
+            return [
+                group_labels(row, {label: near[label] for label in by_label}, split_num, keys.__getitem__, seed)
+                for row, (_, by_label), seed in zip(asked, found, seeds.tolist(), strict=True)
+            ]
         if len(set(keys)) < len(keys):
             return [split_labels(row, split_num, keys.__getitem__) for row in asked]
         return [[row[start:end] for start, end in spans(len(row), split_num)] for row in asked]
@@ -274,11 +296,17 @@ class SchemaBatching:
             chosen = positive | (rest * 2.0**-64 < self.negative_ratio)
         else:
             num_random = split_num if self.num_random is None else self.num_random
-            drawn = number if num_random == -1 else min(num_random, number)
+            drawn = np.full(len(found), number if num_random == -1 else num_random)
             close = positive.copy()
             for row, (_, by_label) in enumerate(found):
                 close[row, [other for label in by_label for other in near[label]]] = True
-            chosen = close | lowest(np.where(close, LAST, rest), np.full(len(found), drawn))
+            hard = close
+            if self.num_hard is not None:
+                of_hard = np.where(close & ~positive, draws(seeds, HARD, number), LAST)
+                hard = positive | close & lowest(of_hard, np.full(len(found), min(self.num_hard, number)))
+                drawn[~positive.any(axis=1)] += self.num_hard
+            others = np.where(close, LAST, rest)
+            chosen = hard | ~close & lowest(others, np.minimum(drawn, number))
             if self.negatives == "random":
                 drawn_instead = chosen.sum(axis=1) - positive.sum(axis=1)
                 chosen = positive | lowest(np.where(positive, LAST, rest), drawn_instead)
@@ -292,7 +320,7 @@ class SchemaBatching:
         roles = []
         for label in labels:
             of_label = task.roles(label, self.schema)
-            if self.schema_order == "random":
+            if self.schema_order in ("random", "grouped"):
                 of_label = shuffled(of_label, order)
             roles.append(tuple(sorted(of_label)) if self.schema_order == "sorted" else of_label)
         items = [self.item(label, of_label) for label, of_label in zip(labels, roles, strict=True)]
@@ -328,45 +356,6 @@ class SchemaBatching:
             answer = parts.answer(parts.values(task, shown_text, shown[number].by_label), batch)
             examples.append(f'{{"input": {to_json(shown_text)}, "output": {answer}}}')
         return f"[{', '.join(examples)}]"
-
-
-def split_labels(labels: list[T], split_num: int, answer_key: Callable[[T], str]) -> list[list[T]]:
-    """
-    Split labels into batches of `split_num` (-1: one batch) in which no two share a key in the answer.
-
-    A remainder of fewer than `split_num // 2` labels joins the batch before it if their keys allow it.
-    """
-    keys = [answer_key(label) for label in labels]
-    if len(set(keys)) == len(keys):
-        return [labels[start:end] for start, end in spans(len(labels), split_num)]
-    # A batch takes the first remaining label of each key, the earliest of these first.
-    waiting: dict[str, deque[int]] = {}
-    for number, key in enumerate(keys):
-        waiting.setdefault(key, deque()).append(number)
-    first = [numbers[0] for numbers in waiting.values()]
-    batches = []
-    while first:
-        taken = [heappop(first) for _ in range(len(first) if split_num == -1 else min(split_num, len(first)))]
-        batches.append({keys[number]: labels[number] for number in taken})
-        for number in taken:
-            of_key = waiting[keys[number]]
-            of_key.popleft()
-            if of_key:
-                heappush(first, of_key[0])
-    if len(batches) > 1 and len(batches[-1]) < split_num // 2 and batches[-1].keys().isdisjoint(batches[-2]):
-        batches[-2:] = [batches[-2] | batches[-1]]
-    return [list(batch.values()) for batch in batches]
-
-
-@cache
-def spans(number: int, split_num: int) -> list[tuple[int, int]]:
-    """Cut a number of labels into batches: start and end of each."""
-    if number == 0:
-        return []
-    starts = list(range(0, number, number if split_num == -1 else split_num))
-    if len(starts) > 1 and number - starts[-1] < split_num // 2:
-        starts.pop()
-    return list(zip(starts, [*starts[1:], number], strict=True))
 
 
 @lru_cache(maxsize=65536)

@@ -63,11 +63,15 @@ class SchemaOptions:
             Keep at most this many purely negative training instances per instance with an answer, in each corpus.
         negative_ratio (`float`, *optional*, defaults to 1.0):
             With negatives `"ratio"`, the probability of each negative label.
+        num_hard (`int`, *optional*):
+            With negatives `"hard"` and `"random"`, number of hard negatives drawn for each record, other ones in each
+            epoch. By default all.
         num_random (`int`, *optional*):
             With negatives `"hard"` and `"random"`, number of labels drawn at random besides the hard negatives; -1 for
             all. By default `split_num`.
         schema_order (`str`, *optional*, defaults to `"random"`):
-            Order of the labels and roles of training instances: `"random"` or `"sorted"`.
+            Order of the labels and roles of training instances: `"random"`; `"sorted"`; or `"grouped"`, random but
+            cut so that a record's labels are asked together with their hard negatives, as far as these fit.
         descriptions (`str`, *optional*):
             A JSON file from label to description, see [`load_descriptions`]: instructions then describe their labels.
         num_examples (`int`, *optional*, defaults to 0):
@@ -82,6 +86,7 @@ class SchemaOptions:
     hard_negatives: str | None = None
     max_negatives_per_positive: float | None = None
     negative_ratio: float = 1.0
+    num_hard: int | None = None
     num_random: int | None = None
     schema_order: str = "random"
     descriptions: str | None = None
@@ -184,7 +189,7 @@ class IEPileConfig(InstanceOptions, datasets.BuilderConfig):
         check_choices("task", self.tasks, TASKS)
         check_choices("split", self.splits, SPLIT_FILES)
         check_choices("negatives", [self.negatives], ("hard", "random", "all", "ratio"))
-        check_choices("schema_order", [self.schema_order], ("random", "sorted"))
+        check_choices("schema_order", [self.schema_order], ("random", "sorted", "grouped"))
         check_choices("on_error", [self.on_error], ("raise", "skip", "fix"))
         check_choices("deduplicate", [self.deduplicate], ("none", "exact", "near"))
         check_choices("language", list(self.language_weights or ()), LANGUAGES)
@@ -195,7 +200,7 @@ class IEPileConfig(InstanceOptions, datasets.BuilderConfig):
             raise InputError(f"negative_ratio is {self.negative_ratio}; give a number from 0 to 1")
         if self.num_random is not None and self.num_random < -1:
             raise InputError(f"num_random is {self.num_random}; give a number of labels, or -1 for all")
-        least = {"num_examples": 0, "max_negatives_per_positive": 0, "max_records": 1, "max_length": 1}
+        least = {"num_hard": 0, "num_examples": 0, "max_negatives_per_positive": 0, "max_records": 1, "max_length": 1}
         for name, number in least.items():
             value = getattr(self, name)
             if value is not None and value < number:
@@ -240,9 +245,13 @@ class IEPileConfig(InstanceOptions, datasets.BuilderConfig):
                 key.update(f"{path.name} {hash_file(path)}\n".encode())
         return f"{self.name}-{key.hexdigest()[:16]}"
 
+    def needs_hard_negatives(self) -> bool:
+        """Tell whether the training instances depend on hard negatives."""
+        return self.negatives in ("hard", "random") or self.schema_order == "grouped"
+
     def find_hard_negatives(self, corpus: Corpus) -> tuple[dict[str, list[str]], str]:
         """Find the hard negatives of a corpus and their source; none if the options use none."""
-        if self.negatives not in ("hard", "random") or TASKS[corpus.task].triggers_given:
+        if not self.needs_hard_negatives() or TASKS[corpus.task].triggers_given:
             return {}, "not used"
         given = load_hard_negatives(self.hard_negatives) if self.hard_negatives is not None else None
         return find_hard_negatives(corpus, given)
@@ -256,6 +265,7 @@ class IEPileConfig(InstanceOptions, datasets.BuilderConfig):
             schema=corpus.schema,
             negatives=self.negatives,
             negative_ratio=self.negative_ratio,
+            num_hard=self.num_hard,
             num_random=self.num_random,
             split_num=self.split_num.get(corpus.task) if isinstance(self.split_num, dict) else self.split_num,
             schema_order=self.schema_order,

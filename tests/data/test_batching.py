@@ -1,4 +1,4 @@
-"""Schema batching: the invariants of the method, on generated records of every task."""
+"""Schema batching: the instances of a record, on generated records of every task."""
 
 import json
 import os
@@ -9,36 +9,20 @@ from collections import Counter
 from dataclasses import replace
 
 import datasets
-import numpy as np
 import pytest
 from helpers.corpora import ALL_TASKS, ROOT, SAMPLE_CORPUS
-from helpers.strategies import annotated
+from helpers.strategies import OPTIONS, annotated, asked_labels, batching_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iepile_builder import Schema, SchemaBatching
 from iepile_builder.answers.parse import parse_answer
-from iepile_builder.data.batching import split_labels
 from iepile_builder.data.corpus import find_corpora
-from iepile_builder.data.hard_negatives import load_hard_negatives
 from iepile_builder.data.index import read_split
 from iepile_builder.data.instructions import asked_schema, read_instruction
 from iepile_builder.data.lengths import halve
-from iepile_builder.data.sampling import ROLE_ORDERS, draws, shuffled
 from iepile_builder.io import to_json
 from iepile_builder.tasks import TASKS
-
-
-OPTIONS = st.fixed_dictionaries(
-    {
-        "negatives": st.sampled_from(["hard", "random", "all", "ratio"]),
-        "num_random": st.sampled_from([None, -1, 0, 1, 5]),
-        "negative_ratio": st.sampled_from([0.0, 0.5, 1.0]),
-        "split_num": st.sampled_from([None, -1, 1, 2, 3, 4, 6]),
-        "schema_order": st.sampled_from(["random", "sorted", "schema"]),
-        "seed": st.integers(0, 3),
-    }
-)
 
 
 # the published way to describe labels, and where there is none, the nearest to it
@@ -51,14 +35,6 @@ DESCRIBED = {
     "SPO": '[{"subject_type": "person", "predicate": "leaves", "object_type": "city", "description": "went"}]',
     "KG": '[{"entity_type": "city", "attributes": {"mayor": "who governs it", "area": ""}}]',
 }
-
-
-def batching_of(task: str, schema: Schema, **options: object) -> SchemaBatching:
-    return SchemaBatching(task, "en", "generated", schema, **options)
-
-
-def asked_labels(instances: list[dict], task: str) -> list[str]:
-    return [label for row in instances for label in TASKS[task].labels(asked_schema(row["instruction"], task))]
 
 
 @pytest.mark.parametrize("task", ALL_TASKS)
@@ -76,95 +52,6 @@ def test_reference_answers_round_trip(task: str, data: st.DataObject) -> None:
         assert answer.outside == 0
         answered.update(answer.facts)
     assert answered == Counter(TASKS[task].facts(TASKS[task].distinct(annotations), schema))
-
-
-@pytest.mark.parametrize("task", ALL_TASKS)
-@settings(max_examples=60)
-@given(data=st.data())
-def test_each_positive_is_asked_once_and_no_label_twice(task: str, data: st.DataObject) -> None:
-    schema, text, annotations = data.draw(annotated(task))
-    batching = batching_of(task, schema, **data.draw(OPTIONS))
-    instances = list(batching.instances("id", text, annotations))
-    asked = asked_labels(instances, task)
-    assert len(asked) == len(set(asked))
-    positives = {TASKS[task].label(annotation, schema) for annotation in TASKS[task].distinct(annotations)}
-    assert positives <= set(asked) <= set(TASKS[task].labels(schema))
-    split_num = TASKS[task].split_num if batching.split_num is None else batching.split_num
-    for row in instances:
-        keys = json.loads(row["output"])
-        items = json.loads(row["instruction"])["schema"]
-        assert len(keys) == len(items)
-        assert split_num == -1 or len(items) <= split_num + max(1, split_num // 2) - 1
-    if task == "EEA":
-        assert set(asked) == positives
-    elif batching.negatives == "all":
-        assert set(asked) == set(TASKS[task].labels(schema))
-
-
-@given(data=st.data(), split_num=st.sampled_from([1, 2, 4, 6, -1]))
-def test_hard_negatives_and_random_ones_are_asked_with_the_positives(data: st.DataObject, split_num: int) -> None:
-    schema, text, annotations = data.draw(annotated("NER"))
-    labels = st.sampled_from(schema.types)
-    hard = data.draw(st.dictionaries(labels, st.lists(st.one_of(labels, st.just("no such label")), max_size=4)))
-    batching = batching_of("NER", schema, hard_negatives=hard, split_num=split_num)
-    asked = set(asked_labels(list(batching.instances("id", text, annotations)), "NER"))
-    positives = {annotation["entity_type"] for annotation in annotations}
-    near = positives | {label for positive in positives for label in hard.get(positive, [])} & set(schema.types)
-    others = set(schema.types) - near
-    assert near <= asked
-    assert len(asked - near) == (len(others) if split_num == -1 else min(split_num, len(others)))
-
-
-@given(data=st.data(), num_random=st.sampled_from([None, -1, 0, 1, 3]))
-def test_random_negatives_are_as_many_as_the_hard_ones(data: st.DataObject, num_random: int | None) -> None:
-    schema, text, annotations = data.draw(annotated("NER"))
-    labels = st.sampled_from(schema.types)
-    hard_negatives = data.draw(st.dictionaries(labels, st.lists(labels, max_size=4)))
-    hard = batching_of("NER", schema, hard_negatives=hard_negatives, num_random=num_random)
-    random_ones = replace(hard, negatives="random")
-    positives = {annotation["entity_type"] for annotation in annotations}
-    near = positives | {label for positive in positives for label in hard_negatives.get(positive, [])}
-    others = len(schema.types) - len(near)
-    asked = asked_labels(list(hard.instances("id", text, annotations)), "NER")
-    drawn = {None: min(6, others), -1: others}.get(num_random, min(num_random or 0, others))
-    assert near <= set(asked)
-    assert len(asked) == max(len(near) + drawn, 1)
-    asked_at_random = asked_labels(list(random_ones.instances("id", text, annotations)), "NER")
-    assert positives <= set(asked_at_random)
-    assert len(asked_at_random) == len(asked)
-
-
-def test_random_negatives_are_all_labels_alike() -> None:
-    schema = Schema(types=tuple("abcdefghij"))
-    options = {"hard_negatives": {"a": ["b", "c", "d"]}, "num_random": 0}
-    annotations = [{"entity": "x", "entity_type": "a"}]
-    counts: dict[str, Counter] = {"hard": Counter(), "random": Counter()}
-    for negatives, counter in counts.items():
-        for number in range(900):
-            batching = batching_of("NER", schema, negatives=negatives, **options)
-            counter.update(asked_labels(list(batching.instances("id", f"x {number}", annotations)), "NER"))
-    assert counts["hard"] == {"a": 900, "b": 900, "c": 900, "d": 900}
-    assert counts["random"].pop("a") == 900
-    assert counts["random"].keys() == set("bcdefghij")
-    assert all(230 < count < 370 for count in counts["random"].values())  # 300 each, give or take 5 deviations
-
-
-def test_batches_of_a_remainder() -> None:
-    def sizes(number: int, split_num: int) -> list[int]:
-        return [len(batch) for batch in split_labels([str(n) for n in range(number)], split_num, str)]
-
-    assert sizes(12, 6) == [6, 6]
-    assert sizes(15, 6) == [6, 6, 3]  # 3 = 6 // 2 is a batch of its own
-    assert sizes(14, 6) == [6, 8]  # 2 joins the last
-    assert sizes(2, 6) == [2]
-    assert sizes(5, 4) == [5]
-    assert sizes(3, 1) == [1, 1, 1]
-    assert sizes(7, -1) == [7]
-
-
-def test_no_batch_asks_for_a_predicate_twice() -> None:
-    labels = ["a_p_b", "a_p_c", "a_q_b", "a_r_b", "a_p_d"]
-    assert split_labels(labels, 3, TASKS["SPO"].answer_key) == [["a_p_b", "a_q_b", "a_r_b"], ["a_p_c"], ["a_p_d"]]
 
 
 def test_worked_example() -> None:
@@ -229,7 +116,7 @@ def test_map_gives_the_same_for_any_processes_and_order(task: str) -> None:
 
 def test_map_is_cached_and_does_not_depend_on_the_hash_seed() -> None:
     program = (
-        "from test_batching import sample_rows, asked_labels\n"
+        "from test_batching import sample_rows\n"
         "from datasets.fingerprint import Hasher\n"
         "batching, records = sample_rows('NER')\n"
         "rows = [row for r in records for row in batching.instances(r['id'], r['text'], r['entity'])]\n"
@@ -253,39 +140,6 @@ def test_map_is_cached_and_does_not_depend_on_the_hash_seed() -> None:
 )
 def test_json_is_written_as_the_standard_library_does(value: object) -> None:
     assert to_json(value) == json.dumps(value, ensure_ascii=False)
-
-
-@given(st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=5), st.integers(0, 4), st.integers(1, 9))
-def test_draws_are_a_function_of_seed_stream_and_place(seeds: list[int], stream: int, number: int) -> None:
-    together = draws(np.array(seeds, dtype=np.uint64), stream, number)
-    assert together.shape == (len(seeds), number)
-    for seed, row in zip(seeds, together, strict=True):
-        assert draws(np.array([seed], dtype=np.uint64), stream, number + 3)[0, :number].tolist() == row.tolist()
-        assert not np.isin(row, draws(np.array([seed], dtype=np.uint64), stream + 1, number)).any()
-
-
-def test_draws_are_even() -> None:
-    drawn = draws(np.arange(2000, dtype=np.uint64), 0, 10) * 2.0**-64
-    assert np.abs(np.histogram(drawn, bins=10, range=(0, 1))[0] - 2000).max() < 200
-    first = np.argsort(drawn, axis=1)[:, 0]
-    assert np.abs(np.bincount(first, minlength=10) - 200).max() < 70
-
-
-def test_random_negatives_and_orders_are_even() -> None:
-    batching = batching_of("NER", Schema(types=tuple("abcdefghij")), split_num=3)
-    records = {"text": [str(number) for number in range(3000)], "entity": [[]] * 3000}
-    asked = [json.loads(instruction)["schema"] for instruction in batching(records)["instruction"]]
-    for place in range(3):
-        counts = Counter(labels[place] for labels in asked)
-        assert len(counts) == 10
-        assert all(abs(count - 300) < 100 for count in counts.values())
-
-
-def test_roles_come_in_many_orders() -> None:
-    roles = tuple("abcd")
-    orders = {shuffled(roles, order) for order in range(ROLE_ORDERS)}
-    assert len(orders) > 18  # of 24
-    assert all(sorted(order) == sorted(roles) for order in orders)
 
 
 @pytest.mark.parametrize("task", ALL_TASKS)
@@ -452,54 +306,3 @@ def test_published_defect_unlabelled_input_was_a_key_error() -> None:
     batching = replace(batching_of("NER", Schema(types=("person",))), negatives="all")
     (row,) = batching.instances("1", "Ada", None)
     assert (row["output"], row["label"]) == (None, None)
-
-
-def test_a_hundred_thousand_labels_are_batched() -> None:
-    labels = tuple(f"label {number}" for number in range(100_000))
-    near = {label: [f"label {number * 7 % 100_000}"] for number, label in enumerate(labels)}
-    positives = [f"label {number * 991}" for number in range(50)]
-    records = {
-        "text": [f"Ada {number}" for number in range(50)],
-        "entity": [[{"entity": "Ada", "entity_type": label}] for label in positives],
-    }
-    for negatives in ("hard", "random", "ratio"):
-        batching = SchemaBatching(
-            "NER", "en", "many", Schema(types=labels), negatives, negative_ratio=1e-5, hard_negatives=near
-        )
-        asked: dict[str, list[str]] = {}
-        for instruction in map(json.loads, batching(records)["instruction"]):
-            asked.setdefault(instruction["input"], []).extend(instruction["schema"])
-        for text, label in zip(records["text"], positives, strict=True):
-            assert len(set(asked[text])) == len(asked[text])
-            assert label in asked[text]
-            assert negatives != "hard" or near[label][0] in asked[text]
-    keys = [f"a_{number % 50_000}_{number}" for number in range(100_000)]
-    batches = split_labels(keys, 4, lambda label: label.split("_")[1])
-    assert sorted(label for batch in batches for label in batch) == sorted(keys)
-    assert batches[0] == keys[:4]
-    assert split_labels(keys[:3] * 2, -1, str) == [keys[:3], keys[:3]]
-
-
-@given(st.lists(st.sampled_from("abcde"), max_size=20), st.sampled_from([-1, 1, 2, 3, 4, 6]))
-def test_batches_take_the_first_labels_that_can_be_asked_together(keys: list[str], split_num: int) -> None:
-    rest, wanted = list(enumerate(keys)), []
-    while rest:
-        batch: list[tuple[int, str]] = []
-        for label in rest:
-            if label[1] not in [key for _, key in batch] and (len(batch) < split_num or split_num == -1):
-                batch.append(label)
-        wanted.append(batch)
-        rest = [label for label in rest if label not in batch]
-    found = split_labels(list(enumerate(keys)), split_num, lambda label: label[1])
-    assert [label for batch in found for label in batch] == [label for batch in wanted for label in batch]
-    assert found[:-1] == wanted[: len(found) - 1]
-
-
-def test_by_default_hard_negatives_are_found_or_mined() -> None:
-    schema = Schema(types=("date", "date of birth", "person", "city"))
-    batching = SchemaBatching("NER", "en", "of my own", schema)
-    assert batching.hard_negatives == {"date": ["date of birth"], "date of birth": ["date"]}
-    assert SchemaBatching("NER", "en", "of my own", schema, hard_negatives={}).hard_negatives == {}
-    assert SchemaBatching("NER", "en", "of my own", schema, negatives="all").hard_negatives is None
-    published = SchemaBatching("NER", "en", "mit-movie", Schema(types=("actor", "title"))).hard_negatives
-    assert published == load_hard_negatives()["NER"]["mit-movie"]

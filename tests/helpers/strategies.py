@@ -1,13 +1,35 @@
-"""Hypothesis strategies: a schema of a task and a record that it annotates."""
+"""Hypothesis strategies: a schema of a task, a record that it annotates, and options to make instances of it."""
 
 from hypothesis import strategies as st
 
-from iepile_builder.schema import Schema
+from iepile_builder import Schema, SchemaBatching
+from iepile_builder.data.instructions import asked_schema
+from iepile_builder.tasks import TASKS
 from iepile_builder.tasks.facts import NOTHING
 
 
 words = st.text("abcXY é人名", min_size=1, max_size=6).filter(lambda word: word.strip() and word != NOTHING)
 names = st.text("abcdefgh 人名地", min_size=1, max_size=5).filter(str.strip)
+
+OPTIONS = st.fixed_dictionaries(
+    {
+        "negatives": st.sampled_from(["hard", "random", "all", "ratio"]),
+        "num_hard": st.sampled_from([None, 0, 1, 3]),
+        "num_random": st.sampled_from([None, -1, 0, 1, 5]),
+        "negative_ratio": st.sampled_from([0.0, 0.5, 1.0]),
+        "split_num": st.sampled_from([None, -1, 1, 2, 3, 4, 6]),
+        "schema_order": st.sampled_from(["random", "sorted", "schema", "grouped"]),
+        "seed": st.integers(0, 3),
+    }
+)
+
+
+def batching_of(task: str, schema: Schema, **options: object) -> SchemaBatching:
+    return SchemaBatching(task, "en", "generated", schema, **options)
+
+
+def asked_labels(instances: list[dict], task: str) -> list[str]:
+    return [label for row in instances for label in TASKS[task].labels(asked_schema(row["instruction"], task))]
 
 
 @st.composite
