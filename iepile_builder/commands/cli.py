@@ -25,8 +25,8 @@ from iepile_builder.io import find_resource
 
 
 COMMANDS = (
-    "build", "mine", "train", "grpo", "predict", "score", "extract", "demo", "push", "merge", "export-gguf",
-    "quickstart",
+    "build", "mine", "train", "grpo", "predict", "score", "calibrate", "extract", "demo", "push", "merge",
+    "export-gguf", "quickstart",
 )  # fmt: skip
 LAUNCHED = ("train", "grpo")  # in processes that accelerate starts
 

@@ -305,7 +305,7 @@ def read_predictions(
     if not scorer.records:
         raise InputError(f"{path}: no predictions in it")
     if min_score > 0 and not scorer.has_decisions:
-        raise InputError(f"{path}: {NO_SCORES}; leave out --min_score, or predict with an engine that gives them")
+        raise InputError(f"{path}: {NO_SCORES}; leave out --min_score, or predict with --scores")
     return scorer
 
 

@@ -1,0 +1,106 @@
+"""
+Fit on validation records how ready a model is to answer "nothing", and what its scores mean.
+
+    iepile predict --model_name_or_path HuggingFaceTB/SmolLM2-135M-Instruct --adapter_name_or_path outputs/adapter \\
+        --dataset_name data/iepile --split validation --scores --empty_bias 3 --output_file outputs/validation.jsonl
+    iepile calibrate --predictions_file outputs/validation.jsonl --adapter_name_or_path outputs/adapter
+
+Writes `calibration.json` into the folder of the adapter (or of the whole model), where `iepile predict`, `extract`,
+`demo` and `Extractor` find it: for each task the bias of a label's first decision (an item or "nothing") that has the
+best F1, and the scaling that makes the score of a fact an estimate of the probability that it is right. A bias is
+found by closing labels, so it is at most the `--empty_bias` of the predictions: answers made with a generous one leave
+room on both sides of 0. Where 5-fold cross-validation finds no gain, the bias is 0.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from iepile_builder.answers.scores import CALIBRATION
+from iepile_builder.errors import InputError
+from iepile_builder.io import write_whole
+from iepile_builder.scoring.calibration import MIN_RECORDS, fit_calibration
+from iepile_builder.scoring.scorer import NO_SCORES, read_predictions
+
+
+@dataclass
+class CalibrateOptions:
+    """
+    What to calibrate, and on which answers.
+
+    Args:
+        predictions_file (`Path`):
+            Answers of `iepile predict --scores` to validation records.
+        adapter_name_or_path (`Path`):
+            Folder of the adapter or model that made them.
+        split (`str`, *optional*):
+            Their split, by default that of the run record beside them. The test split is refused unless it is given
+            here: nothing should be chosen on test records.
+    """
+
+    predictions_file: Path
+    adapter_name_or_path: Path
+    split: str | None = None
+
+
+OPTIONS = (CalibrateOptions,)
+
+
+def main(options: CalibrateOptions) -> None:
+    file, folder = options.predictions_file, options.adapter_name_or_path
+    if not any((folder / name).is_file() for name in ("adapter_config.json", "config.json")):
+        raise InputError(f"{folder}: not the folder of an adapter or model; give --adapter_name_or_path")
+    run = _read_run(file)
+    data, engine = run.get("data", {}), run.get("engine", {})
+    split = options.split or data.get("split")
+    if split is None:
+        raise InputError(f"{file}: no run record beside it tells the split; give --split")
+    if split == "test" and options.split is None:
+        raise InputError(f"{file}: answers to the test split; predict the validation split, or give --split test")
+
+    scorer = read_predictions(file)
+    if not scorer.has_decisions:
+        raise InputError(f"{file}: {NO_SCORES}; predict with --scores")
+    tasks = dict.fromkeys(key.task for key in scorer.records)
+    used = engine.get("empty_bias") or 0.0
+    biases = {task: float(used.get(task, 0.0) if isinstance(used, dict) else used) for task in tasks}
+    calibration, fitted = fit_calibration(scorer, biases)
+    if not fitted:
+        raise InputError(f"{file}: fewer than {MIN_RECORDS} records of each task; predict more")
+
+    dataset = data.get("dataset_name")
+    value = {
+        "empty_bias": calibration.empty_bias,
+        "score": calibration.score,
+        "fitted_on": {
+            "dataset": Path(dataset).name if dataset and Path(dataset).exists() else dataset,
+            "split": split,
+            "tasks": fitted,
+        },
+    }
+    write_whole(folder / CALIBRATION, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+    for task, of in fitted.items():
+        print(
+            f"{task}: empty_bias {calibration.empty_bias[task]:+.2f}; F1 {of['f1_before']:.2f} without, "
+            f"{of['f1_after']:.2f} with it, {of['f1_cross_validated']:.2f} cross-validated "
+            f"({of['records']} records of {split})"
+        )
+        if calibration.empty_bias[task] >= of["limit"] != 0:
+            print(f"{task}: the best bias is that of the predictions; predict with a larger --empty_bias")
+    for task in tasks:
+        if task not in fitted:
+            print(f"{task}: fewer than {MIN_RECORDS} records, not calibrated")
+        elif task not in calibration.score:
+            print(f"{task}: too few facts to scale scores")
+    print(f"calibration: {folder / CALIBRATION}")
+
+
+def _read_run(file: Path) -> dict[str, Any]:
+    """Read the run record beside the answers; empty where there is none."""
+    path = file.resolve()
+    try:
+        run = json.loads(path.with_name(f"{path.name.removesuffix('.jsonl')}.run.json").read_bytes())
+        return {name: run[name] for name in ("data", "engine") if isinstance(run.get(name), dict)}
+    except (OSError, ValueError, AttributeError):
+        return {}

@@ -1,0 +1,179 @@
+"""
+Fit on validation records what decides when a label is empty, and what makes the scores of facts probabilities.
+
+A label whose first decision has log-odds `x` is answered with an item where `x + empty_bias > 0`. From answers with
+some bias, those with any lower one follow without the model: the labels that it would close lose their facts. (The
+labels after a closed one in the same answer would be read in another context; that is neglected.) What a higher bias
+would add is not known: answers made with a generous bias can be calibrated up to it.
+"""
+
+from collections import Counter
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from iepile_builder.answers.scores import Calibration
+from iepile_builder.scoring.matching import Matching
+from iepile_builder.scoring.scorer import Scorer
+from iepile_builder.tasks import TASKS
+
+
+FOLDS = 5
+MIN_RECORDS = 20  # of a task, to be calibrated
+MIN_FACTS = 20
+MAX_CUTS = 500  # biases that are tried
+
+
+class Answered(NamedTuple):
+    """
+    The predicted facts of a task, in arrays, and the gold facts of each record.
+
+    Args:
+        opened (`np.ndarray`):
+            For each fact the log-odds that its label has any item.
+        logits (`np.ndarray`):
+            The log-odds of its uncalibrated score.
+        hits (`np.ndarray`):
+            Whether it is right.
+        records (`np.ndarray`):
+            Number of its record.
+        gold (`np.ndarray`):
+            For each record the number of gold facts.
+    """
+
+    opened: np.ndarray[Any, Any]
+    logits: np.ndarray[Any, Any]
+    hits: np.ndarray[Any, Any]
+    records: np.ndarray[Any, Any]
+    gold: np.ndarray[Any, Any]
+
+
+def fit_calibration(scorer: Scorer, biases: dict[str, float]) -> tuple[Calibration, dict[str, dict[str, Any]]]:
+    """
+    Fit a calibration to answers to validation records.
+
+    The bias of a task is the one with the best F1 (strict, all facts of the task), or 0 where 5-fold cross-validation
+    over records says that this does not help. Scores are fitted by Platt scaling to the facts that remain; the slope
+    is never negative, so that the order of facts stays.
+
+    Args:
+        scorer ([`Scorer`]):
+            The answers, with decisions.
+        biases (`dict[str, float]`):
+            Task to the `empty_bias` that the answers were made with; 0 for other tasks.
+
+    Returns:
+        `tuple[Calibration, dict]`: The calibration, and for each task what it was fitted on: `records`, `facts`, and
+        in percent `f1_before` (with bias 0), `f1_after` and `f1_cross_validated` (each fold scored with the bias that
+        the other folds choose); `limit` is the largest bias that could be tried. Tasks with fewer than 20 records are
+        left out; those with fewer than 20 facts left have no scaling of scores.
+    """
+    empty_bias, score, fitted = {}, {}, {}
+    for task, answered in _collect(scorer).items():
+        if len(answered.gold) < MIN_RECORDS:
+            continue
+        limit = biases.get(task, 0.0)
+        every = np.ones(len(answered.gold), dtype=bool)
+        before = _f1(_count(answered, min(0.0, limit), limit, every))
+        bias = _best_bias(answered, limit, every)
+        folds = np.arange(len(answered.gold)) % FOLDS
+        held_out = sum(
+            _count(answered, _best_bias(answered, limit, folds != fold), limit, folds == fold) for fold in range(FOLDS)
+        )
+        if _f1(held_out) <= before:
+            bias = min(0.0, limit)
+        empty_bias[task] = round(bias, 4)
+        kept = _is_kept(answered, bias, limit)
+        if kept.sum() >= MIN_FACTS:
+            score[task] = fit_platt(answered.logits[kept], answered.hits[kept])
+        fitted[task] = {
+            "records": len(answered.gold),
+            "facts": int(kept.sum()),
+            "limit": limit,
+            "f1_before": before,
+            "f1_after": _f1(_count(answered, bias, limit, every)),
+            "f1_cross_validated": _f1(held_out),
+        }
+    return Calibration(empty_bias, score), fitted
+
+
+def _collect(scorer: Scorer) -> dict[str, Answered]:
+    """Collect the facts of each task; those without a decision are never closed, and have score 1/2."""
+    rows: dict[str, list[tuple[float, float, bool, int]]] = {}
+    gold_facts: dict[str, list[int]] = {}
+    matching = Matching()
+    for key, record, gold in scorer.compared():
+        missing = Counter((fact.block, *matching.parts(fact)) for fact in gold)
+        number = len(gold_facts.setdefault(key.task, []))
+        gold_facts[key.task].append(len(gold))
+        for fact, decision in zip(record.facts, record.decisions, strict=True):
+            part = (fact.block, *matching.parts(fact))
+            opened, logit = (np.inf, 0.0) if decision is None else (decision.opened, decision.logit)
+            rows.setdefault(key.task, []).append((opened, logit, missing[part] > 0, number))
+            missing[part] -= 1
+    collected = {}
+    for task in (task for task in TASKS if task in gold_facts):
+        columns = np.array(rows.get(task, []), dtype=float).reshape(-1, 4).T
+        opened, logits, hits, records = columns
+        gold_counts = np.array(gold_facts[task])
+        collected[task] = Answered(opened, logits, hits.astype(bool), records.astype(int), gold_counts)
+    return collected
+
+
+def _is_kept(answered: Answered, bias: float, limit: float) -> np.ndarray[Any, Any]:
+    """Tell which facts remain with a bias; with that of the answers all of them."""
+    return (answered.opened + bias > 0) | (bias >= limit)
+
+
+def _count(answered: Answered, bias: float, limit: float, records: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Count right, predicted and gold facts of some records with a bias."""
+    kept = _is_kept(answered, bias, limit) & records[answered.records]
+    return np.array([(kept & answered.hits).sum(), kept.sum(), answered.gold[records].sum()])
+
+
+def _f1(counts: Any) -> float:
+    right, predicted, gold = map(float, counts)
+    return 200 * right / (predicted + gold) if right else 0.0
+
+
+def _best_bias(answered: Answered, limit: float, records: np.ndarray[Any, Any]) -> float:
+    """Find the bias with the best F1 of some records, of several the nearest to 0."""
+    mine = records[answered.records] & np.isfinite(answered.opened)
+    cuts = np.unique(answered.opened[mine])
+    cuts = cuts[:: 1 + len(cuts) // MAX_CUTS]
+    middles = -(cuts[1:] + cuts[:-1]) / 2  # between two labels, as far as possible from both
+    biases = [min(0.0, limit), limit, *(float(each) for each in middles if each < limit)]
+    return max(biases, key=lambda bias: (_f1(_count(answered, bias, limit, records)), -abs(bias)))
+
+
+def fit_platt(logits: np.ndarray[Any, Any], hits: np.ndarray[Any, Any]) -> tuple[float, float]:
+    """
+    Fit `sigmoid(slope * logit + intercept)` to the shares of right facts, by maximum likelihood.
+
+    Targets are those of Platt (1999), away from 0 and 1 by as much as few facts call for. A slope that would be
+    negative is 0.
+    """
+    right = int(hits.sum())
+    targets = np.where(hits, (right + 1) / (right + 2), 1 / (len(hits) - right + 2))
+    features = np.stack([logits, np.ones(len(logits))])
+    weights = np.zeros(2)
+
+    def loss(weights: np.ndarray[Any, Any]) -> float:
+        scores = weights @ features
+        return float(np.sum(np.logaddexp(0, scores) - targets * scores))
+
+    for _ in range(100):  # Newton's method; a step that does not lower the loss is halved
+        probabilities = 1 / (1 + np.exp(-np.clip(weights @ features, -500, 500)))
+        gradient = features @ (probabilities - targets)
+        curvature = (features * (probabilities * (1 - probabilities))) @ features.T + 1e-9 * np.eye(2)
+        step = np.linalg.solve(curvature, gradient)
+        size = 1.0
+        while size > 1e-6 and loss(weights - size * step) > loss(weights):
+            size /= 2
+        weights = weights - size * step
+        if np.abs(size * step).max() < 1e-8:
+            break
+    if weights[0] < 0:
+        share = float(targets.mean())
+        return 0.0, float(np.log(share / (1 - share)))
+    return float(weights[0]), float(weights[1])
