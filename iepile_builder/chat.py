@@ -52,7 +52,9 @@ def to_prompt_completion(instance: Mapping[str, Any]) -> dict[str, list[Message]
     return {"prompt": to_prompt(instance), "completion": [{"role": "assistant", "content": instance["output"]}]}
 
 
-def render(messages: list[Message], tokenizer: PreTrainedTokenizerBase, add_generation_prompt: bool = True) -> str:
+def render(
+    messages: list[Message], tokenizer: PreTrainedTokenizerBase, add_generation_prompt: bool = True, **kwargs: Any
+) -> str:
     """
     Render messages with the tokenizer's chat template.
 
@@ -66,12 +68,16 @@ def render(messages: list[Message], tokenizer: PreTrainedTokenizerBase, add_gene
             A tokenizer with a chat template.
         add_generation_prompt (`bool`, *optional*, defaults to `True`):
             Whether an answer is to follow.
+        **kwargs:
+            Variables of the chat template.
 
     Returns:
         `str`: The text, for [`encode`].
     """
     plain = [{**message, "content": break_control_tokens(message["content"], tokenizer)} for message in messages]
-    return str(tokenizer.apply_chat_template(plain, add_generation_prompt=add_generation_prompt, tokenize=False))
+    return str(
+        tokenizer.apply_chat_template(plain, add_generation_prompt=add_generation_prompt, tokenize=False, **kwargs)
+    )
 
 
 def encode(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:

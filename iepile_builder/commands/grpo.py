@@ -55,7 +55,7 @@ def parse(argv: Sequence[str] | None) -> Any:
 def main(data_args: GrpoArguments, training_args: GRPOConfig, model_args: ModelConfig) -> None:
     from accelerate import PartialState
     from transformers.utils.hub import has_file
-    from trl import GRPOTrainer, get_peft_config
+    from trl import get_peft_config
 
     from iepile_builder.chat import load_tokenizer
     from iepile_builder.scoring.rewards import ie_f1, valid_json
@@ -67,7 +67,7 @@ def main(data_args: GrpoArguments, training_args: GRPOConfig, model_args: ModelC
         select_sample,
         without_bars,
     )
-    from iepile_builder.training.trainer import check_processes, load_trainable
+    from iepile_builder.training.trainer import PromptTrainer, check_processes, load_trainable
 
     state = PartialState()
     check_processes()
@@ -98,7 +98,7 @@ def main(data_args: GrpoArguments, training_args: GRPOConfig, model_args: ModelC
     # Training
     try:
         with without_bars():
-            trainer = GRPOTrainer(
+            trainer = PromptTrainer(
                 model=model,
                 reward_funcs=[ie_f1, valid_json],
                 args=training_args,

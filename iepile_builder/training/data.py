@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 from iepile_builder.answers.parse import load_answer
-from iepile_builder.chat import to_prompt, tokenize
+from iepile_builder.chat import encode, render, to_prompt, tokenize
 from iepile_builder.data.instances import load_instances, without_dataset_bars
 from iepile_builder.data.instructions import asked_schema
 from iepile_builder.engines.loading import without_weight_bars
@@ -153,6 +153,12 @@ def tokenize_rows(
         f"{split}: {len(fitting)} rows, {sum(fitting['length'])} tokens; dropped: {len(rows) - len(fitting)} longer "
         f"than max_length={max_length}, {len(dataset) - len(answered)} without an answer"
     )
+    if len(fitting) < len(rows) and "source" in answered.column_names:
+        sources, lengths = answered["source"], rows["length"]
+        too_long = Counter(source for source, length in zip(sources, lengths, strict=True) if length > max_length)
+        counts = [f"{source} {count} of {sources[:].count(source)}" for source, count in too_long.most_common(8)]
+        more = [f"{len(too_long) - 8} corpora more"] if len(too_long) > 8 else []
+        PartialState().print(f"{split}: too long: {', '.join(counts + more)}; --max_length {max(lengths)} keeps all")
     if len(fitting) == 0:
         raise InputError(f"no row of the {split} split is left: raise --max_length")
     return fitting
@@ -266,8 +272,7 @@ def make_prompts(
 
     def to_row(instance: dict[str, Any]) -> dict[str, Any]:
         prompt = to_prompt(instance)
-        encoded: Any = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)
-        prompt_length = len(encoded["input_ids"])
+        prompt_length = len(encode([render(prompt, tokenizer)], tokenizer)[0])
         answer_length = len(tokenizer(instance["output"], add_special_tokens=False)["input_ids"]) + 1  # the end token
         fits = answer_length <= max_completion_length and prompt_length + max_completion_length <= context
         return {"prompt": prompt, "fits": fits}

@@ -15,10 +15,10 @@ from peft import PeftModel
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy
 from transformers.utils.import_utils import is_bitsandbytes_available
-from trl import GRPOConfig, ModelConfig, SFTConfig, SFTTrainer, get_quantization_config
+from trl import GRPOConfig, GRPOTrainer, ModelConfig, SFTConfig, SFTTrainer, get_quantization_config
 from trl.models import unwrap_model_for_generation
 
-from iepile_builder.chat import to_prompt
+from iepile_builder.chat import Message, encode, render, to_prompt
 from iepile_builder.engines.base import Request
 from iepile_builder.engines.loading import load_model
 from iepile_builder.engines.transformers import TransformersEngine
@@ -171,6 +171,18 @@ class AnswerTrainer(SFTTrainer):
             requests = [Request(to_prompt(questions.instances[index])) for index in share]
             answers = [answer.text for answer in engine.generate(requests, questions.max_new_tokens)]
         return [text for _, text in sorted(dict(gather_object(list(zip(share, answers, strict=True)))).items())]
+
+
+class PromptTrainer(GRPOTrainer):
+    """
+    Train as [`~trl.GRPOTrainer`] does, with prompts that are encoded as in use: a control token in a text is plain
+    characters.
+    """
+
+    def _tokenize_prompts(self, prompts: list[list[Message]]) -> tuple[list[list[int]], None, dict[str, Any]]:
+        tokenizer = self.processing_class
+        rendered = [render(prompt, tokenizer, **self.chat_template_kwargs) for prompt in prompts]
+        return encode(rendered, tokenizer), None, {}
 
 
 def end(trainer: Trainer) -> None:

@@ -13,7 +13,7 @@ from helpers.training import CONFIG, F1_WHILE_TRAINING, cities
 from trl import SFTConfig
 
 from iepile_builder import InputError
-from iepile_builder.chat import load_tokenizer
+from iepile_builder.chat import load_tokenizer, tokenize
 from iepile_builder.engines.loading import load_model
 from iepile_builder.training.arguments import SftArguments
 from iepile_builder.training.data import select_tasks, take_records, take_tokens, tokenize_rows
@@ -47,6 +47,26 @@ def test_rows_that_are_too_long_are_dropped_and_counted(
     assert f"train: {kept} rows" in capsys.readouterr().out
     with pytest.raises(InputError, match="--max_length"):
         train(max_length=5)
+
+
+def test_rows_that_are_too_long_are_counted_by_corpus(model: str, capsys: pytest.CaptureFixture) -> None:
+    tokenizer = load_tokenizer(model)
+    corpora = [f"corpus{number}" for number in range(12) for _ in range(number + 1)]
+    instruction = {False: "Find.", True: "Find them, by train " * 20}
+    rows = [
+        {"source": source, "instruction": instruction[source != "corpus0" and index % 2 > 0], "output": "{}"}
+        for index, source in enumerate(corpora)
+    ]
+    tokenize_rows(Dataset.from_list(rows), "train", tokenizer, 100)
+    counted, named = capsys.readouterr().out.splitlines()
+    assert "dropped: 39 longer than max_length=100" in counted
+    assert named.startswith("train: too long: corpus10 6 of 11, corpus11 6 of 12, corpus9 5 of 10, ")
+    longest = max(len(tokenize(row, tokenizer)["input_ids"]) for row in rows)
+    assert named.endswith(f", 3 corpora more; --max_length {longest} keeps all")
+    tokenize_rows(Dataset.from_list(rows), "train", tokenizer, longest)
+    assert "too long" not in capsys.readouterr().out
+    tokenize_rows(Dataset.from_list(rows).remove_columns("source"), "train", tokenizer, 100)
+    assert len(capsys.readouterr().out.splitlines()) == 1
 
 
 def test_a_subset_of_the_rows(model: str, capsys: pytest.CaptureFixture) -> None:
