@@ -115,7 +115,9 @@ def _control_tokens(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
     return re.compile("|".join(map(re.escape, sorted(control, key=len, reverse=True))) or "(?!)")
 
 
-def tokenize(instance: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[int]]:
+def tokenize(
+    instance: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, with_spans: bool = False
+) -> dict[str, list[Any]]:
     """
     Turn an instance into the tokens to train on, of which only the answer and its end token are learned.
 
@@ -128,9 +130,12 @@ def tokenize(instance: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) ->
             An instance; its `instruction` and `output` are used.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
             A tokenizer with a chat template.
+        with_spans (`bool`, *optional*, defaults to `False`):
+            Whether to tell which characters of `output` each token covers. Needs a fast tokenizer.
 
     Returns:
-        `dict[str, list[int]]`: `input_ids` and `labels`; `labels` is -100 where nothing is learned.
+        `dict[str, list]`: `input_ids` and `labels`; `labels` is -100 where nothing is learned; and `spans` on
+        request: start and end in `output` for each token, an empty span for one that covers none of it.
 
     Raises:
         `InputError`: If the chat template renders the prompt in another way when an answer follows.
@@ -144,7 +149,28 @@ def tokenize(instance: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) ->
             "what is used: give another with --chat_template_path"
         )
     asked, learned = encode([prompt, whole.removeprefix(prompt)], tokenizer)
-    return {"input_ids": asked + learned, "labels": [-100] * len(asked) + learned}
+    tokens: dict[str, list[Any]] = {"input_ids": asked + learned, "labels": [-100] * len(asked) + learned}
+    if with_spans:
+        spans = _spans(whole.removeprefix(prompt), instance["output"], tokenizer)
+        tokens["spans"] = [(0, 0)] * len(asked) + spans
+    return tokens
+
+
+def _spans(text: str, answer: str, tokenizer: PreTrainedTokenizerBase) -> list[tuple[int, int]]:
+    """Tell the characters of an answer that each token of its rendered text covers."""
+    pieces = text.split(_CUT)
+    start = "".join(pieces).index(answer)
+    offsets = tokenizer(pieces, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+    spans, before, covered = [], -start, 0
+    for piece, of_piece in zip(pieces, offsets, strict=True):
+        for first, last in of_piece:
+            # Some tokenizers leave a token's white space out of its offsets: it starts where the last one ended,
+            # unless both are parts of one character.
+            first, last = min(before + first, covered), before + last
+            spans.append((first, last) if 0 <= first < last <= len(answer) else (0, 0))
+            covered = max(covered, last)
+        before += len(piece)
+    return spans
 
 
 def load_tokenizer(name: str, chat_template_path: str | None = None, **kwargs: Any) -> PreTrainedTokenizerBase:

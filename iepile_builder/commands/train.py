@@ -89,9 +89,10 @@ def main(data_args: SftArguments, training_args: SFTConfig, model_args: ModelCon
         trust_remote_code=training_args.trust_remote_code,
     )
     max_length, seed = training_args.max_length, training_args.seed
+    learned: dict[str, Any] = {"answer_loss": data_args.answer_loss, "empty_weight": data_args.empty_weight}
     with state.main_process_first():
         train_split, eval_split = load_splits(data_args, training_args, ("instruction", "output"))
-        train_dataset = tokenize_rows(train_split, "train", tokenizer, max_length)
+        train_dataset = tokenize_rows(train_split, "train", tokenizer, max_length, **learned)
         if data_args.max_train_tokens is not None:
             train_dataset = take_tokens(train_dataset, data_args.max_train_tokens, seed)
         elif training_args.train_sampling_strategy == "batch_rebalance":  # draws the same order with every seed
@@ -103,7 +104,7 @@ def main(data_args: SftArguments, training_args: SFTConfig, model_args: ModelCon
                 if data_args.max_eval_samples is None:  # the whole split would take longer than the answers
                     eval_split = Dataset.from_list(questions.instances)
             eval_split = select_sample(eval_split, data_args.max_eval_samples, seed)
-            eval_dataset = tokenize_rows(eval_split, "validation", tokenizer, max_length)
+            eval_dataset = tokenize_rows(eval_split, "validation", tokenizer, max_length, **learned)
 
     # Model
     adapter = data_args.adapter_name_or_path
@@ -120,13 +121,15 @@ def main(data_args: SftArguments, training_args: SFTConfig, model_args: ModelCon
                 processing_class=tokenizer,
                 peft_config=get_peft_config(model_args) if adapter is None else None,
                 questions=questions,
+                empty_weight=data_args.empty_weight,
             )
     except ValueError as error:  # options that exclude each other, or do not suit the model
         raise InputError(first_line(error)) from None
     training_args.max_length = max_length
 
-    learned = [label for label in trainer.train_dataset[0]["labels"] if label != -100]
-    state.print(f"learned, for example: {tokenizer.decode(learned)[:200]!r}")
+    first = trainer.train_dataset[0]
+    tokens = [token for token, label in zip(first["input_ids"], first["labels"], strict=True) if label != -100]
+    state.print(f"learned, for example: {tokenizer.decode(tokens)[:200]!r}")
     state.print(
         f"{state.num_processes} x {state.device}, {training_args.train_batch_size} rows each, "
         f"{training_args.gradient_accumulation_steps} times before each step"

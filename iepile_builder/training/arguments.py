@@ -1,6 +1,7 @@
 """The options of a training run, beside those of TRL."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass
@@ -32,11 +33,19 @@ class DataArguments:
 @dataclass
 class SftArguments(DataArguments):
     """
-    Size, and IE F1 while training.
+    Size, what is learned, and IE F1 while training.
 
     Args:
         max_train_tokens (`int`, *optional*):
             Train on a random subset of the rows, of about this many tokens in all.
+        answer_loss (`str`, *optional*, defaults to `"all"`):
+            What is learned of an answer: `all`, or `decisions`, which leaves out the tokens that a grammar forces
+            (keys, most brackets and separators). A model trained so needs the grammar when it answers. The end token
+            is always learned, and so is all of an answer that is not as the grammar writes it.
+        empty_weight (`float`, *optional*, defaults to 1.0):
+            Weight in the loss of the tokens that say that nothing was found for a label, `[]` (KG `{}`). Below 1 the
+            model finds more, above 1 less. The loss is still divided by the number of tokens that are learned, not by
+            the sum of their weights. A role's `"NAN"` in an event that was found keeps weight 1.
         ie_f1_records (`int`, *optional*, defaults to 0):
             Answer this many random validation records at every evaluation and report the IE F1 of the answers. By
             default, evaluate whenever a checkpoint is saved, and keep the best one. The validation
@@ -46,6 +55,8 @@ class SftArguments(DataArguments):
     """
 
     max_train_tokens: int | None = None
+    answer_loss: Literal["all", "decisions"] = "all"
+    empty_weight: float = 1.0
     ie_f1_records: int = 0
     ie_f1_max_new_tokens: int | None = None
 

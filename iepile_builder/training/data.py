@@ -23,6 +23,7 @@ from iepile_builder.errors import InputError
 from iepile_builder.scoring.scorer import Scorer
 from iepile_builder.tasks import TASKS
 from iepile_builder.training.arguments import DataArguments, SftArguments
+from iepile_builder.training.labels import tokenize_decisions
 
 
 REWARDED = ("task", "instruction", "output")  # columns that the reward needs
@@ -123,7 +124,12 @@ def _select(dataset: Dataset, column: str, is_wanted: Callable[[Any], bool]) -> 
 
 
 def tokenize_rows(
-    dataset: Dataset, split: str, tokenizer: PreTrainedTokenizerBase, max_length: int | None = None
+    dataset: Dataset,
+    split: str,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int | None = None,
+    answer_loss: str = "all",
+    empty_weight: float = 1.0,
 ) -> Dataset:
     """
     Turn instances into rows of tokens and labels, with their `length`; drop rows without an answer or too long.
@@ -137,14 +143,25 @@ def tokenize_rows(
             With a chat template.
         max_length (`int`, *optional*):
             Drop rows of more tokens: the trainer would cut the end of their answers.
+        answer_loss (`str`, *optional*, defaults to `"all"`):
+            See [`SftArguments`].
+        empty_weight (`float`, *optional*, defaults to 1.0):
+            See [`SftArguments`]. If it is not 1, the labels say where it applies; see [`tokenize_decisions`].
 
     Raises:
         `InputError`: If no row is left.
     """
+    only_decisions = answer_loss == "decisions"
+    looks_inside = only_decisions or empty_weight != 1
+    if looks_inside and "task" not in dataset.column_names:
+        raise InputError(f"--answer_loss decisions and --empty_weight: the {split} rows have no column `task`")
     answered = _select(dataset, "output", lambda output: output is not None)
 
     def to_row(instance: dict[str, Any]) -> dict[str, Any]:
-        row = tokenize(instance, tokenizer)
+        if looks_inside:
+            row = tokenize_decisions(instance, tokenizer, only_decisions)
+        else:
+            row = tokenize(instance, tokenizer)
         return {**row, "length": len(row["input_ids"])}
 
     rows = answered.map(to_row, remove_columns=answered.column_names, desc=f"Tokenizing {split}")

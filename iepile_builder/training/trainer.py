@@ -24,6 +24,7 @@ from iepile_builder.engines.loading import load_model
 from iepile_builder.engines.transformers import TransformersEngine
 from iepile_builder.errors import InputError
 from iepile_builder.training.data import Questions
+from iepile_builder.training.labels import EMPTY
 
 
 def check_processes() -> None:
@@ -90,16 +91,25 @@ class AnswerTrainer(SFTTrainer):
     On a CPU `SFTTrainer` computes logits for every token of the prompt too, which is most of the cost of a small model
     with long prompts and short answers. The loss is the same.
 
+    The loss is the weighted sum over all learned tokens of a step, in all processes, divided by their number. A token
+    counts as one whatever its weight: a row has the same influence whichever rows are in its batch.
+
     Args:
         questions ([`Questions`], *optional*):
             The records to answer at every evaluation, in addition to computing the loss.
+        empty_weight (`float`, *optional*, defaults to 1.0):
+            Weight of the tokens that say that nothing was found: those whose label is `EMPTY` minus the token.
         *args, **kwargs:
             Passed to [`~trl.SFTTrainer`].
     """
 
-    def __init__(self, *args: Any, questions: Questions | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, questions: Questions | None = None, empty_weight: float = 1.0, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self.questions = questions
+        self.questions, self.empty_weight = questions, empty_weight
+        if empty_weight != 1 and (self.args.loss_type != "nll" or self.args.label_smoothing_factor):
+            raise InputError("--empty_weight needs --loss_type nll and no --label_smoothing_factor")
         base = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
         self.answers_alone = (
             self.accelerator.device.type == "cpu"
@@ -133,14 +143,25 @@ class AnswerTrainer(SFTTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | None = None,
     ) -> Any:
+        is_empty = inputs["labels"] <= EMPTY
+        inputs["labels"] = inputs["labels"].where(~is_empty, EMPTY - inputs["labels"])
+        weights = torch.where(is_empty, self.empty_weight, 1.0)[:, 1:]
         if not self.answers_alone or return_outputs:
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+            def weighted(**kwargs: Any) -> Any:
+                outputs = model(**kwargs)
+                if "fused_lm_head" in kwargs:  # the call whose output the loss is computed from
+                    outputs.log_probs = outputs.log_probs * weights.to(outputs.log_probs)
+                return outputs
+
+            wrapped: Any = model if self.empty_weight == 1 else weighted
+            return super().compute_loss(wrapped, inputs, return_outputs, num_items_in_batch)
 
         labels = inputs.pop("labels")[:, 1:]
         positions = (labels != -100).any(dim=0).nonzero().flatten()
-        labels = labels[:, positions].flatten()
+        labels, weights = labels[:, positions].flatten(), weights[:, positions].flatten()
         logits = model(**inputs, logits_to_keep=positions, use_cache=False).logits.flatten(0, 1)
-        loss = F.cross_entropy(logits.float(), labels, reduction="sum")
+        loss = (F.cross_entropy(logits.float(), labels, reduction="none") * weights).sum()
         if num_items_in_batch is None:
             return loss / (labels != -100).sum()
         loss = loss / num_items_in_batch
