@@ -7,7 +7,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from iepile_builder.io import RESOURCES
 
 
-_ENVIRONMENT = Environment(
+ENVIRONMENT = Environment(
     loader=FileSystemLoader(RESOURCES / "templates"),
     autoescape=True,
     undefined=StrictUndefined,
@@ -29,5 +29,5 @@ def render(template: str, **values: Any) -> str:
     Returns:
         `str`: The HTML, which any encoding can write: half a surrogate pair is a character reference.
     """
-    html = _ENVIRONMENT.get_template(template).render(values)
+    html = ENVIRONMENT.get_template(template).render(values)
     return html.encode("utf-8", "xmlcharrefreplace").decode("utf-8")

@@ -146,9 +146,9 @@ def main(options: BuildOptions, instance_options: InstanceOptions) -> None:
         print(note)
     print(f"written to {options.output_dir}")
     if options.push_to_hub is not None:
-        from iepile_builder.hub.push import push_dataset
+        from iepile_builder.hub.push import push_folder
 
-        push_dataset(options.output_dir, options.push_to_hub, options.public)
+        push_folder("dataset", options.output_dir, options.push_to_hub, options.public)
 
 
 def build_splits(

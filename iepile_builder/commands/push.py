@@ -7,9 +7,10 @@ Publish an adapter, a merged model, GGUF files, a dataset, the metric or the dem
     iepile push --what metric --repo_id user/ie_f1 --public
     iepile push --what demo --repo_id user/demo --model_name_or_path org/base --adapter_name_or_path user/name
 
-`--dry_run` shows what would leave: files, sizes, repository, visibility and the card. A new repository is private
-unless `--public` is given. The token is the one of `hf auth login` or of HF_TOKEN. A push is one commit, and none if
-nothing has changed; after an interruption the same command goes on from there.
+`--dry_run` shows what would be pushed: files, sizes, repository, visibility and the card. A new repository is private
+unless `--public` is given. The token is that of `hf auth login` or HF_TOKEN. A push is one commit, or none if nothing
+has changed; if it is interrupted, the same command resumes it. Files that hold tokens, API keys or private keys are
+refused.
 """
 
 from dataclasses import dataclass
@@ -19,27 +20,27 @@ from typing import Literal
 from iepile_builder.errors import InputError
 from iepile_builder.hub.cards import ModelFacts
 from iepile_builder.hub.client import full_name
-from iepile_builder.hub.files import Files, dataset_files, demo_files, metric_files, model_files
-from iepile_builder.hub.push import push
+from iepile_builder.hub.files import demo_files
+from iepile_builder.hub.push import push, push_folder
 from iepile_builder.io import metric_path
 
 
 @dataclass
 class PushOptions:
     """
-    What to push, and where to.
+    What to push, and where.
 
     Args:
         what (`str`):
             `adapter`, `merged` (a whole model), `gguf`, `dataset`, `metric` or `demo`.
         repo_id (`str`):
-            The repository, `user/name`; a name alone is in your own namespace.
+            The repository, `user/name`; a bare name is in your own namespace.
         folder (`Path`, *optional*):
             The folder of the model, the dataset or the metric; the metric has a default.
         public (`bool`, *optional*, defaults to `False`):
-            Make a new repository public; one that exists stays as it is.
+            Make a new repository public; an existing one is not changed.
         dry_run (`bool`, *optional*, defaults to `False`):
-            Show what would be pushed, and the card.
+            Show what would be pushed, card included, and stop.
     """
 
     what: Literal["adapter", "merged", "gguf", "dataset", "metric", "demo"]
@@ -70,22 +71,15 @@ OPTIONS = (PushOptions, ModelFacts, DemoOptions)
 
 def main(options: PushOptions, facts: ModelFacts, demo: DemoOptions) -> None:
     what, folder = options.what, options.folder
-    if folder is None and what == "metric":
-        folder = Path(metric_path()).parent
-    if what != "demo" and (folder is None or not folder.is_dir()):
-        raise InputError("give --folder, what to push" if folder is None else f"--folder: {folder} is no folder")
-    name = full_name(options.repo_id)
-    repo_type = {"dataset": "dataset", "metric": "space", "demo": "space"}.get(what, "model")
-
-    files: Files
-    if what == "demo" or folder is None:
+    if what == "demo":
         if demo.model_name_or_path is None:
             raise InputError("the demo needs a model: give --model_name_or_path")
+        name = full_name(options.repo_id)
         files = demo_files(name, demo.model_name_or_path, demo.adapter_name_or_path)
-    elif what == "dataset":
-        files = dataset_files(folder, name)
-    elif what == "metric":
-        files = metric_files(folder, name)
-    else:
-        files = model_files(what, folder, name, facts)
-    push(files, name, repo_type, f"Upload {what}", options.public, options.dry_run)
+        push(files, name, "space", "Upload demo", options.public, options.dry_run)
+        return
+    if folder is None and what == "metric":
+        folder = Path(metric_path()).parent
+    if folder is None or not folder.is_dir():
+        raise InputError("give --folder, what to push" if folder is None else f"--folder: {folder} is not a folder")
+    push_folder(what, folder, options.repo_id, options.public, options.dry_run, facts)

@@ -19,7 +19,7 @@ import yaml
 from iepile_builder.commands.cli import documented, make_parser, run
 from iepile_builder.errors import InputError
 from iepile_builder.hub.cards import model_card
-from iepile_builder.hub.push import push_model
+from iepile_builder.hub.push import push_folder
 from iepile_builder.io import find_resource, first_line
 from iepile_builder.training.arguments import DataArguments
 from iepile_builder.training.checkpoints import explained_write_errors, last_checkpoint
@@ -245,5 +245,5 @@ def train_and_keep(
             print(f"{kept}: {folder}")
         trainer.save_state()  # last: it shows that the rest is there
     if repo_id is not None and trainer.is_world_process_zero():
-        push_model(form, folder, repo_id, public=args.hub_private_repo is False)
+        push_folder(form, folder, repo_id, public=args.hub_private_repo is False)
     end(trainer)

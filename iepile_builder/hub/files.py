@@ -3,13 +3,13 @@
 import json
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from importlib.metadata import requires
 from pathlib import Path
 
 from iepile_builder.errors import InputError
-from iepile_builder.hub.cards import TAG, Form, ModelFacts, demo_card, gguf_files, model_card, read_json
+from iepile_builder.hub.cards import TAG, Form, ModelFacts, gguf_files, model_card, read_json, render
 from iepile_builder.hub.client import base_license
-from iepile_builder.hub.markdown import python, render
 from iepile_builder.io import RESOURCES
 from iepile_builder.training.curves import PLOT
 from iepile_builder.training.record import RECIPE, RECORD, is_path
@@ -30,22 +30,12 @@ TRAINING = (RECORD, RECIPE, PLOT)
 DATA_FILE = re.compile(r"data/[A-Z]+-[a-z]+/(train|validation|test)-\d{5}-of-\d{5}\.parquet")
 
 
-def model_files(form: Form, folder: Path, name: str, facts: ModelFacts | None = None) -> dict[str, Path | bytes]:
+def model_files(form: Form, folder: Path, name: str, facts: ModelFacts | None = None) -> Files:
     """
-    Collect the files of a trained model: weights, tokenizer, card, and the record of its training.
-
-    Args:
-        form (`str`):
-            `"adapter"`, `"merged"` or `"gguf"`.
-        folder (`Path`):
-            Of the model.
-        name (`str`):
-            The repository.
-        facts ([`ModelFacts`], *optional*):
-            Facts for the card that are not in the folder.
+    Collect the weights, the tokenizer, the card and the training record of a model.
 
     Raises:
-        `InputError`: If the folder is not such a model, or the card lacks a fact that it must state.
+        `InputError`: If the folder holds no such model, or the Hub id or licence of its base model is not known.
     """
     facts = facts or ModelFacts()
     names = [*WEIGHTS[form], *TOKENIZER, *TRAINING]
@@ -60,110 +50,88 @@ def model_files(form: Form, folder: Path, name: str, facts: ModelFacts | None = 
         raise InputError(f"{folder}: no {form} model in it{pickled}")
 
     record = read_json(folder / RECORD) if RECORD in files else {}
-    base_model = facts.base_model or record.get("base_model")
+    config = read_json(folder / "adapter_config.json") if form == "adapter" else {}
+    base_model = facts.base_model or record.get("base_model") or config.get("base_model_name_or_path")
+    if not isinstance(base_model, str) or is_path(base_model):
+        raise InputError(f"{folder}: its base model has no Hub id: give --base_model")
     if form == "adapter":
-        config = read_json(folder / "adapter_config.json")
-        base_model = base_model or config.get("base_model_name_or_path")
         config["base_model_name_or_path"] = base_model
         files["adapter_config.json"] = (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
-    if base_model is None or is_path(base_model):
-        raise InputError(f"{folder}: its base model has no Hub id: give --base_model")
     for path, file in {"score_report.json": facts.report_file, "predictions.jsonl": facts.predictions_file}.items():
         if file is not None:
             if not file.is_file():
                 raise InputError(f"{file}: no such file")
             files[path] = file
     terms = {"license": facts.license} if facts.license else base_license(base_model)
-    facts = ModelFacts(**{**vars(facts), "base_model": base_model})
-    files["README.md"] = str(model_card(form, folder, name, facts, terms)).encode()
+    files["README.md"] = str(model_card(form, folder, name, replace(facts, base_model=base_model), terms)).encode()
     return files
 
 
-def _take(folder: Path, names: Iterable[str]) -> dict[str, Path | bytes]:
-    """Take the files that exist; refuse links that lead out of the folder."""
-    files: dict[str, Path | bytes] = {}
-    for name in names:
-        path = folder / name
-        if path.is_file():
-            if not path.resolve().is_relative_to(folder.resolve()):
-                raise InputError(f"{path}: a link that leads out of the folder; put the file itself there")
-            files[name] = path
-    return files
-
-
-def dataset_files(folder: Path, name: str) -> dict[str, Path | bytes]:
+def dataset_files(folder: Path, name: str) -> Files:
     """
-    Collect the files of a dataset that `iepile build --format parquet` wrote: the data, the card, and its plots.
-
-    Args:
-        folder (`Path`):
-            Of the dataset.
-        name (`str`):
-            The repository, which the code in the card loads.
+    Collect the data, the card and its plots of a dataset that `iepile build --format parquet` wrote.
 
     Raises:
-        `InputError`: If the folder is not such a dataset.
+        `InputError`: If the folder holds no such dataset.
     """
     shards = [path.relative_to(folder).as_posix() for path in sorted(folder.glob("data/*/*.parquet"))]
     files = _take(folder, filter(DATA_FILE.fullmatch, shards))
     if not _take(folder, ["README.md"]) or not files:
         raise InputError(f"{folder}: no dataset with a card: build it with iepile build --format parquet")
-    card = (folder / "README.md").read_text(encoding="utf-8")
-    files |= _take(folder, re.findall(r"\]\(<?(statistics/[^/>]+\.png)>?\)", card))
-    files["README.md"] = re.sub(r'load_dataset\("[^"]*"', lambda _: f'load_dataset("{name}"', card).encode()
-    return files
+    card = _name_in_code(folder / "README.md", name)
+    plots = re.findall(r"\]\(<?(statistics/[^/>]+\.png)>?\)", card)
+    return files | _take(folder, plots) | {"README.md": card.encode()}
 
 
-def metric_files(folder: Path, name: str) -> dict[str, Path | bytes]:
+def metric_files(folder: Path, name: str) -> Files:
     """
-    Collect the files of a metric as a Space: its folder, and this library.
-
-    Args:
-        folder (`Path`):
-            With `README.md`, `app.py`, `requirements.txt` and a module of the folder's name.
-        name (`str`):
-            The repository; the module is renamed to it, because `evaluate` looks for that name.
+    Collect a metric and this library as a Space. The module gets the Space's name, which `evaluate` looks for.
 
     Raises:
-        `InputError`: If the folder is not a metric.
+        `InputError`: If the folder lacks `README.md`, `app.py`, `requirements.txt` or the module of its own name.
     """
-    names = ("README.md", "app.py", f"{folder.name}.py")
-    files = _take(folder, names)
-    if missing := [each for each in (*names, "requirements.txt") if not (folder / each).is_file()]:
-        raise InputError(f"{folder}: not a metric: no {', '.join(missing)} in it")
+    files = _take(folder, ("app.py", "requirements.txt", "README.md", f"{folder.name}.py"))
+    if len(files) < 4:
+        raise InputError(f"{folder}: not a metric: needs README.md, app.py, requirements.txt and {folder.name}.py")
     files[f"{name.rsplit('/', 1)[-1]}.py"] = files.pop(f"{folder.name}.py")
+    files["README.md"] = _name_in_code(folder / "README.md", name).encode()
     needed = (folder / "requirements.txt").read_text(encoding="utf-8").split()
-    return files | library_files(set(), {line for line in needed if line != TAG})
+    return files | _library_files(set(), {line for line in needed if line != TAG})
 
 
-def demo_files(name: str, model: str, adapter: str | None = None) -> dict[str, Path | bytes]:
+def demo_files(name: str, model: str, adapter: str | None = None) -> Files:
     """
-    Make the files of the demo as a Space: this library, and an app that loads a model.
-
-    Args:
-        name (`str`):
-            The repository.
-        model (`str`):
-            Hub id of the model.
-        adapter (`str`, *optional*):
-            Hub id of a LoRA adapter.
+    Make a Space of this library and an app that loads a model.
 
     Raises:
         `InputError`: If the model or the adapter is a folder, which the Space could not load.
     """
-    for place in filter(None, (model, adapter)):
-        if is_path(place):
-            raise InputError(f"{place}: a Space loads its model from the Hub: push it, and give its Hub id")
-    return library_files({"demo"}) | {
-        "README.md": str(demo_card(name, model, adapter)).encode(),
-        "app.py": render(
-            "demo_app.py.txt", model=python(model), adapter=python(adapter) if adapter else None
-        ).encode(),
+    models = [each for each in (adapter, model) if each is not None]
+    if local := next(filter(is_path, models), None):
+        raise InputError(f"{local}: a Space loads its model from the Hub: push it, and give its Hub id")
+    return _library_files({"demo"}) | {
+        "README.md": render("demo_card.md", title=name.rsplit("/", 1)[-1], models=models).encode(),
+        "app.py": render("demo_app.py.txt", model=model, adapter=adapter).encode(),
     }
 
 
-def library_files(extras: set[str], further: Iterable[str] = ()) -> dict[str, Path | bytes]:
-    """Collect this library without the dictionary and the sample corpus, and write what it and the Space require."""
+def _take(folder: Path, names: Iterable[str]) -> dict[str, Path | bytes]:
+    """Take the files that exist; refuse links that lead out of the folder."""
+    files: dict[str, Path | bytes] = {name: folder / name for name in names if (folder / name).is_file()}
+    for name in files:
+        if not (folder / name).resolve().is_relative_to(folder.resolve()):
+            raise InputError(f"{folder / name}: a link that leads out of the folder; put the file itself there")
+    return files
+
+
+def _name_in_code(card: Path, name: str) -> str:
+    """Make the card's code load the repository instead of the folder."""
+    text = card.read_text(encoding="utf-8")
+    return re.sub(r'\b(load_dataset|evaluate\.load)\("[^"]*"', rf'\1("{name}"', text)
+
+
+def _library_files(extras: set[str], further: Iterable[str] = ()) -> dict[str, Path | bytes]:
+    """Collect this library without the dictionary and the sample corpus, and list what it and the Space require."""
     library = RESOURCES.parent
     paths = [path for path in library.rglob("*.py") if RESOURCES not in path.parents]
     paths += [library / "py.typed", *RESOURCES.glob("templates/*"), *filter(Path.is_file, RESOURCES.iterdir())]

@@ -1,27 +1,21 @@
 """
 Push a model, a dataset or a Space to the Hub: show its files, and commit them in one commit.
 
-`huggingface_hub` skips what has not changed, makes no empty commit, retries and verifies uploads.
+`huggingface_hub` skips unchanged files, makes no empty commit, retries and verifies uploads.
 """
 
-import mmap
-import os
-import re
-from collections.abc import Iterator
+from contextlib import suppress
 from fnmatch import fnmatchcase
-from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import RepositoryNotFoundError
 
 from iepile_builder.errors import InputError
 from iepile_builder.hub.cards import TAG, Form, ModelFacts
-from iepile_builder.hub.client import base_license, full_name, one_line, user_name
-from iepile_builder.hub.files import TRAINING, Files, dataset_files, model_files
+from iepile_builder.hub.client import base_license, check_private, full_name, one_line
+from iepile_builder.hub.files import TRAINING, Files, dataset_files, metric_files, model_files
 from iepile_builder.training.record import is_path
 
 
@@ -35,99 +29,82 @@ STALE = {
 
 def check_push(repo_id: str, base_model: str) -> str:
     """
-    Check before a training that its result can be pushed.
-
-    Args:
-        repo_id (`str`):
-            The repository.
-        base_model (`str`):
-            The base model.
-
-    Returns:
-        `str`: The repository's full name.
+    Check before a training that its result can be pushed, and return the repository's full name.
 
     Raises:
-        `InputError`: If the token is refused, the Hub cannot be reached, or the model or its licence is not there.
+        `InputError`: If the token is refused, the Hub cannot be reached, or the base model has no Hub id or licence.
     """
     if is_path(base_model):
         raise InputError(
-            f"{base_model} is a folder, and the card must name the base model on the Hub: train without "
+            f"{base_model} is a folder, but the card must name the base model on the Hub: train without "
             "--push_to_hub, then use iepile push with --base_model"
         )
-    user = user_name()
+    with one_line("the Hub"):
+        HfApi().whoami()
     base_license(base_model)
-    return repo_id if "/" in repo_id else f"{user}/{repo_id}"
+    return full_name(repo_id)
 
 
 def take_push(training_args: Any, base_model: str) -> str | None:
-    """
-    Turn off the trainer's own push, which would send every checkpoint; [`push_model`] sends the result.
-
-    Args:
-        training_args ([`~transformers.TrainingArguments`]):
-            With `push_to_hub`, which is set to `False`, and `hub_model_id`, by default the name of the output folder.
-        base_model (`str`):
-            What is trained.
-
-    Returns:
-        `str`, *optional*: The repository's full name, if there will be a push.
-
-    Raises:
-        `InputError`: As [`check_push`].
-    """
+    """Turn off the trainer's own push, which would send every checkpoint, and [`check_push`] its target."""
     if not training_args.push_to_hub:
         return None
     training_args.push_to_hub = False
     return check_push(training_args.hub_model_id or Path(training_args.output_dir).resolve().name, base_model)
 
 
-def push_model(
-    form: Form, folder: Path, repo_id: str, public: bool = False, facts: ModelFacts | None = None
-) -> str | None:
-    """Push a trained model: [`model_files`], then [`push`]."""
+def push_folder(
+    what: Form | Literal["dataset", "metric"],
+    folder: Path,
+    repo_id: str,
+    public: bool = False,
+    dry_run: bool = False,
+    facts: ModelFacts | None = None,
+) -> None:
+    """Collect the files of a model, a dataset or a metric, and [`push`] them."""
     name = full_name(repo_id)
-    return push(model_files(form, folder, name, facts), name, "model", f"Upload {form}", public)
-
-
-def push_dataset(folder: Path, repo_id: str, public: bool = False) -> str | None:
-    """Push a built dataset: [`dataset_files`], then [`push`]."""
-    name = full_name(repo_id)
-    return push(dataset_files(folder, name), name, "dataset", "Upload dataset", public)
+    if what == "dataset":
+        push(dataset_files(folder, name), name, "dataset", f"Upload {what}", public, dry_run)
+    elif what == "metric":
+        push(metric_files(folder, name), name, "space", f"Upload {what}", public, dry_run)
+    else:
+        push(model_files(what, folder, name, facts), name, "model", f"Upload {what}", public, dry_run)
 
 
 def push(
     files: Files, repo_id: str, repo_type: str, message: str, public: bool = False, dry_run: bool = False
 ) -> str | None:
     """
-    Print the files and their destination, then make the repository hold exactly these files, in one commit.
+    Print the files and their destination, then commit them, and delete what only an earlier push had.
 
     Args:
         files (`Mapping[str, Path | bytes]`):
             Path in the repository to local file or content.
         repo_id (`str`):
-            The repository, `namespace/name`; it is made if there is none.
+            The repository, `namespace/name`, created if it does not exist.
         repo_type (`str`):
             `"model"`, `"dataset"` or `"space"`.
         message (`str`):
-            Of the commit.
+            Title of the commit.
         public (`bool`, *optional*, defaults to `False`):
-            Whether a new repository is public; an existing one is not changed.
+            Whether to make a new repository public; an existing one is not changed.
         dry_run (`bool`, *optional*, defaults to `False`):
-            Whether to print only, card included.
+            Whether to only print, card included.
 
     Returns:
-        `str`, *optional*: The repository's new commit. Call again to resume an interrupted push: files that have
-        arrived are not sent again.
+        `str`, *optional*: The repository's newest commit.
 
     Raises:
-        `InputError`: If a file holds a token, the repository holds something else, or the Hub refuses or cannot be
-            reached.
+        `InputError`: If a file holds a secret, the repository holds something else, or the Hub refuses or cannot be
+            reached. Another call resumes an interrupted push.
     """
-    _check_private(files)
-    api, info = HfApi(), None
-    state = "new, public" if public else "new, private"
+    check_private(files)
+    api = HfApi()
+    info: Any = None
+    state = f"new, {'public' if public else 'private'}"
     try:
-        info = _find(repo_id, repo_type, api)
+        with one_line(repo_id), suppress(RepositoryNotFoundError):
+            info = api.repo_info(repo_id, repo_type=repo_type)
     except InputError:
         if not dry_run:
             raise
@@ -159,53 +136,3 @@ def push(
         commit = api.create_commit(repo_id, operations, commit_message=message, repo_type=repo_type)
     print(f"{'nothing has changed' if info and info.sha == commit.oid else 'pushed'}: {commit.commit_url}")
     return commit.oid
-
-
-def _find(repo_id: str, repo_type: str, api: HfApi) -> Any:
-    """Look up a repository on the Hub; return `None` if there is none."""
-    with one_line(repo_id):
-        try:
-            return api.repo_info(repo_id, repo_type=repo_type)
-        except RepositoryNotFoundError:
-            return None
-
-
-def _check_private(files: Files) -> None:
-    """
-    Refuse files with a Hub token, or (except data) with a path in the user's home.
-
-    Args:
-        files (`Mapping[str, Path | bytes]`):
-            Path in the repository to local file or content.
-
-    Raises:
-        `InputError`: With the file's name; the token is not shown.
-    """
-    own, home = (get_token() or "").encode(), os.path.expanduser("~").encode()
-    in_home = re.compile(rb"(?:(?<![\w.-])|(?<=\\[nrt]))" + re.escape(home) + rb"[/\\]\w")
-    for path, content in files.items():
-        for part in _contents(path, content):
-            if own and part.find(own) >= 0:
-                what = "your token"
-            elif re.search(rb"hf_(oauth_|jwt_)?[A-Za-z0-9]{30,}", part):
-                what = "a token of the Hub"
-            elif len(home) > 1 and not path.endswith((".parquet", ".jsonl")) and in_home.search(part):
-                what = "a path in your home folder"
-            else:
-                continue
-            raise InputError(f"nothing was pushed: {path} holds {what}; take it out first")
-
-
-def _contents(path: str, content: Path | bytes) -> Iterator[Any]:
-    """Read a file in parts that can be searched."""
-    if isinstance(content, bytes):
-        yield content
-    elif path.endswith(".parquet"):
-        for batch in pq.ParquetFile(content).iter_batches():
-            found = BytesIO()
-            with pa.ipc.new_stream(found, batch.schema) as stream:  # keeps the strings of any column type whole
-                stream.write_batch(batch)
-            yield found.getvalue()
-    elif content.stat().st_size:
-        with content.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-            yield mapped

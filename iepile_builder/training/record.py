@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from iepile_builder.engines.loading import BASE_NOTE
+from iepile_builder.engines.loading import BASE_NOTE, SMOLLM2
 from iepile_builder.io import write_whole
 
 
@@ -67,6 +67,7 @@ def write_training(
             Their languages, if known.
     """
     base, data = model_args.model_name_or_path, data_args.dataset_name
+    note = Path(base, BASE_NOTE)  # in the folder of the embedded model alone
     arguments: dict[str, Any] = {}
     recipe: dict[str, Any] = {}
     for each in (model_args, data_args, training_args):
@@ -80,9 +81,9 @@ def write_training(
             if value is not None and value != default:
                 recipe[field.name] = value
     record = {
-        "base_model": None if is_path(base) else base,
+        "base_model": SMOLLM2 if note.exists() else None if is_path(base) else base,
         "base_name": public(base),
-        "base_note": note.read_text(encoding="utf-8") if (note := Path(base, BASE_NOTE)).exists() else None,
+        "base_note": note.read_text(encoding="utf-8") if note.exists() else None,
         "dataset": None if is_path(data) else data,
         "dataset_name": public(data),
         "tasks": list(tasks),

@@ -15,9 +15,9 @@ from helpers.hub_server import LocalHub
 from iepile_builder import IEPile, InputError
 from iepile_builder.commands.train import parse
 from iepile_builder.data.corpus import find_corpora
+from iepile_builder.engines.loading import SMOLLM2
 from iepile_builder.extraction.user_schema import read_schema
-from iepile_builder.hub.cards import ModelFacts, dataset_card, model_card
-from iepile_builder.hub.markdown import plain
+from iepile_builder.hub.cards import ModelFacts, dataset_card, model_card, plain
 from iepile_builder.scoring.scorer import Scorer
 from iepile_builder.tasks import TASKS
 from iepile_builder.training.record import write_training
@@ -212,6 +212,7 @@ def test_a_run_is_told_without_its_places_and_its_tokens(hub: LocalHub, tmp_path
     assert json.loads(record)["arguments"]["max_length"] == 99
     assert json.loads(record)["dataset"] == "user/data"
     assert json.loads(record)["base_name"] == "base"
+    assert json.loads(record)["base_model"] == SMOLLM2  # only its dequantized weights have the note
     assert json.loads(record)["base_note"] == "Its weights had 4 bits."
 
     again = ["--config", str(tmp_path / "recipe.yaml"), "--dataset_name", "user/data", "--output_dir", "other"]

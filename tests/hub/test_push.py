@@ -1,14 +1,17 @@
 """Pushing: what is refused, what happens on a bad network, what is there afterwards."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from helpers.corpora import ROOT
 from helpers.hub_server import LocalHub
 
 from iepile_builder import InputError
+from iepile_builder.hub.client import check_private
 from iepile_builder.hub.push import push
 
 
@@ -83,6 +86,18 @@ def test_a_name_that_is_taken(hub: LocalHub) -> None:
 # Secrets
 
 TOKEN = "hf_" + "aB3" * 11 + "x"
+KEYS = [  # in two parts, so that this file may be pushed
+    "sk-" + "aB3" * 16,
+    "sk-proj-" + "aB3_-" * 20,
+    "sk-ant-api03-" + "aB3_-" * 18,
+    "AKIA" + "ABCD2345" * 2,
+    "ghp_" + "aB3" * 12,
+    "github_pat_" + "aB3_" * 20,
+    "AIza" + "aB3_-" * 7,
+    "xoxb-" + "1234567890-" * 2 + "aB3aB3",
+    "-----BEGIN " + "OPENSSH PRIVATE KEY-----\nb3Bl",
+    "-----BEGIN " + "PRIVATE KEY-----",
+]
 
 
 @pytest.mark.parametrize(
@@ -98,11 +113,23 @@ TOKEN = "hf_" + "aB3" * 11 + "x"
     ],
 )
 def test_a_secret_stops_the_push(hub: LocalHub, tmp_path: Path, text: str) -> None:
+    refuse_with(hub, tmp_path, text, "(a Hub token|a path)")
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_a_key_of_another_vendor_stops_the_push(hub: LocalHub, tmp_path: Path, key: str) -> None:
+    refuse_with(hub, tmp_path, json.dumps({"text": f"a text\n{key}"}), "an?( private key| [A-Z].* (key|token))")
+    pq.write_table(pa.table({"text": ["one", key]}), tmp_path / "rows.parquet")  # in Arrow, "one" is right before it
+    with pytest.raises(InputError, match="data/rows.parquet holds"):
+        push({**SMALL, "data/rows.parquet": tmp_path / "rows.parquet"}, "user/data", "dataset", "mine")
+
+
+def refuse_with(hub: LocalHub, tmp_path: Path, text: str, what: str) -> None:
     (tmp_path / "long.txt").write_text(f"one\n{text}\n")
     for name, content in {"config.json": text.encode(), "long.txt": tmp_path / "long.txt"}.items():
-        with pytest.raises(InputError, match=f"nothing was pushed: {name} holds (a token|a path)") as error:
+        with pytest.raises(InputError, match=f"nothing was pushed: {name} holds {what}") as error:
             push({**SMALL, name: content}, *MODEL)
-        assert TOKEN not in str(error.value)
+        assert "aB3" not in str(error.value)
     assert hub.requests == []
 
 
@@ -119,7 +146,7 @@ def test_a_token_in_any_column_of_parquet_stops_the_push(hub: LocalHub, tmp_path
     }
     table = pa.table({TOKEN if column == "name" else "text": arrays[column]})
     pq.write_table(table, tmp_path / "rows.parquet")
-    with pytest.raises(InputError, match="data/rows.parquet holds a token of the Hub; take it out first"):
+    with pytest.raises(InputError, match="data/rows.parquet holds a Hub token; take it out first"):
         push({**SMALL, "data/rows.parquet": tmp_path / "rows.parquet"}, "user/data", "dataset", "mine")
     assert hub.requests == []
 
@@ -127,7 +154,8 @@ def test_a_token_in_any_column_of_parquet_stops_the_push(hub: LocalHub, tmp_path
 def test_no_false_alarm(hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = str(Path.home())
     (tmp_path / "empty.txt").write_bytes(b"")
-    texts = f"hf_short /other{home}/x {home}er/is sk-learn AKIA {'0123456789abcdef' * 4} {home} hf_a-b{'c' * 40}"
+    texts = f"hf_short /other{home}/x {home}er/is task-oriented-dialogue-2024-Systems-and-more-of-it AKIA ghp_x"
+    texts += f" AIza xoxb- {'0123456789abcdef' * 4} {home} hf_a-b{'c' * 40}"
     pq.write_table(pa.table({"text": [f"a text about {home}/x"]}), tmp_path / "rows.parquet")
     more = {"a.txt": texts.encode(), "data/a.parquet": tmp_path / "rows.parquet", "b.txt": tmp_path / "empty.txt"}
     push({**SMALL, **more}, "user/data", "dataset", "mine")
@@ -136,12 +164,17 @@ def test_no_false_alarm(hub: LocalHub, tmp_path: Path, monkeypatch: pytest.Monke
         push({"a": b"of another form"}, *MODEL)
 
 
+def test_no_false_alarm_on_this_repository() -> None:
+    names = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    check_private({name: ROOT / name for name in names if (ROOT / name).is_file()})
+
+
 # Bad networks
 
 
 def test_an_upload_goes_on_where_it_was_interrupted(hub: LocalHub, files: dict, waits: list[float]) -> None:
     hub.fail("PUT", "/lfs/", status=None, skip=1, times=100)
-    with pytest.raises(InputError, match="^user/model: the Hub cannot be reached .* goes on from there$"):
+    with pytest.raises(InputError, match="^user/model: the Hub cannot be reached .* resumes the push$"):
         push(files, *MODEL)
     repository = hub.repository("user/model")
     assert repository.files() == {}  # nothing that looks whole
@@ -170,7 +203,7 @@ def test_what_the_hub_refuses(hub: LocalHub, waits: list[float], monkeypatch: py
     for token in ("hf_Unknown", ""):
         monkeypatch.setenv("HF_TOKEN", token)
         monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", "nowhere")
-        with pytest.raises(InputError, match="^the Hub has no valid token from you: log in with `hf auth login`"):
+        with pytest.raises(InputError, match="^the Hub got no valid token: log in with `hf auth login`"):
             push(SMALL, "user/other", "model", "mine")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(InputError, match="^HF_HUB_OFFLINE is set"):
