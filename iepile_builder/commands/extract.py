@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from iepile_builder.engines import EngineOptions, load_engine
+from iepile_builder.engines.loading import find_calibration
 from iepile_builder.errors import InputError
 from iepile_builder.extraction.extractor import Extractor
 from iepile_builder.extraction.user_schema import read_schema
@@ -50,6 +51,8 @@ class ExtractOptions:
             Most tokens of text to ask about at once.
         drop_ungrounded (`bool`, *optional*, defaults to `False`):
             Leave out facts with a string that is not in the text.
+        min_score (`float`, *optional*, defaults to 0.0):
+            Leave out facts with a lower score, from 0 to 1. `--scores` alone shows the scores.
         html (`Path`, *optional*):
             A page to write.
         json (`Path`, *optional*):
@@ -66,6 +69,7 @@ class ExtractOptions:
     split_num: int | None = None
     passage_tokens: int = 384
     drop_ungrounded: bool = False
+    min_score: float = 0.0
     html: Path | None = None
     json: Path | None = None
 
@@ -77,6 +81,9 @@ def main(options: ExtractOptions, engine_options: EngineOptions) -> None:
     text = read_text(options)
     read_schema(options.schema, options.task)  # its errors come before a model is loaded
     examples = [] if options.examples is None else [read_json(line) for _, _, line in read_lines(options.examples)]
+    calibration = None
+    if engine_options.base_url is None:
+        calibration = find_calibration(engine_options.model_name_or_path, engine_options.adapter_name_or_path)
     extractor = Extractor(
         load_engine(engine_options),
         max_new_tokens=engine_options.max_new_tokens,
@@ -84,6 +91,8 @@ def main(options: ExtractOptions, engine_options: EngineOptions) -> None:
         copied=engine_options.copied,
         passage_tokens=options.passage_tokens,
         drop_ungrounded=options.drop_ungrounded,
+        min_score=options.min_score,
+        calibration=calibration,
         progress=True,
     )
     result = extractor(

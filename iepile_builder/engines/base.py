@@ -25,6 +25,10 @@ class Request(NamedTuple):
     answer_schema: dict[str, Any] | None = None
 
 
+# For each label, pairs of log-odds and log-probability; see `Completion`
+Decisions = dict[str, list[tuple[float, float | None]]]
+
+
 class Completion(NamedTuple):
     """
     A model's answer.
@@ -35,10 +39,17 @@ class Completion(NamedTuple):
         cut (`bool`, *optional*, defaults to `False`):
             Whether it ended at the token limit. An answer that a grammar constrains is then closed: the last item is
             dropped, and labels that were not reached are empty.
+        decisions (`dict[str, list[tuple[float, float | None]]]`, *optional*):
+            How sure the model was, by the label (top-level key) of the answer: a pair for each item of the label's
+            list (or object), and a last one for its end. The first of a pair is the log-odds (natural logarithm) that
+            an item followed, rather than the end; the second the log-probability of the item's own tokens, `None` for
+            the end. They are the model's own, without the answer's grammar. `None` if they were not asked for or the
+            answer is no JSON object.
     """
 
     text: str
     cut: bool = False
+    decisions: Decisions | None = None
 
 
 class Engine(Protocol):

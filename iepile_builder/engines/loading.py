@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from iepile_builder.answers.scores import CALIBRATION, Calibration, load_calibration
 from iepile_builder.errors import InputError
 from iepile_builder.io import first_line
 
@@ -70,6 +71,37 @@ def tokenizer_of(model: str, adapter: str | None) -> str:
     from transformers.utils.hub import has_file
 
     return adapter if adapter is not None and has_file(adapter, "tokenizer_config.json") else model
+
+
+def find_calibration(model: str | None, adapter: str | None) -> Calibration | None:
+    """
+    Find what `iepile calibrate` has written for an adapter, or for a model without one.
+
+    Args:
+        model (`str` or `None`):
+            A folder or a Hub id.
+        adapter (`str` or `None`):
+            Folder or Hub id of a PEFT adapter.
+
+    Returns:
+        [`~iepile_builder.answers.scores.Calibration`] or `None`: The calibration; `None` if there is none.
+
+    Raises:
+        `InputError`: If its file is damaged.
+    """
+    place = adapter or model
+    if place is None:
+        return None
+    if Path(place).is_dir():
+        file = Path(place, CALIBRATION)
+        return load_calibration(file) if file.is_file() else None
+    from transformers.utils.hub import cached_file
+
+    try:
+        path: Any = cached_file(place, CALIBRATION)
+    except OSError:  # the repository has none, or is not reached
+        return None
+    return load_calibration(Path(path))
 
 
 @quiet_libraries()

@@ -13,10 +13,12 @@ from tqdm import tqdm
 from iepile_builder.answers.grounding import Locator, as_mention, ground
 from iepile_builder.answers.parse import load_answer, strip_fence
 from iepile_builder.answers.repair import repair_json
+from iepile_builder.answers.scores import Calibration, score_decision
 from iepile_builder.chat import to_prompt
 from iepile_builder.data.batching import SchemaBatching
 from iepile_builder.data.instructions import LANGUAGES, read_asked, read_instruction
 from iepile_builder.engines.base import Completion, Engine, Request
+from iepile_builder.engines.loading import find_calibration
 from iepile_builder.engines.transformers import TransformersEngine
 from iepile_builder.errors import InputError
 from iepile_builder.extraction.clock import start_clock
@@ -59,8 +61,13 @@ class Extractor:
             The most tokens of text that are asked about at once: a longer text is cut where sentences end.
         overlap (`int`, *optional*, defaults to 1):
             How many sentences a passage shares with the one before it.
-        min_score (`float`, *optional*, defaults to 0.85):
+        min_similarity (`float`, *optional*, defaults to 0.85):
             The similarity from which on a string counts as a string of the text; see [`Locator`].
+        min_score (`float`, *optional*, defaults to 0.0):
+            Leave out facts with a lower score, or with none; 0 for all facts. The engine must be loaded with
+            `scores=True`.
+        calibration ([`~iepile_builder.answers.scores.Calibration`], *optional*):
+            Makes scores probabilities; [`Extractor.from_pretrained`] takes that of the adapter or model.
         drop_ungrounded (`bool`, *optional*, defaults to `False`):
             Whether to leave out facts with a string that is not in the text.
         max_seconds (`float`, *optional*):
@@ -77,10 +84,18 @@ class Extractor:
     repair: bool = True
     passage_tokens: int = 384
     overlap: int = 1
-    min_score: float = 0.85
+    min_similarity: float = 0.85
+    min_score: float = 0.0
+    calibration: Calibration | None = None
     drop_ungrounded: bool = False
     max_seconds: float | None = None
     progress: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_score <= 1:
+            raise InputError(f"min_score is {self.min_score}; give a number from 0 to 1")
+        if self.min_score > 0 and not getattr(self.engine, "scores", True):
+            raise InputError("min_score needs the scores of facts: load the engine with scores=True (--scores)")
 
     @classmethod
     def from_pretrained(cls, model: str, adapter: str | None = None, **kwargs: Any) -> Extractor:
@@ -97,8 +112,11 @@ class Extractor:
                 [`TransformersEngine.from_pretrained`][iepile_builder.engines.transformers.TransformersEngine.from_pretrained].
         """
         options = take_options(kwargs)
+        if options.get("min_score"):
+            kwargs.setdefault("scores", True)
         try:
             engine = TransformersEngine.from_pretrained(model, adapter, **kwargs)
+            options.setdefault("calibration", find_calibration(model, adapter))
         except ModuleNotFoundError as error:
             raise InputError(f"{error.name} is not installed: pip install 'iepile-builder[extract]'") from None
         return cls(engine, **options)
@@ -336,8 +354,10 @@ class Extractor:
         answers = sorted(work.answers, key=lambda answer: (answer[0].passage, order[answer[0].labels[0]]))
         counts = dict.fromkeys(("cut", "unparsed", "repaired", "left_out"), 0)
         units: dict[Any, list[Fact]] = {}
+        best: dict[Any, float] = {}  # scores
         for passage, of_passage in groupby(answers, key=lambda answer: answer[0].passage):
             groups: list[list[Fact]] = []
+            scores: list[float | None] = []
             for job, completion in of_passage:
                 work.check_time()
                 text = completion.text
@@ -349,17 +369,25 @@ class Extractor:
                     value = repair_json(strip_fence(text))
                     counts["repaired"] += value is not None and not completion.cut
                 try:
-                    found, left_out = read_groups(value or {}, task, read_asked(job.instruction, task.name)[0].schema)
+                    schema = read_asked(job.instruction, task.name)[0].schema
+                    found, decisions, left_out = read_groups(value or {}, task, schema, completion.decisions)
                 except RecursionError:  # nested nearly as deep as JSON can be read
-                    value, found, left_out = None, [], 0
+                    value, found, decisions, left_out = None, [], [], 0
                 counts["unparsed"] += value is None
                 groups += found
+                scores += [
+                    None if each is None else score_decision(each, task.name, self.calibration) for each in decisions
+                ]
                 counts["left_out"] += left_out
-            locate = Locator(work.text[passage.start : passage.end], self.min_score, work.check_time)
+            locate = Locator(work.text[passage.start : passage.end], self.min_similarity, work.check_time)
             grounded = ground(groups, locate)
-            add_units(units, grounded, passage.start, task.has_events)
+            add_units(units, best, grounded, scores, passage.start, task.has_events)
 
         kept = list(units.values())
+        if self.min_score > 0:
+            kept = [[fact for fact in unit if best.get(place_key(fact), -1.0) >= self.min_score] for unit in kept]
+            counts["low_score"] = sum(map(len, units.values())) - sum(map(len, kept))
+            kept = list(filter(None, kept))
         if self.drop_ungrounded:
             kept = [
                 [fact for fact in unit if all(as_mention(each).grounded for each in fact.strings if each)]
@@ -374,7 +402,9 @@ class Extractor:
             language=work.batching.language,
             schema=work.batching.schema,
             facts=list(facts.values()),
+            scores=[best.get(key) for key in facts],
             events=[task.to_event(unit) for unit in kept] if task.has_events else [],
+            event_scores=[best.get(place_key(unit[0])) for unit in kept] if task.has_events else [],
             passages=list(dict.fromkeys(job.passage for job, _ in answers)),
             answers=[completion.text for _, completion in answers],
             retried=work.retried,

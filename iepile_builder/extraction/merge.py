@@ -6,23 +6,46 @@ from collections import Counter
 from typing import Any
 
 from iepile_builder.answers.grounding import as_mention
+from iepile_builder.answers.scores import Decision, Decisions, decide_facts
 from iepile_builder.extraction.passages import SURROGATE
 from iepile_builder.schema import Schema
 from iepile_builder.tasks.base import Task
 from iepile_builder.tasks.facts import MALFORMED, NOTHING, Fact
 
 
-def read_groups(value: dict[str, Any], task: Task, schema: Schema) -> tuple[list[list[Fact]], int]:
-    """Read the usable facts of an answer, those that belong together in one list, and count the others."""
+def read_groups(
+    value: dict[str, Any], task: Task, schema: Schema, decisions: Decisions | None
+) -> tuple[list[list[Fact]], list[Decision | None], int]:
+    """
+    Read the usable facts of an answer, and count the others.
+
+    Args:
+        value (`dict[str, Any]`):
+            The answer.
+        task ([`~iepile_builder.tasks.base.Task`]):
+            The task.
+        schema ([`Schema`]):
+            What was asked for.
+        decisions (`dict[str, list]`, *optional*):
+            The engine's decisions of the answer.
+
+    Returns:
+        `tuple[list[list[Fact]], list[Decision | None], int]`: The facts, those that belong together in one list; the
+        decision behind each list, where it is known; and how many facts are not usable.
+    """
+    decided = decide_facts(value, decisions, task.name, schema)
     skipped = 0
-    kept = []
+    kept: list[list[Fact]] = []
+    kept_decisions: list[Decision | None] = []
     for group in task.parse_groups(value, schema):
         usable = [fact for fact in group if has_usable_form(fact) and task.is_asked(fact, schema)]
         skipped += len(group) - len(usable)
         if usable and usable[0] is not group[0]:  # the event's trigger is not usable
             usable = [fact.unlinked() for fact in usable]
-        kept += [usable] if usable else []
-    return kept, skipped
+        if usable:
+            kept.append(usable)
+            kept_decisions.append(decided.get(group[0]))
+    return kept, kept_decisions, skipped
 
 
 def has_usable_form(fact: Fact) -> bool:
@@ -33,11 +56,20 @@ def has_usable_form(fact: Fact) -> bool:
     )
 
 
-def add_units(units: dict[Any, list[Fact]], groups: list[list[Fact]], offset: int, events: bool) -> None:
-    """Add a passage's facts to those of the text, once where the passages before it have them already."""
+def add_units(
+    units: dict[Any, list[Fact]],
+    best: dict[Any, float],
+    groups: list[list[Fact]],
+    scores: list[float | None],
+    offset: int,
+    events: bool,
+) -> None:
+    """Add a passage's facts to those of the text, once where it has them already; of two scores the higher is kept."""
     seen: Counter[Any] = Counter()
-    for group in groups:
+    for group, score in zip(groups, scores, strict=True):
         moved = [fact.map_strings(lambda string: as_mention(string).moved(offset)) for fact in group]
+        if score is not None:
+            best.update((key, max(score, best.get(key, 0.0))) for key in map(place_key, moved))
         name = place_key(moved[0])
         if not events:
             units.setdefault(name, moved)

@@ -83,6 +83,7 @@ def list_remarks(result: Extraction) -> list[str]:
         (result.unparsed, "answer", "no JSON"),
         (result.repaired, "answer", "JSON only after repair"),
         (result.left_out, "fact", "left out: not asked for, or without a usable form"),
+        (result.low_score, "fact", "left out: a score below the minimum, or none"),
     ):
         if count:
             remarks.append(f"{pluralize(count, noun)} {what}")
@@ -165,7 +166,8 @@ def _make_table(result: Extraction, colors: list[str]) -> _Table | None:
             ]
             for event in result.events[:MAX_ROWS]
         ]
-        return _Table("events", ["event", "trigger", "arguments"], rows, len(result.events) - len(rows))
+        table = _Table("events", ["event", "trigger", "arguments"], rows, len(result.events) - len(rows))
+        return _with_scores(table, result.event_scores)
     if TASKS[result.task].has_events or not result.facts:
         return None
     columns = result.facts[0].columns
@@ -173,7 +175,21 @@ def _make_table(result: Extraction, colors: list[str]) -> _Table | None:
     rows = [
         [[[_show_mention(value) if isinstance(value, Mention) else label(value)]] for value in row] for row in values
     ]
-    return _Table("facts", [head for head, _ in columns], rows, len(result.facts) - len(rows))
+    table = _Table("facts", [head for head, _ in columns], rows, len(result.facts) - len(rows))
+    return _with_scores(table, result.scores)
+
+
+def _with_scores(table: _Table, scores: list[float | None]) -> _Table:
+    """Add a column of scores, where there are any."""
+    if all(score is None for score in scores):
+        return table
+    rows = [[*row, [[_Cell(format_score(score))]]] for row, score in zip(table.rows, scores, strict=False)]
+    return table._replace(heads=[*table.heads, "score"], rows=rows)
+
+
+def format_score(score: float | None) -> str:
+    """Write the score of a fact."""
+    return "" if score is None else f"{score:.2f}"
 
 
 def _show_mention(mention: str) -> _Cell:

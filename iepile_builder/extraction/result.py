@@ -53,8 +53,13 @@ class Extraction:
         facts (`list[Fact]`):
             The facts in the order of the text, those last that are not in it. Their strings of the text are
             [`Mention`]s, strings with `start`, `end`, `match` and `score`.
+        scores (`list[float | None]`):
+            For each fact its score, from 0 to 1, see [`~iepile_builder.answers.scores`]; `None` where the engine was
+            not loaded with `scores=True` or cannot tell.
         events (`list[Event]`):
             The events of EE and EEA: type, trigger (a [`Mention`]) and arguments, facts that `facts` has too.
+        event_scores (`list[float | None]`):
+            For each event its score.
         passages (`list[tuple[int, int]]`):
             Start and end of the parts of the text that were asked about by themselves.
         answers (`list[str]`):
@@ -70,6 +75,8 @@ class Extraction:
             How many are a JSON object only after repair.
         left_out (`int`):
             How many facts were left out, because their label was not asked for or their value has not the task's form.
+        low_score (`int`):
+            How many facts were left out, because they score less than `min_score` or have no score.
     """
 
     text: str
@@ -77,7 +84,9 @@ class Extraction:
     language: str
     schema: Schema
     facts: list[Fact]
+    scores: list[float | None] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
+    event_scores: list[float | None] = field(default_factory=list)
     passages: list[Passage] = field(default_factory=list)
     answers: list[str] = field(default_factory=list)
     cut: int = 0
@@ -85,6 +94,12 @@ class Extraction:
     unparsed: int = 0
     repaired: int = 0
     left_out: int = 0
+    low_score: int = 0
+
+    def __post_init__(self) -> None:
+        for name, of in (("scores", self.facts), ("event_scores", self.events)):
+            if not getattr(self, name):  # of facts that were not scored
+                object.__setattr__(self, name, [None] * len(of))
 
     @property
     def ungrounded(self) -> list[Fact]:
@@ -115,7 +130,10 @@ class Extraction:
             "text": self.text,
             "task": self.task,
             "language": self.language,
-            "facts": [fact.map_strings(mention_to_dict)._asdict() for fact in self.facts],
+            "facts": [
+                {**fact.map_strings(mention_to_dict)._asdict(), "score": _rounded(score)}
+                for fact, score in zip(self.facts, self.scores, strict=True)
+            ],
         }
         if TASKS[self.task].has_events:
             result["events"] = [
@@ -125,10 +143,11 @@ class Extraction:
                     "arguments": [
                         {"role": fact.role, **as_mention(fact.argument).to_dict()} for fact in event.arguments
                     ],
+                    "score": _rounded(score),
                 }
-                for event in self.events
+                for event, score in zip(self.events, self.event_scores, strict=True)
             ]
-        counts = ("cut", "retried", "unparsed", "repaired", "left_out")
+        counts = ("cut", "retried", "unparsed", "repaired", "left_out", "low_score")
         result["passages"] = [list(passage) for passage in self.passages]
         result["answers"] = {"all": len(self.answers), **{name: getattr(self, name) for name in counts}}
         return result
@@ -191,6 +210,10 @@ class Extraction:
 def is_grounded(fact: Fact) -> bool:
     """Tell whether all mentions of a fact are in the text."""
     return all(as_mention(mention).grounded for mention in fact.mentions)
+
+
+def _rounded(score: float | None) -> float | None:
+    return None if score is None else round(score, 4)
 
 
 def mention_to_dict(mention: str) -> dict[str, Any] | None:

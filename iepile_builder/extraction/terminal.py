@@ -11,7 +11,7 @@ from rich.text import Text
 
 from iepile_builder.answers.grounding import Mention, as_mention
 from iepile_builder.extraction.graph import hue
-from iepile_builder.extraction.page import find_marks, list_colors, list_remarks, pluralize
+from iepile_builder.extraction.page import find_marks, format_score, list_colors, list_remarks, pluralize
 from iepile_builder.tasks import TASKS
 
 
@@ -40,19 +40,23 @@ def show(result: Extraction, console: Console | None = None) -> None:
     console.print(mark_text(result, colors))
     console.print()
     if TASKS[result.task].has_events:
-        table = Table("event", "trigger", "arguments", box=None, header_style="bold dim")
-        for event in result.events[:_MAX_ROWS]:
+        more = [] if all(score is None for score in result.event_scores) else ["score"]
+        table = Table("event", "trigger", "arguments", *more, box=None, header_style="bold dim")
+        for event, score in zip(result.events[:_MAX_ROWS], result.event_scores, strict=False):
             arguments = Text("\n").join(
                 Text.assemble(_label(fact.role, colors), " ", _cell(fact.argument)) for fact in event.arguments
             )
-            table.add_row(_label(event.event_type, colors), _cell(event.trigger), arguments)
+            cells = [_label(event.event_type, colors), _cell(event.trigger), arguments]
+            table.add_row(*cells, *(format_score(score) for _ in more))
         shown, all_of_them = len(result.events[:_MAX_ROWS]), len(result.events)
     else:
         columns = result.facts[0].columns if result.facts else ()
-        table = Table(*(head for head, _ in columns), box=None, header_style="bold dim")
-        for fact in result.facts[:_MAX_ROWS]:
+        more = [] if all(score is None for score in result.scores) else ["score"]
+        table = Table(*(head for head, _ in columns), *more, box=None, header_style="bold dim")
+        for fact, score in zip(result.facts[:_MAX_ROWS], result.scores, strict=False):
             values = [getattr(fact, field) for _, field in columns]
-            table.add_row(*(_cell(each) if isinstance(each, Mention) else _label(each, colors) for each in values))
+            cells = [_cell(each) if isinstance(each, Mention) else _label(each, colors) for each in values]
+            table.add_row(*cells, *(format_score(score) for _ in more))
         shown, all_of_them = len(result.facts[:_MAX_ROWS]), len(result.facts)
     if shown:
         console.print(table)

@@ -148,7 +148,7 @@ def test_it_is_extracted() -> None:
     assert result.facts == [Category("sports"), Category("music")]
     assert result.to_answer() == {"sports": "yes", "politics": "no", "music": "yes"}
     assert result.annotations() == [{"category": "sports"}, {"category": "music"}]
-    assert result.to_dict()["facts"] == [{"category": "sports"}, {"category": "music"}]
+    assert result.to_dict()["facts"] == [{"category": name, "score": None} for name in ("sports", "music")]
     html = result.to_html()
     assert "<th>category</th>" in html and "<td>music</td>" in " ".join(html.split())
     assert result.to_networkx().number_of_nodes() == 0
