@@ -115,10 +115,10 @@ class Grammars:
     ) -> None:
         from llguidance.hf import from_tokenizer
 
-        self._tokenizer = from_tokenizer(tokenizer, n_vocab=vocab_size, eos_token=sorted(end_tokens))  # type: ignore[arg-type]
+        self.tokenizer = from_tokenizer(tokenizer, n_vocab=vocab_size, eos_token=sorted(end_tokens))  # type: ignore[arg-type]
         # SentencePiece has a token for "{" at the start of a word, which decodes to "{" at the start of an answer.
         brace = tokenizer("{", add_special_tokens=False)["input_ids"]
-        self._start = '" "? ' if self._tokenizer.decode_str(brace) == " {" else ""
+        self._start = '" "? ' if self.tokenizer.decode_str(brace) == " {" else ""
         self._compiled = lru_cache(maxsize=size)(self._compile)
 
     def matcher(self, schema: Mapping[str, Any]) -> LLMatcher:
@@ -139,7 +139,7 @@ class Grammars:
                 last.pop()
         closed = to_json({key: found.get(key, value) for key, value in nothing.items()})
         matcher = self.matcher(schema)
-        tokens = self._tokenizer.tokenize_str(closed)
+        tokens = self.tokenizer.tokenize_str(closed)
         valid = matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_stopped()
         return closed if valid else to_json(nothing)
 
@@ -148,7 +148,7 @@ class Grammars:
 
         # The defaults are too small for the substrings of a text of more than some thousand characters.
         limits = LLParserLimits(initial_lexer_fuel=10**9, step_lexer_fuel=10**9, verbose_errors=False)
-        matcher = LLMatcher(self._tokenizer, LLMatcher.grammar_from_lark(grammar), log_level=0, limits=limits)
+        matcher = LLMatcher(self.tokenizer, LLMatcher.grammar_from_lark(grammar), log_level=0, limits=limits)
         if matcher.is_error():
             raise InputError(f"the answer's grammar cannot be used: {matcher.get_error().splitlines()[0]}")
         return matcher

@@ -6,9 +6,10 @@ Answer the instances of a dataset with a model, greedily and in batches.
     iepile predict --base_url http://127.0.0.1:8000/v1 --dataset_name data/iepile --output_file outputs/preds.jsonl
 
 Each line of the output is an instance with the model's text in `output`; the reference answer, if any, moves to
-`reference`. A killed run is resumed by the same command. What made the answers is recorded beside them
-(`preds.run.json`), and a resume with another model or with options that change answers is refused. Under
-`accelerate launch` or `torchrun` the processes share the work.
+`reference`. With `--scores`, `decisions` tells how sure the model was: for each label a pair for each item, the
+log-odds that an item followed and the log-probability of its tokens, and one for the end. A killed run is resumed by
+the same command. What made the answers is recorded beside them (`preds.run.json`), and a resume with another model or
+with options that change answers is refused. Under `accelerate launch` or `torchrun` the processes share the work.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from iepile_builder.chat import to_prompt
 from iepile_builder.data.instances import load_instances
 from iepile_builder.data.instructions import read_instruction
 from iepile_builder.engines import EngineOptions, load_engine
-from iepile_builder.engines.base import Completion, Engine, Request
+from iepile_builder.engines.base import Completion, Decisions, Engine, Request
 from iepile_builder.engines.record import describe_engine, find_differences
 from iepile_builder.errors import InputError
 from iepile_builder.io import locked, write_whole
@@ -219,11 +220,19 @@ def answer(engine: Engine, instances: Dataset, first: int, options: EngineOption
     completions = iter(engine.generate(list(compress(requests, fits)), options.max_new_tokens))
     answers = []
     for row, fit in zip(rows, fits, strict=True):
-        text, cut = next(completions) if fit else Completion("")
+        completion = next(completions) if fit else Completion("")
         reference = {"reference": row["output"]} if "output" in row else {}
-        line = json.dumps({**row, "output": text, **reference}, ensure_ascii=False) + "\n"
-        answers.append(Answer(line, cut, fit))
+        decisions = {} if completion.decisions is None else {"decisions": _rounded(completion.decisions)}
+        line = json.dumps({**row, "output": completion.text, **reference, **decisions}, ensure_ascii=False) + "\n"
+        answers.append(Answer(line, completion.cut, fit))
     return answers
+
+
+def _rounded(decisions: Decisions) -> dict[str, list[list[float | None]]]:
+    return {
+        label: [[None if number is None else round(number, 4) for number in pair] for pair in pairs]
+        for label, pairs in decisions.items()
+    }
 
 
 def to_request(instance: dict[str, Any], number: int, options: EngineOptions) -> Request:

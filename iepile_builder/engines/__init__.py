@@ -59,6 +59,8 @@ class EngineOptions(ModelOptions):
             Hold answers to the JSON schema of their request: `on`, `off`, or `auto`, wherever that is possible.
         copied (`bool`, *optional*, defaults to `False`):
             Let answers contain only strings that are copied from the text.
+        scores (`bool`, *optional*, defaults to `False`):
+            Tell how sure the model was of each item of an answer, and of each label without one.
         speculative_tokens (`int`, *optional*, defaults to 0):
             Tokens that vLLM drafts from the prompt; 8 is a good start.
     """
@@ -72,6 +74,7 @@ class EngineOptions(ModelOptions):
     max_new_tokens: int = 512
     constrain: Literal["auto", "on", "off"] = "auto"
     copied: bool = False
+    scores: bool = False
     speculative_tokens: int = 0
 
 
@@ -130,4 +133,5 @@ def load_engine(options: EngineOptions) -> Engine:
         attn_implementation=options.attn_implementation,
         batch_size=options.batch_size,
         constrain=options.constrain,
+        scores=options.scores,
     )

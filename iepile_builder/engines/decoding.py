@@ -180,6 +180,17 @@ class GreedyDecoder:
             layers.append(layer)
         return Cache(layers=layers), mask
 
+    def begin(self, rows: Sequence[Row]) -> tuple[Any, torch.Tensor]:
+        """Make the cache of a batch that holds the prefixes of its rows, and its attention mask."""
+        prefixes = dict.fromkeys(row.prefix for row in rows)
+        if len(self.computed) > _PREFIXES:
+            self.computed = {
+                (): [],
+                **{prefix: self.computed[prefix] for prefix in prefixes if prefix in self.computed},
+            }
+        self.prefill([prefix for prefix in prefixes if prefix not in self.computed])
+        return self.fill([self.computed[row.prefix] for row in rows])
+
     def forward(
         self, cache: Any, mask: torch.Tensor, rows: Sequence[Row], feeds: Sequence[Sequence[int]], keep: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -199,10 +210,34 @@ class GreedyDecoder:
             attention_mask=mask,
             position_ids=positions.to(mask.device),
             cache=cache,
-            use_cache=True,
+            use_cache=cache is not None,
             logits_to_keep=keep,
         ).logits
         return logits, mask
+
+    @torch.no_grad()
+    def read(self, rows: Sequence[Row], starts: Sequence[int]) -> list[torch.Tensor]:
+        """
+        Compute the log-probabilities of given tokens in one pass.
+
+        Args:
+            rows (`Sequence[Row]`):
+                Prompts with their answers.
+            starts (`Sequence[int]`):
+                Where each answer starts.
+
+        Returns:
+            `list[torch.Tensor]`: For each row, the log-probabilities over the vocabulary at each token of its answer.
+        """
+        feeds = [row.tokens[row.computed :] for row in rows]
+        firsts = [start - 1 - row.computed for row, start in zip(rows, starts, strict=True)]
+        width, first = max(map(len, feeds)), min(firsts)
+        cache, mask = self.begin(rows) if self.supports(self.model) else (None, torch.ones(len(rows), 0))
+        logits, _ = self.forward(cache, mask.to(self.model.device), rows, feeds, keep=width - first)
+        return [
+            logits[index, begin - first : len(feed) - 1 - first].float().log_softmax(-1).cpu()
+            for index, (feed, begin) in enumerate(zip(feeds, firsts, strict=True))
+        ]
 
     @torch.no_grad()  # FSDP2 cannot go on training after `inference_mode`
     def __call__(self, rows: Sequence[Row]) -> None:
@@ -213,14 +248,7 @@ class GreedyDecoder:
             rows (`Sequence[Row]`):
                 The prompts, to which the answers are appended.
         """
-        prefixes = dict.fromkeys(row.prefix for row in rows)
-        if len(self.computed) > _PREFIXES:
-            self.computed = {
-                (): [],
-                **{prefix: self.computed[prefix] for prefix in prefixes if prefix in self.computed},
-            }
-        self.prefill([prefix for prefix in prefixes if prefix not in self.computed])
-        cache, mask = self.fill([self.computed[row.prefix] for row in rows])
+        cache, mask = self.begin(rows)
         for row in rows:
             row.earlier = self.answered.get(row.prefix, "")
             self.force(row)

@@ -36,6 +36,8 @@ def describe_engine(options: EngineOptions) -> dict[str, Any]:
         `InputError`: If there is no such model, adapter or chat template.
     """
     decoding: dict[str, Any] = {"copied": options.copied, "max_new_tokens": options.max_new_tokens}
+    if options.scores:  # a record without it is one of before
+        decoding["scores"] = True
     if options.base_url is not None:
         return {
             "engine": "server",

@@ -9,8 +9,9 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from iepile_builder.answers.grammar import Grammars
-from iepile_builder.chat import encode, load_tokenizer, render
-from iepile_builder.engines.base import Completion, Request, check_room
+from iepile_builder.chat import break_control_tokens, encode, load_tokenizer, render
+from iepile_builder.engines.base import Completion, Decisions, Request, check_room
+from iepile_builder.engines.decisions import AllSteps, Vocabulary, read_decisions
 from iepile_builder.engines.loading import load_model, tokenizer_of
 from iepile_builder.errors import InputError
 
@@ -45,9 +46,11 @@ class TransformersEngine:
             Whether to compute shared prefixes once.
         lookup (`bool`, *optional*, defaults to `True`):
             Whether to draft tokens from the prompt and from earlier answers.
+        scores (`bool`, *optional*, defaults to `False`):
+            Whether completions have `decisions`; costs one more pass over prompts and answers.
 
     Raises:
-        `InputError`: If answers are to be constrained and `llguidance` is not installed.
+        `InputError`: If answers are to be constrained or scored and `llguidance` is not installed.
     """
 
     def __init__(
@@ -58,12 +61,14 @@ class TransformersEngine:
         constrain: str = "auto",
         share_prefix: bool = True,
         lookup: bool = True,
+        scores: bool = False,
     ) -> None:
         self.model: Any = model
         self.tokenizer: Any = tokenizer
         self.batch_size = batch_size
         self.share_prefix = share_prefix
         self.lookup = lookup
+        self.scores = scores
         self.end_tokens: set[int] = {tokenizer.eos_token_id}
         if (configured := model.generation_config.eos_token_id) is not None:
             self.end_tokens |= {configured} if isinstance(configured, int) else set(configured)
@@ -71,6 +76,8 @@ class TransformersEngine:
         self.constrained = constrain != "off" and find_spec("llguidance") is not None
         if constrain == "on" and not self.constrained:
             raise InputError("answers are constrained with llguidance: pip install 'iepile-builder[extract]'")
+        if scores and find_spec("llguidance") is None:
+            raise InputError("answers are scored with llguidance: pip install 'iepile-builder[extract]'")
 
     @classmethod
     def from_pretrained(
@@ -166,7 +173,53 @@ class TransformersEngine:
                 generate_padded(self.model, rows, self.end_tokens, max_new_tokens)
             for index, row in zip(batch, rows, strict=True):
                 completions[index] = self.completion(row, requests[index])
-        return [completions[index] for index in range(len(prompts))]
+        answers = [completions[index] for index in range(len(prompts))]
+        if not self.scores:
+            return answers
+        decisions = self.score_decisions(requests, [answer.text for answer in answers])
+        return [answer._replace(decisions=each) for answer, each in zip(answers, decisions, strict=True)]
+
+    def score_decisions(self, requests: Sequence[Request], answers: Sequence[str]) -> list[Decisions | None]:
+        """
+        Read the decisions of given answers off the model, in one pass over each prompt with its answer.
+
+        In bfloat16, logits have 8 bits, so that log-odds are steps of about 0.1; load the model in float32 to rank by
+        them.
+
+        Args:
+            requests (`Sequence[Request]`):
+                The requests.
+            answers (`Sequence[str]`):
+                An answer to each, such as the reference.
+
+        Returns:
+            `list[Decisions | None]`: The decisions of each, as in [`~iepile_builder.engines.base.Completion`].
+
+        Raises:
+            `InputError`: If a request with its answer does not fit into the model's context.
+        """
+        from iepile_builder.engines.decoding import GreedyDecoder, Row
+
+        prompts = [render(request.messages, self.tokenizer) for request in requests]
+        asked = encode(prompts, self.tokenizer)
+        told = encode([break_control_tokens(answer, self.tokenizer) for answer in answers], self.tokenizer)
+        tokens = [prompt + answer for prompt, answer in zip(asked, told, strict=True)]
+        check_room(tokens, 0, self.context)
+        prefixes: list[tuple[int, ...]] = [()] * len(prompts)
+        if GreedyDecoder.supports(self.model) and self.share_prefix:
+            prefixes = shared_prefixes(prompts, asked)
+        decoder = GreedyDecoder(self.model, self.end_tokens, 0, self.batch_size)
+        # The logits are the largest tensor: no more than about a gigabyte
+        longest = max(map(len, told), default=0) + 1
+        size = max(1, min(self.batch_size, 2**28 // (longest * len(self.vocabulary.texts))))
+        decisions: list[Decisions | None] = [None] * len(prompts)
+        order = sorted(range(len(prompts)), key=lambda index: len(tokens[index]) - len(prefixes[index]))
+        for start in range(0, len(order), size):
+            batch = order[start : start + size]
+            rows = [Row(tokens[index], prefixes[index]) for index in batch]
+            for index, log_probs in zip(batch, decoder.read(rows, [len(asked[i]) for i in batch]), strict=True):
+                decisions[index] = read_decisions(AllSteps(told[index], log_probs.numpy(), self.vocabulary))
+        return decisions
 
     def completion(self, row: Row, request: Request) -> Completion:
         """Decode the answer to a request; close it if it was cut."""
@@ -181,6 +234,11 @@ class TransformersEngine:
         if not self.constrained or request.answer_schema is None:
             return None
         return self.grammars.matcher(request.answer_schema)
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """Read the texts of the tokens, when they are first needed."""
+        return Vocabulary(self.grammars.tokenizer)
 
     @cached_property
     def grammars(self) -> Grammars:

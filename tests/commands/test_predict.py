@@ -150,6 +150,7 @@ def test_another_model_or_other_options_are_refused(
         ({"model_name_or_path": str(other)}, f"model {model}, not {other}"),
         ({"adapter_name_or_path": str(adapter)}, f"adapter None, not {adapter}"),
         ({"constrain": "auto"}, "constrain False, not True"),
+        ({"scores": True}, "scores None, not True"),
         ({"max_new_tokens": 9, "dtype": "bfloat16"}, "dtype float32, not bfloat16; max_new_tokens 8, not 9"),
     ):
         with pytest.raises(InputError) as refused:
@@ -326,6 +327,20 @@ def test_constrained(answer: Callable[..., list[dict]], data: Path, capsys: pyte
         answer("on.jsonl", constrain="on")
     with pytest.raises(InputError, match="--copied needs constrained answers"):
         answer("on.jsonl", copied=True)
+
+
+def test_scores(answer: Callable[..., list[dict]]) -> None:
+    """How sure the model was stands beside each answer, and changes none."""
+    plain = answer(max_samples=10, constrain="on", max_new_tokens=30)
+    scored = answer("scored.jsonl", max_samples=10, constrain="on", max_new_tokens=30, scores=True)
+    for line, same in zip(scored, plain, strict=True):
+        decisions = line.pop("decisions")
+        assert line == same
+        said = json.loads(line["output"])
+        assert {label: len(pairs) - 1 for label, pairs in decisions.items()} == {key: len(said[key]) for key in said}
+        for pairs in decisions.values():
+            assert all(isinstance(odds, float) and log_prob < 0 for odds, log_prob in pairs[:-1])
+            assert pairs[-1][1] is None
 
 
 def test_bad_input(run_script: Callable, data: Path, tmp_path: Path) -> None:

@@ -325,7 +325,7 @@ def test_half_a_surrogate_pair_becomes_a_character_that_a_file_can_hold(
     odd: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Odd, "answer", {"model": "m", "choices": [{"message": {"content": "a\ud800b😀"}}]})
-    assert EndpointEngine(odd, max_retries=0).generate([ask("Say hi")], 8) == [("a\ufffdb😀", False)]
+    assert EndpointEngine(odd, max_retries=0).generate([ask("Say hi")], 8) == [("a\ufffdb😀", False, None)]
 
 
 @pytest.mark.parametrize("models", NO_LISTS, ids=str)

@@ -1,0 +1,233 @@
+"""
+Read the decisions of an answer off a model's log-probabilities: an item or nothing, the next item or the end.
+
+A token often holds several characters of JSON (`["`, `[]`, `"],`). A decision is made by the first token that, after
+the text so far, settles it: by the character that it contains, or because only one of the two continuations is encoded
+with it (`"}` of `"}]`, where `"},` is one token). A token that settles nothing is carried on.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+
+from iepile_builder.answers.parse import load_answer
+from iepile_builder.engines.base import Decisions
+
+
+if TYPE_CHECKING:
+    from llguidance import LLTokenizer
+
+_LEXEME = re.compile(rb'"(?:[^"\\]|\\.)*"|[][{},]|[^\s"\][{},]+', re.DOTALL)
+_WORD = re.compile(rb"[0-9A-Za-z\x80-\xff]")
+
+# How an item starts
+_IN_LIST = (b'"', b'{"')
+_IN_OBJECT = (b'"',)
+_NEXT = (b', "', b', {"')
+
+
+class Choice(NamedTuple):
+    """
+    A decision, as it is before a token.
+
+    Args:
+        remainder (`bytes`):
+            What the answer says from here to the character that settles it.
+        opens (`tuple[bytes, ...]`):
+            How an item may start; its first character settles it.
+        close (`bytes`):
+            The character that closes the list or object.
+    """
+
+    remainder: bytes
+    opens: tuple[bytes, ...]
+    close: bytes
+
+
+class Point(NamedTuple):
+    """
+    A decision in an answer.
+
+    Args:
+        label (`str`):
+            The key that it belongs to.
+        place (`int`):
+            Where the character is that settles it.
+        opens (`tuple[bytes, ...]`):
+            How an item may start.
+        close (`bytes`):
+            The character that closes the list or object.
+        closed (`bool`):
+            Whether it is closed here.
+    """
+
+    label: str
+    place: int
+    opens: tuple[bytes, ...]
+    close: bytes
+    closed: bool
+
+
+def find_points(text: bytes) -> list[Point]:
+    """Find the decisions in an answer, a JSON object, in their order."""
+    points = []
+    depth, label, close = 0, "", b""
+    opens: tuple[bytes, ...] = _NEXT
+    for found in _LEXEME.finditer(text):
+        lexeme = found[0]
+        if depth == 1 and lexeme.startswith(b'"'):
+            label = json.loads(lexeme)
+        elif depth == 1 and lexeme in (b"[", b"{"):
+            close, opens = (b"]", _IN_LIST) if lexeme == b"[" else (b"}", _IN_OBJECT)
+        elif depth == 2 and (opens is not _NEXT or lexeme in (b",", close)):
+            points.append(Point(label, found.start(), opens, close, lexeme == close))
+            opens = _NEXT
+        depth += (lexeme in (b"[", b"{")) - (lexeme in (b"]", b"}"))
+    return points
+
+
+class Vocabulary:
+    """
+    Tell which tokens settle a decision.
+
+    Args:
+        tokenizer (`LLTokenizer`):
+            The tokenizer.
+    """
+
+    def __init__(self, tokenizer: LLTokenizer) -> None:
+        self.tokenizer = tokenizer
+        self.texts = [tokenizer.decode_bytes([token]) for token in range(tokenizer.vocab_size)]
+        self._sorted = sorted(zip(self.texts, range(len(self.texts)), strict=True))
+        self.settling = lru_cache(maxsize=4096)(self._settling)
+
+    def _settling(self, choice: Choice) -> tuple[list[int], list[int]]:
+        """List the tokens that open an item, and those that close."""
+        remainder, opens, close = choice
+        starts = [opened[:1] for opened in opens]
+        opening, closing = [], []
+        for text, token in self._sorted[bisect_left(self._sorted, (remainder, -1)) :]:
+            if not text.startswith(remainder):
+                break
+            following = text[len(remainder) : len(remainder) + 1]
+            if following in starts:
+                opening.append(token)
+            elif following == close:
+                closing.append(token)
+        # What only one of the continuations is encoded with settles the decision, though its text does not show it
+        to_open = {self.tokenizer.tokenize_bytes(remainder + opened)[0] for opened in opens}
+        to_close = {self.tokenizer.tokenize_bytes(remainder + close + after)[0] for after in (b"", b', "', b"}")}
+        short = {token for token in to_open ^ to_close if remainder.startswith(self.texts[token])}
+        return opening + sorted(short & to_open), closing + sorted(short & to_close)
+
+
+class Steps(Protocol):
+    """
+    The tokens of an answer, with the model's log-probabilities.
+
+    Attributes:
+        texts (`Sequence[bytes]`): what each token says.
+    """
+
+    texts: Sequence[bytes]
+
+    def log_prob(self, step: int) -> float:
+        """Give the log-probability of a token."""
+        ...
+
+    def settle(self, step: int, choice: Choice, closed: bool) -> tuple[float, float, bool]:
+        """Sum the probabilities of tokens that open and that close, as logarithms; tell if the answer's does it."""
+        ...
+
+    def least(self, step: int) -> float:
+        """Give a log-probability that no unknown token exceeds."""
+        ...
+
+
+class AllSteps:
+    """
+    Log-probabilities of the whole vocabulary.
+
+    Args:
+        tokens (`Sequence[int]`):
+            The answer's tokens.
+        log_probs (`np.ndarray`):
+            A row for each of them.
+        vocabulary ([`Vocabulary`]):
+            The vocabulary.
+    """
+
+    def __init__(self, tokens: Sequence[int], log_probs: np.ndarray[Any, Any], vocabulary: Vocabulary) -> None:
+        self.tokens = tokens
+        self.log_probs = log_probs
+        self.vocabulary = vocabulary
+        self.texts: Sequence[bytes] = [vocabulary.texts[token] for token in tokens]
+
+    def log_prob(self, step: int) -> float:
+        return float(self.log_probs[step, self.tokens[step]])
+
+    def settle(self, step: int, choice: Choice, closed: bool) -> tuple[float, float, bool]:
+        found = self.vocabulary.settling(choice)
+        opening, closing = (float(np.logaddexp.reduce(self.log_probs[step, tokens])) for tokens in found)
+        return opening, closing, self.tokens[step] in found[closed]
+
+    def least(self, step: int) -> float:
+        return -np.inf
+
+
+def read_decisions(steps: Steps) -> Decisions | None:
+    """
+    Read the decisions of an answer.
+
+    Args:
+        steps ([`Steps`]):
+            The answer's tokens with their log-probabilities.
+
+    Returns:
+        `Decisions` or `None`: The decisions, see [`~iepile_builder.engines.base.Completion`]; `None` for an answer
+        that is no JSON object. Values that are neither lists nor objects, and objects with a key twice, are left out.
+    """
+    text = b"".join(steps.texts)
+    value = load_answer(text.decode(errors="replace"))
+    if value is None:
+        return None
+    starts = [0, *accumulate(map(len, steps.texts))]
+    said = [0.0, *accumulate(map(steps.log_prob, range(len(steps.texts))))]  # the log-probability of all tokens before
+    decisions: Decisions = {}
+    settled = 0  # how many tokens are read
+    opened: float | None = None  # the log-probability of all up to the opening of an item
+    for point in find_points(text):
+        last = bisect_right(starts, point.place) - 1
+        first = last
+        while first > settled and not _WORD.search(text, starts[first - 1], point.place):
+            first -= 1
+        masses = [-np.inf, -np.inf]
+        for step in range(first, last + 1):
+            choice = Choice(text[starts[step] : point.place], point.opens, point.close)
+            opening, closing, done = steps.settle(step, choice, point.closed)
+            masses = [
+                float(np.logaddexp(masses[0], said[step] + opening)),
+                float(np.logaddexp(masses[1], said[step] + closing)),
+            ]
+            if done:
+                break
+        settled = step + 1
+        masses = [said[step] + steps.least(step) if mass == -np.inf else mass for mass in masses]
+        pairs = decisions.setdefault(point.label, [])
+        if opened is not None:
+            pairs[-1] = (pairs[-1][0], float(np.logaddexp.reduce(masses)) - opened)
+        pairs.append((masses[0] - masses[1], None))
+        opened = None if point.closed else masses[0]
+    return {
+        label: pairs
+        for label, pairs in decisions.items()
+        if isinstance(value.get(label), (list, dict)) and len(pairs) == len(value[label]) + 1
+    }
