@@ -54,12 +54,12 @@ def main() -> None:
             if len(labels) < 4 or (predictions and not rows):  # under 4 labels: all are hard negatives
                 continue
             scores = {"random": np.random.default_rng(0).random((len(labels), len(labels)))}
-            scores["lexical"] = lexical_scores(labels)
+            scores["lexical"] = np.array(list(lexical_scores(labels)))
             if rows:
-                scores["confusion"] = confusion_scores(labels, rows)
+                scores["confusion"] = np.array(list(confusion_scores(labels, rows)))
             if args.model_name_or_path:
                 texts = label_texts(labels, {}, {})
-                scores["embedding"] = embedding_scores(labels, texts, args.model_name_or_path)
+                scores["embedding"] = np.array(list(embedding_scores(texts, args.model_name_or_path)))
             cells = []
             for method in methods:
                 for k in args.top_k:

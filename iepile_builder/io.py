@@ -9,6 +9,7 @@ from hashlib import sha256
 from importlib.resources import files
 from json.encoder import c_make_encoder, encode_basestring  # type: ignore[attr-defined]
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import orjson
@@ -133,6 +134,16 @@ def check_file(path: Path) -> None:
     """Raise an `InputError` if something that is no file, such as a folder or a pipe, stands in a file's place."""
     if path.exists() and not path.is_file():
         raise InputError(f"{path}: not a file")
+
+
+def check_output(path: Path) -> None:
+    """Raise an `InputError` if a file cannot be written, before the work whose result it will hold."""
+    try:
+        check_file(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=os.path.realpath(path.parent)).close()
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from iepile_builder.answers.scores import CALIBRATION
+from iepile_builder.engines.record import run_file
 from iepile_builder.errors import InputError
 from iepile_builder.io import write_whole
 from iepile_builder.scoring.calibration import MIN_RECORDS, fit_calibration
@@ -100,7 +101,7 @@ def _read_run(file: Path) -> dict[str, Any]:
     """Read the run record beside the answers; empty where there is none."""
     path = file.resolve()
     try:
-        run = json.loads(path.with_name(f"{path.name.removesuffix('.jsonl')}.run.json").read_bytes())
+        run = json.loads(run_file(path).read_bytes())
         return {name: run[name] for name in ("data", "engine") if isinstance(run.get(name), dict)}
     except (OSError, ValueError, AttributeError):
         return {}

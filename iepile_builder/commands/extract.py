@@ -22,7 +22,7 @@ from iepile_builder.engines.loading import find_calibration
 from iepile_builder.errors import InputError
 from iepile_builder.extraction.extractor import Extractor
 from iepile_builder.extraction.user_schema import read_schema
-from iepile_builder.io import read_json, read_lines, write_whole
+from iepile_builder.io import check_output, read_json, read_lines, write_whole
 
 
 @dataclass
@@ -78,6 +78,9 @@ OPTIONS = (ExtractOptions, EngineOptions)
 
 
 def main(options: ExtractOptions, engine_options: EngineOptions) -> None:
+    for file in (options.html, options.json):
+        if file is not None and str(file) != "-":
+            check_output(file)
     text = read_text(options)
     read_schema(options.schema, options.task)  # its errors come before a model is loaded
     examples = [] if options.examples is None else [read_json(line) for _, _, line in read_lines(options.examples)]

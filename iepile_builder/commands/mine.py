@@ -11,6 +11,8 @@ and confusion counts what a model confused in a file of `iepile predict`. Severa
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tqdm import tqdm
+
 from iepile_builder.data.corpus import find_corpora
 from iepile_builder.data.index import read_split
 from iepile_builder.data.instructions import corpus_descriptions, load_descriptions
@@ -27,7 +29,7 @@ from iepile_builder.data.mining import (
 )
 from iepile_builder.data.options import CorpusOptions
 from iepile_builder.errors import InputError
-from iepile_builder.io import check_file, located, read_json, read_lines, to_json, write_whole
+from iepile_builder.io import check_output, located, read_json, read_lines, to_json, write_whole
 from iepile_builder.tasks import TASKS
 
 
@@ -76,7 +78,7 @@ OPTIONS = (MineOptions, CorpusOptions)
 
 def main(options: MineOptions, wanted: CorpusOptions) -> None:
     check_methods(options.method, options.model_name_or_path, options.predictions_file)
-    check_file(options.output_file)
+    check_output(options.output_file)
     corpora = find_corpora(options.corpus_dir, wanted.tasks, wanted.languages, wanted.corpora)
     descriptions = load_descriptions(options.descriptions) if options.descriptions is not None else {}
     predictions: dict[tuple[str, str], list[dict]] = {}
@@ -102,10 +104,13 @@ def main(options: MineOptions, wanted: CorpusOptions) -> None:
                     records = read_split(corpus, "train")
                     mentions = frequent_mentions(corpus.task, corpus.schema, records, options.num_mentions)
                 texts = label_texts(labels, corpus_descriptions(descriptions, corpus.task, corpus.source), mentions)
-                scores = embedding_scores(labels, texts, options.model_name_or_path or "")
+                scores = embedding_scores(texts, options.model_name_or_path or "")
             else:
                 scores = confusion_scores(labels, predictions.get((corpus.task, corpus.source), []))
-            tables.append(nearest(labels, scores, options.top_k, options.threshold))
+            bar = tqdm(
+                scores, f"{corpus.source}, {method}", len(labels), unit="label", delay=1, leave=False, disable=None
+            )
+            tables.append(nearest(labels, bar, options.top_k, options.threshold))
         found = make_symmetric(union(tables)) if options.symmetric else union(tables)
         table.setdefault(corpus.task, {})[corpus.source] = {label: others for label, others in found.items() if others}
         print(f"{corpus.task} {corpus.source}: {len(labels)} labels, {sum(map(len, found.values()))} hard negatives")

@@ -29,7 +29,7 @@ from iepile_builder.data.instances import load_instances
 from iepile_builder.data.instructions import read_instruction
 from iepile_builder.engines import EngineOptions, load_engine
 from iepile_builder.engines.base import Completion, Decisions, Engine, Request
-from iepile_builder.engines.record import describe_engine, find_differences
+from iepile_builder.engines.record import describe_engine, find_differences, run_file
 from iepile_builder.errors import InputError
 from iepile_builder.io import locked, write_whole
 from iepile_builder.tasks import find_task
@@ -97,11 +97,10 @@ def main(options: PredictOptions, engine_options: EngineOptions) -> None:
         done = 0
         if state.is_main_process:
             done = read_done(output_file, dataset) if output_file.exists() else 0
-            target = output_file.resolve()  # of a link, for which the lock is there, too
-            run_file = target.with_name(f"{target.name.removesuffix('.jsonl')}.run.json")
+            record = run_file(output_file.resolve())  # of a link, for which the lock is there, too
             run = {"engine": describe_engine(engine_options), "data": describe_data(options)}
             if done:
-                check_run(run_file, run, f"{output_file}: its {done} answers were made with ")
+                check_run(record, run, f"{output_file}: its {done} answers were made with ")
                 print(f"{output_file}: {done} of {len(dataset)} are answered already", file=sys.stderr)
         [done] = broadcast_object_list([done])
         if done == len(dataset):
@@ -109,7 +108,7 @@ def main(options: PredictOptions, engine_options: EngineOptions) -> None:
 
         engine = load_engine(engine_options)
         if state.is_main_process and not done:
-            write_whole(run_file, json.dumps(run, ensure_ascii=False, indent=2) + "\n")
+            write_whole(record, json.dumps(run, ensure_ascii=False, indent=2) + "\n")
 
         cut = too_long = 0
         size = WINDOW * engine_options.batch_size
@@ -200,12 +199,12 @@ def describe_data(options: PredictOptions) -> dict[str, Any]:
     return {"dataset_name": options.dataset_name, "split": split, "tasks": options.tasks}
 
 
-def check_run(run_file: Path, run: dict[str, Any], found: str) -> None:
+def check_run(record: Path, run: dict[str, Any], found: str) -> None:
     """Refuse to add to answers that another model or other options made."""
     try:
-        differences = find_differences(json.loads(run_file.read_bytes())["engine"], run["engine"])
+        differences = find_differences(json.loads(record.read_bytes())["engine"], run["engine"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        differences = [f"an unknown model: {run_file} is missing or damaged"]
+        differences = [f"an unknown model: {record} is missing or damaged"]
     if differences:
         raise InputError(f"{found}{'; '.join(differences)}: give another --output_file, or delete this one")
 

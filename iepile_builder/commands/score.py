@@ -33,6 +33,9 @@ from iepile_builder.scoring.report import by_task_and_block, write_report
 from iepile_builder.scoring.scorer import read_predictions
 
 
+MIN_RECORDS = 10  # below, resamples of the records say little about others
+
+
 @dataclass
 class ScoreOptions:
     """
@@ -146,7 +149,7 @@ def _print_scores(report: dict[str, Any], options: ScoreOptions, mode: str) -> N
         valid = 100 - 100 * of["unparsed"] / of["answers"]
         cells = [str(of["records"]), str(of["answers"]), f"{valid:.1f}%"]
         cells += [f"{of[measure]:.2f}" for measure in ("precision", "recall", "f1")]
-        cells += [_format_interval(of["intervals"]["f1"])] if options.bootstrap else []
+        cells += [_format_interval(of["intervals"]["f1"], of["records"])] if options.bootstrap else []
         scores.add_row(name, *cells)
     console.print(scores)
     console.print(describe_confusable(report["confusable"]), soft_wrap=True)
@@ -157,11 +160,12 @@ def _print_scores(report: dict[str, Any], options: ScoreOptions, mode: str) -> N
             soft_wrap=True,
         )
     if "comparison" in report:
+        records = {name: of["records"] for name, of in _rows(report)}
         names = ["F1", "other F1", "difference", f"{options.confidence:.0%} interval", "p"]
         tests = _make_table(f"F1 against {options.compare}", names)
         for name, of in _rows(report["comparison"]):
             cells = [f"{of['f1']:.2f}", f"{of['other_f1']:.2f}", f"{of['difference']:+.2f}"]
-            tests.add_row(name, *cells, _format_interval(of["interval"]), f"{of['p_value']:.4f}")
+            tests.add_row(name, *cells, _format_interval(of["interval"], records[name]), f"{of['p_value']:.4f}")
         console.print(tests)
 
 
@@ -179,5 +183,5 @@ def _rows(report: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     yield "all facts", report["overall"]
 
 
-def _format_interval(interval: list[float]) -> str:
-    return f"{interval[0]:.2f} to {interval[1]:.2f}"
+def _format_interval(interval: list[float], records: int) -> str:
+    return f"{interval[0]:.2f} to {interval[1]:.2f}" if records >= MIN_RECORDS else "n too small"

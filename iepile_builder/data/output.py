@@ -164,7 +164,8 @@ def _check_content(output_dir: Path, output: Path, command: str, overwrite: bool
 
 
 def _files(folder: Path) -> list[str]:
-    paths = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    """List the files of a folder, and the empty folders, which may be the user's."""
+    paths = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir() or not os.listdir(path))
     return sorted(path.relative_to(folder).as_posix() for path in paths)
 
 

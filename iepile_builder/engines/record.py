@@ -19,6 +19,11 @@ _FILES = (
 )  # fmt: skip
 
 
+def run_file(answers: Path) -> Path:
+    """Name the record of the run that wrote a file of answers: `preds.run.json` for `preds.jsonl`."""
+    return answers.with_name(f"{answers.stem}.run.json" if answers.suffix == ".jsonl" else f"{answers.name}.run")
+
+
 def describe_engine(options: EngineOptions) -> dict[str, Any]:
     """
     Describe an engine by everything that its answers depend on.

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter, defaultdict
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from iepile_builder.html import render
-
-
-if TYPE_CHECKING:
-    from iepile_builder.extraction.result import Edge, Node
 
 
 ROW, CHARACTER, PADDING = 44, 7.4, 12  # pixels
@@ -18,6 +14,21 @@ MAX_NODE, MAX_LABEL = 34, 36  # characters
 
 Ends = tuple[str, str]  # source and target of an edge
 Point = tuple[float, float]
+
+
+class Node(NamedTuple):
+    """A node: what it is called, and its type, `""` where it has none."""
+
+    label: str
+    kind: str
+
+
+class Edge(NamedTuple):
+    """An edge: the names of its nodes, and what it is called."""
+
+    source: str
+    label: str
+    target: str
 
 
 class _Box(NamedTuple):

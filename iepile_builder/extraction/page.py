@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from iepile_builder.answers.grounding import Mention, as_mention
 from iepile_builder.extraction.graph import draw, hue
+from iepile_builder.extraction.result import Extraction
 from iepile_builder.html import render
 from iepile_builder.tasks import TASKS
-
-
-if TYPE_CHECKING:
-    from iepile_builder.extraction.result import Extraction
 
 
 MAX_MARKS = 20_000

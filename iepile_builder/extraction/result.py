@@ -6,10 +6,11 @@ import json
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from iepile_builder.answers.grounding import as_mention
 from iepile_builder.errors import InputError
+from iepile_builder.extraction.graph import Edge, Node
 from iepile_builder.extraction.passages import Passage
 from iepile_builder.io import write_whole
 from iepile_builder.schema import Schema
@@ -19,21 +20,6 @@ from iepile_builder.tasks.facts import Annotation, Event, Fact
 
 if TYPE_CHECKING:
     import networkx
-
-
-class Node(NamedTuple):
-    """A node of an extraction's graph: what it is called, and its type, `""` where it has none."""
-
-    label: str
-    kind: str
-
-
-class Edge(NamedTuple):
-    """An edge of an extraction's graph: the names of its nodes, and what it is called."""
-
-    source: str
-    label: str
-    target: str
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from colorsys import hls_to_rgb
-from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -12,11 +11,9 @@ from rich.text import Text
 from iepile_builder.answers.grounding import Mention, as_mention
 from iepile_builder.extraction.graph import hue
 from iepile_builder.extraction.page import find_marks, format_score, list_colors, list_remarks, pluralize
+from iepile_builder.extraction.result import Extraction
 from iepile_builder.tasks import TASKS
 
-
-if TYPE_CHECKING:
-    from iepile_builder.extraction.result import Extraction
 
 _MAX_CHARACTERS = 6_000  # of the text
 _MAX_ROWS = 200

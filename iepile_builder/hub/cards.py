@@ -15,6 +15,7 @@ from markupsafe import Markup
 from iepile_builder import html
 from iepile_builder.data.corpus import Corpus
 from iepile_builder.data.instructions import LANGUAGES
+from iepile_builder.engines.record import run_file
 from iepile_builder.errors import InputError
 from iepile_builder.io import to_json
 from iepile_builder.tasks import TASKS
@@ -294,7 +295,7 @@ def _read_report(path: Path) -> dict[str, Any]:
 
 def _read_run(predictions: Path | None) -> dict[str, Any]:
     """Read the record that `iepile predict` wrote beside the answers, if there is one."""
-    file = predictions and predictions.with_name(f"{predictions.name.removesuffix('.jsonl')}.run.json")
+    file = predictions and run_file(predictions)
     return read_json(file) if file and file.is_file() else {}
 
 

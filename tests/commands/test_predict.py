@@ -180,11 +180,9 @@ def test_a_link_to_the_answers_has_their_lock_and_their_record(
     with pytest.raises(InputError, match="constrain False, not True"):
         answer("link.jsonl", constrain="auto")
     answer("link.jsonl", max_samples=12)
-    assert sorted(path.name for path in tmp_path.glob("[!.]*.json*")) == [
-        "link.jsonl",
-        "preds.jsonl",
-        "preds.run.json",
-    ]
+    answer("preds", constrain="auto")  # another file, with a record of its own
+    names = sorted(path.name for path in tmp_path.glob("preds*")) + [(tmp_path / "link.jsonl").readlink().name]
+    assert names == ["preds", "preds.jsonl", "preds.run", "preds.run.json", "preds.jsonl"]
 
 
 def test_a_place_that_cannot_be_written_is_one_line_and_a_full_disk_loses_nothing(

@@ -72,6 +72,12 @@ def test_the_screen_shows_a_row_for_each_task_and_block(run_script, predictions:
         assert part in html
 
 
+def test_an_interval_of_few_records_is_not_shown(run_command, tmp_path: Path) -> None:
+    file = write_lines(tmp_path / "one.jsonl", [instance("NER", ["person"], entities(person=["Ada"]), {"person": []})])
+    screen = run_command("score", "--predictions_file", file, "--bootstrap", 20, "--compare", file).stdout
+    assert screen.count("n too small") == 4  # NER and all facts, in the scores and in the comparison
+
+
 def test_intervals_and_comparison_in_the_report(run_script, tmp_path: Path) -> None:
     rows = [
         instance("NER", ["person"], entities(person=["Ada"]), {"person": ["Ada", "Bob"][index % 2 :]}, id=str(index))

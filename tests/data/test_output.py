@@ -58,6 +58,10 @@ def test_only_what_the_command_wrote_is_replaced(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds link, which iepile build did not write"):
         write(folder, "3", overwrite=True)
     (folder / "link").unlink()
+    (folder / "mine").mkdir()
+    with pytest.raises(InputError, match="holds mine, which iepile build did not write"):
+        write(folder, "3", overwrite=True)
+    (folder / "mine").rmdir()
     (tmp_path / "notes.txt").rename(folder / "data" / "notes.txt")
 
     (tmp_path / "home").mkdir()
