@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from iepile_builder.answers.grounding import Mention, as_mention
 from iepile_builder.extraction.graph import draw, hue
-from iepile_builder.extraction.result import Extraction
 from iepile_builder.html import render
 from iepile_builder.tasks import TASKS
 
+
+if TYPE_CHECKING:  # a result renders itself with this file
+    from iepile_builder.extraction.result import Extraction
 
 MAX_MARKS = 20_000
 MAX_DEPTH = 6  # marks within marks
