@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from iepile_builder.engines import EngineOptions, load_engine
+from iepile_builder.engines.loading import find_calibration
 from iepile_builder.errors import InputError
 from iepile_builder.extraction.clock import start_clock
 from iepile_builder.extraction.extractor import Extractor
@@ -221,6 +222,7 @@ def build_demo(extractor: Extractor, max_characters: int = 20_000, max_seconds: 
         triggers: str | None,
         language: str | None,
         drop: bool,
+        min_score: float | None = None,
     ) -> tuple[str, str]:
         text, schema, triggers = text or "", schema or "", triggers or ""  # a program may leave them out
         check_time = start_clock(max_seconds)
@@ -229,7 +231,8 @@ def build_demo(extractor: Extractor, max_characters: int = 20_000, max_seconds: 
                 raise InputError(f"the text has {len(text):,} characters: give at most {max_characters:,}")
             if len(schema) + len(triggers) > max_characters:
                 raise InputError(f"the schema is too long: give at most {max_characters:,} characters")
-            result = replace(extractor, max_seconds=max_seconds, drop_ungrounded=drop)(
+            asked = replace(extractor, max_seconds=max_seconds, drop_ungrounded=drop, min_score=min_score or 0.0)
+            result = asked(
                 text,
                 task,
                 parse_schema(schema, task),
@@ -295,6 +298,14 @@ def build_demo(extractor: Extractor, max_characters: int = 20_000, max_seconds: 
                         label="Language of the instructions",
                     )
                     drop = gr.Checkbox(label="Leave out what is not in the text")
+                    min_score = gr.Slider(
+                        0,
+                        1,
+                        value=0,
+                        step=0.01,
+                        label="Leave out facts that score less",
+                        visible=getattr(extractor.engine, "scores", False),
+                    )
                 button = gr.Button("Extract", variant="primary", elem_id="extract")
             with gr.Column(scale=3, min_width=320):
                 found = gr.HTML(EMPTY, js_on_load=None, apply_default_css=False, elem_id="found")
@@ -304,7 +315,7 @@ def build_demo(extractor: Extractor, max_characters: int = 20_000, max_seconds: 
         task.change(shown_for, task, [schema, triggers], api_visibility="private")
         button.click(
             extract,
-            [text, task, schema, triggers, language, drop],
+            [text, task, schema, triggers, language, drop, min_score],
             [found, data],
             concurrency_limit=1,
             show_progress_on=found,
@@ -320,6 +331,9 @@ def main(options: EngineOptions, page_options: DemoOptions) -> None:
         max_new_tokens=options.max_new_tokens,
         constrained=options.constrain != "off",
         copied=options.copied,
+        calibration=None
+        if options.base_url
+        else find_calibration(options.model_name_or_path, options.adapter_name_or_path),
     )
     demo = build_demo(extractor, page_options.max_characters, page_options.max_seconds)
     demo.launch(server_name=page_options.server_name, server_port=page_options.server_port, share=False, **look())

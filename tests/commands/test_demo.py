@@ -238,6 +238,14 @@ def test_nothing_that_is_typed_is_logged_or_kept(server: str, capfd: pytest.Capt
     assert not [path for path in kept if b"MARKER-7351" in path.read_bytes()]
 
 
+def test_facts_that_score_less_are_left_out() -> None:
+    page = demo.build_demo(Extractor(AnswerEngine({"person": ["Ada"]})))
+    function: Any = next(each.fn for each in page.fns.values() if each.api_name == "extract")
+    for min_score, left in ((None, 1), (0.0, 1), (0.5, 0)):  # this engine gives no scores
+        _, data = function("Ada met Charles.", "NER", '["person"]', None, None, False, min_score)
+        assert len(json.loads(data)["facts"]) == left
+
+
 def test_a_typed_schema_is_no_path(people: Path) -> None:
     path = str(people / "IE-en" / "NER" / "people" / "schema.json")
     for typed in (path, json.dumps(path), f"[{json.dumps(path)}]"):
