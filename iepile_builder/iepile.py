@@ -10,6 +10,7 @@ Build instruction instances from folders of annotated corpora: the builder for `
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from hashlib import sha256
@@ -30,6 +31,7 @@ from iepile_builder.data.index import (
     Index,
     Shard,
     collector_off,
+    hash64,
     index_split,
     leave_out_evaluation_texts,
     read_shard,
@@ -38,7 +40,7 @@ from iepile_builder.data.index import (
 from iepile_builder.data.instructions import corpus_descriptions, load_descriptions
 from iepile_builder.data.lengths import FitLength, load_tokenizer
 from iepile_builder.data.options import IEPileConfig as IEPileConfig
-from iepile_builder.data.sampling import draws
+from iepile_builder.data.sampling import CAPS, draws
 from iepile_builder.errors import InputError
 from iepile_builder.io import to_json
 from iepile_builder.tasks import TASKS
@@ -96,6 +98,12 @@ class IEPile(datasets.ArrowBasedBuilder):
         }
         if config.drop_evaluation_texts:
             leave_out_evaluation_texts(indices)
+        for (corpus, split), index in indices.items():
+            if split == "train" and config.max_records_per_label is not None:
+                indices[corpus, split] = cap_labels(corpus, index, config, config.max_records_per_label)
+        weights = config.weights(
+            {corpus: len(indices[corpus, "train"].rows) for corpus in corpora if "train" in splits}
+        )
         generators, report = [], []
         for split in splits:
             shards, batchings = [], []
@@ -107,7 +115,7 @@ class IEPile(datasets.ArrowBasedBuilder):
                 )
                 if config.num_examples:
                     batching = replace(batching, examples=draw_examples(corpus, indices[corpus, "train"], config))
-                weight = config.weight(corpus) if split == "train" else 1.0
+                weight = weights[corpus] if split == "train" else 1.0
                 of_corpus = to_shards(corpus, split, index, weight, f"{config.seed} {config.epoch}", cleaning.on_error)
                 if split == "train" and config.max_negatives_per_positive is not None:
                     limit = max_negative_rank(of_corpus, batching, config.max_negatives_per_positive)
@@ -262,6 +270,22 @@ def max_negative_rank(shards: list[Shard], batching: SchemaBatching, per_positiv
             others += ranks.count(-1)
     kept = int(per_positive * others)
     return sorted(drawn)[min(kept, len(drawn)) - 1] if kept and drawn else -1
+
+
+def cap_labels(corpus: Corpus, index: Index, config: IEPileConfig, limit: int) -> Index:
+    """Leave out training records whose labels all have `limit` records already, in random order."""
+    batching = config.batching(corpus, "train")
+    shards = to_shards(corpus, "train", index, on_error=config.on_error)
+    records = [record[TASKS[corpus.task].field] for shard in shards for record in read_shard(shard)]
+    labels = [tuple(of_record.by_label) or (-1,) for of_record in batching.find(records)]
+    seeds = index.rows[:, TEXT] ^ np.uint64(hash64(f"{config.seed} {config.epoch}"))
+    counts: Counter[int] = Counter()
+    kept = np.zeros(len(labels), dtype=bool)
+    for number in np.argsort(draws(seeds, CAPS, 1)[:, 0], kind="stable").tolist():
+        if any(counts[label] < limit for label in labels[number]):
+            counts.update(labels[number])
+            kept[number] = True
+    return index.keep(kept, "over max_records_per_label")
 
 
 def draw_examples(corpus: Corpus, index: Index, config: IEPileConfig) -> tuple[tuple[str, str], ...]:

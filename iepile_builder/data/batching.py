@@ -5,7 +5,7 @@ These are the hard-negative batched instructions of IEPile (https://huggingface.
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import sha256
@@ -13,21 +13,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from iepile_builder.data.instructions import Description, description_texts, instruction_end, instruction_start
-from iepile_builder.data.mining import default_hard_negatives
-from iepile_builder.data.sampling import (
-    EXAMPLES,
-    HARD,
-    LAST,
-    NEGATIVES,
-    ORDER,
-    REST,
-    ROLE_ORDERS,
-    draws,
-    lowest,
-    shuffled,
+from iepile_builder.data.choosing import choose_labels, drop_labels
+from iepile_builder.data.instructions import (
+    Description,
+    asked_schema,
+    description_texts,
+    instruction_end,
+    instruction_start,
 )
+from iepile_builder.data.mining import default_hard_negatives
+from iepile_builder.data.sampling import EXAMPLES, NEGATIVES, ORDER, ROLE_ORDERS, draws, shuffled
 from iepile_builder.data.splitting import group_labels, spans, split_labels
+from iepile_builder.data.synonyms import draw_names
 from iepile_builder.io import to_json
 from iepile_builder.schema import Schema
 from iepile_builder.tasks import TASKS
@@ -49,16 +46,18 @@ class Found(NamedTuple):
 class Parts(NamedTuple):
     """The pieces of instances, by label number."""
 
-    roles: list[tuple[str, ...]]
-    items: list[str]  # of the schema, as JSON
-    keys: list[str]  # of the answer, as JSON
-    nothing: list[str]  # `key: []`, as JSON
+    names: dict[int, str]
+    roles: dict[int, tuple[str, ...]]
+    items: dict[int, str]  # of the schema, as JSON
+    keys: dict[int, str]  # of the answer, as JSON
+    nothing: dict[int, str]  # `key: []`, as JSON
 
     def values(self, task: Task, text: str, by_label: dict[int, list[Annotation]]) -> dict[int, str]:
         """Encode `key: value` of the reference answer for each positive label."""
         return {
             label: f"{self.keys[label]}: {to_json(task.answer_value(annotations, self.roles[label], text))}"
             for label, annotations in by_label.items()
+            if label in self.keys
         }
 
     def answer(self, values: dict[int, str], batch: list[int]) -> str:
@@ -129,6 +128,12 @@ class SchemaBatching:
             Records that instructions may show as examples, each as its text and its annotation in JSON.
         num_examples (`int`, *optional*, defaults to 0):
             Number of examples in an instruction; examples that answer one of its labels come first.
+        label_dropout (`float`, *optional*, defaults to 0.0):
+            Probability with which each label is dropped, with what is annotated; a record keeps at least one.
+        label_synonyms (`dict[str, list[str]]`, *optional*, defaults to `{}`):
+            Label to names, one of which is asked for in its place, see [`draw_names`].
+        negatives_schedule (`Sequence[str]`, *optional*, defaults to `()`):
+            The `negatives` of each epoch, in place of one for all; the last holds from there on.
     """
 
     task: str
@@ -150,9 +155,13 @@ class SchemaBatching:
     descriptions: dict[str, Description] = field(default_factory=dict)
     examples: tuple[tuple[str, str], ...] = ()
     num_examples: int = 0
+    label_dropout: float = 0.0
+    label_synonyms: dict[str, list[str]] = field(default_factory=dict)
+    negatives_schedule: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        if self.hard_negatives is None and (self.negatives in ("hard", "random") or self.schema_order == "grouped"):
+        modes = {*(self.negatives_schedule or (self.negatives,))}
+        if self.hard_negatives is None and (modes & {"hard", "random"} or self.schema_order == "grouped"):
             self.hard_negatives = default_hard_negatives(self.task, self.source, self.schema)[0]
 
     def __call__(self, records: dict[str, list]) -> dict[str, list]:
@@ -177,7 +186,10 @@ class SchemaBatching:
             task.roles(label, self.schema) for label in self.asked_labels()
         ):
             orders = (seeds % ROLE_ORDERS).tolist()
-        parts_of = {order: self.parts(order) for order in set(orders)}
+        names = self.names(seeds)
+        parts_of = (
+            {} if self.label_synonyms else {order: self.parts(order, self.asked_labels()) for order in set(orders)}
+        )
         shown = self.find([json.loads(annotations) for _, annotations in self.examples])
 
         keyed = bool(self.descriptions) and task.keyed
@@ -185,11 +197,10 @@ class SchemaBatching:
         columns: dict[str, list] = {column: [] for column in COLUMNS}
         instructions, outputs = columns["instruction"], columns["output"]
         for row, (text, (label, by_label)) in enumerate(zip(texts, found, strict=True)):
-            parts = parts_of[orders[row]]
+            parts = parts_of.get(orders[row]) or self.parts(orders[row], names[row], sum(batches[row], []))
             values = parts.values(task, text, by_label)
-            items: list[str] | dict[int, str] = parts.items
-            if task.triggers_given:
-                items = self.items_with_triggers(parts, by_label)
+            items = self.items_with_triggers(parts, by_label) if task.triggers_given else parts.items
+            first = len(instructions)
             end = instruction_end(text, keyed)
             for batch in batches[row]:
                 if shown:
@@ -197,11 +208,20 @@ class SchemaBatching:
                     end = instruction_end(text, keyed, examples)
                 instructions.append(f"{start}{', '.join([items[index] for index in batch])}{end}")
                 outputs.append(None if label is None else parts.answer(values, batch))
+            if label is not None and (self.label_dropout or self.label_synonyms):
+                label = self.answered(instructions[first:], outputs[first:])
             columns["id"] += [ids[row]] * len(batches[row])
             columns["label"] += [label] * len(batches[row])
         for column in ("task", "source", "language"):
             columns[column] = [getattr(self, column)] * len(columns["id"])
         return columns
+
+    def answered(self, instructions: list[str], outputs: list[str]) -> str:
+        """Encode the annotation that the reference answers of a record hold."""
+        task, annotations = TASKS[self.task], []
+        for instruction, output in zip(instructions, outputs, strict=True):
+            annotations += task.annotations(json.loads(output), asked_schema(instruction, self.task))
+        return to_json(annotations)
 
     def set_epoch(self, epoch: int) -> None:
         """
@@ -247,6 +267,10 @@ class SchemaBatching:
         ]
         return np.frombuffer(b"".join(digests), dtype="<u8")
 
+    def names(self, seeds: np.ndarray) -> list[Sequence[str]]:
+        """Draw what each record calls the labels that may be asked for."""
+        return draw_names(self.asked_labels(), self.label_synonyms, seeds)
+
     def batches(self, found: list[Found], seeds: np.ndarray) -> list[list[list[int]]]:
         """Choose the labels that each record is asked for, by index, a list for each instruction."""
         task, labels = TASKS[self.task], self.asked_labels()
@@ -266,82 +290,75 @@ class SchemaBatching:
         step = max(1, CELLS // max(1, len(labels)))
         for start in range(0, len(found), step):
             some, of_some = found[start : start + step], seeds[start : start + step]
-            rows, columns = np.nonzero(self.chosen(some, of_some, split_num, near))
+            chosen = self.chosen(some, of_some, split_num, near)
+            if self.label_dropout:
+                chosen = drop_labels(chosen, of_some, self.label_dropout)
+            rows, columns = np.nonzero(chosen)
             order = draws(of_some, ORDER, len(labels))[rows, columns] if ranks is None else ranks[columns]
             columns = columns[np.lexsort((order, rows))]
             ends = np.cumsum(np.bincount(rows, minlength=len(some)))
             asked += [part.tolist() for part in np.split(columns, ends[:-1])]
         keys = [task.answer_key(label) for label in labels]
+        keys_of = [keys.__getitem__] * len(found)
+        if self.label_synonyms:
+            keys_of = [[task.answer_key(name) for name in names].__getitem__ for names in self.names(seeds)]
         if self.schema_order == "grouped":
             return [
-                group_labels(row, {label: near[label] for label in by_label}, split_num, keys.__getitem__, seed)
-                for row, (_, by_label), seed in zip(asked, found, seeds.tolist(), strict=True)
+                group_labels(row, {label: near[label] for label in by_label}, split_num, of_record, seed)
+                for row, (_, by_label), of_record, seed in zip(asked, found, keys_of, seeds.tolist(), strict=True)
             ]
-        if len(set(keys)) < len(keys):
-            return [split_labels(row, split_num, keys.__getitem__) for row in asked]
+        if self.label_synonyms or len(set(keys)) < len(keys):
+            return [split_labels(row, split_num, of_record) for row, of_record in zip(asked, keys_of, strict=True)]
         return [[row[start:end] for start, end in spans(len(row), split_num)] for row in asked]
 
     def chosen(self, found: list[Found], seeds: np.ndarray, split_num: int, near: dict[int, list[int]]) -> np.ndarray:
         """Tell which labels (columns) each record (rows) is asked for; `near` has the hard negatives of labels."""
-        number = len(self.asked_labels())
-        positive = np.zeros((len(found), number), dtype=bool)
+        positive = np.zeros((len(found), len(self.asked_labels())), dtype=bool)
+        hard = positive.copy()
         for row, (_, by_label) in enumerate(found):
             positive[row, list(by_label)] = True
+            hard[row, [other for label in by_label for other in near[label]]] = True
         if TASKS[self.task].triggers_given:  # and the event types with them
             return positive
-        if self.negatives == "all":
-            return np.ones_like(positive)
-        rest = draws(seeds, REST, number)
-        if self.negatives == "ratio":
-            chosen = positive | (rest * 2.0**-64 < self.negative_ratio)
-        else:
-            num_random = split_num if self.num_random is None else self.num_random
-            drawn = np.full(len(found), number if num_random == -1 else num_random)
-            close = positive.copy()
-            for row, (_, by_label) in enumerate(found):
-                close[row, [other for label in by_label for other in near[label]]] = True
-            hard = close
-            if self.num_hard is not None:
-                of_hard = np.where(close & ~positive, draws(seeds, HARD, number), LAST)
-                hard = positive | close & lowest(of_hard, np.full(len(found), min(self.num_hard, number)))
-                drawn[~positive.any(axis=1)] += self.num_hard
-            others = np.where(close, LAST, rest)
-            chosen = hard | ~close & lowest(others, np.minimum(drawn, number))
-            if self.negatives == "random":
-                drawn_instead = chosen.sum(axis=1) - positive.sum(axis=1)
-                chosen = positive | lowest(np.where(positive, LAST, rest), drawn_instead)
-        empty = np.flatnonzero(~chosen.any(axis=1))
-        chosen[empty, rest[empty].argmin(axis=1)] = True
-        return chosen
+        schedule = self.negatives_schedule or (self.negatives,)
+        negatives = schedule[min(self.epoch, len(schedule) - 1)]
+        num_random = split_num if self.num_random is None else self.num_random
+        return choose_labels(positive, hard, seeds, negatives, self.negative_ratio, self.num_hard, num_random)
 
-    def parts(self, order: int) -> Parts:
-        """Encode the pieces that instances are made of; `order` is the random order of the roles, if any."""
+    def parts(self, order: int, names: Sequence[str], numbers: Iterable[int] | None = None) -> Parts:
+        """Encode the pieces of instances: of all labels, or of some; `order` is the random order of the roles."""
         task, labels = TASKS[self.task], self.asked_labels()
-        roles = []
-        for label in labels:
-            of_label = task.roles(label, self.schema)
+        parts = Parts({}, {}, {}, {}, {})
+        for number in range(len(labels)) if numbers is None else numbers:
+            roles = task.roles(labels[number], self.schema)
             if self.schema_order in ("random", "grouped"):
-                of_label = shuffled(of_label, order)
-            roles.append(tuple(sorted(of_label)) if self.schema_order == "sorted" else of_label)
-        items = [self.item(label, of_label) for label, of_label in zip(labels, roles, strict=True)]
-        keys = [to_json(task.answer_key(label)) for label in labels]
-        return Parts(roles, items, keys, [f"{key}: {to_json(task.nothing)}" for key in keys])
+                roles = shuffled(roles, order)
+            parts.names[number] = names[number]
+            parts.roles[number] = tuple(sorted(roles)) if self.schema_order == "sorted" else roles
+            parts.items[number] = self.item(number, parts)
+            parts.keys[number] = to_json(task.answer_key(names[number]))
+            parts.nothing[number] = f"{parts.keys[number]}: {to_json(task.nothing)}"
+        return parts
 
-    def item(self, label: str, roles: tuple[str, ...], triggers: tuple[str, ...] = ()) -> str:
+    def item(self, number: int, parts: Parts, triggers: tuple[str, ...] = ()) -> str:
         """Encode a schema item as JSON, as `label: item` if the schema is an object."""
+        name, roles = parts.names[number], parts.roles[number]
         if not self.descriptions:
-            return item_json(self.task, label, roles, triggers)
-        task = TASKS[self.task]
+            return item_json(self.task, name, roles, triggers)
+        task, label = TASKS[self.task], self.asked_labels()[number]
         texts = description_texts(label, self.descriptions.get(label, ""))
-        item = to_json(task.described_item(label, roles, triggers, texts))
-        return f"{to_json(label)}: {item}" if task.keyed else item
+        if name != label:
+            texts = {**texts, name: texts.get(label, "")}
+        item = to_json(task.described_item(name, roles, triggers, texts))
+        return f"{to_json(name)}: {item}" if task.keyed else item
 
     def items_with_triggers(self, parts: Parts, by_label: dict[int, list[Annotation]]) -> dict[int, str]:
         """Make the schema items that name the given triggers."""
-        task, labels = TASKS[self.task], self.asked_labels()
+        given = TASKS[self.task].given_triggers
         return {
-            index: self.item(labels[index], parts.roles[index], task.given_triggers(annotations))
-            for index, annotations in by_label.items()
+            number: self.item(number, parts, given(of_label))
+            for number, of_label in by_label.items()
+            if number in parts.items
         }
 
     def examples_json(self, text: str, batch: list[int], seed: np.uint64, shown: list[Found], parts: Parts) -> str:

@@ -30,7 +30,7 @@ def load_hard_negatives(path: str | Path = PUBLISHED) -> dict[str, Any]:
 
 def load_table(path: str | Path, is_flat: Callable[[object], bool], what: str, value: str) -> dict[str, Any]:
     """
-    Read a table by label from a JSON file: nested by task and corpus, or flat for any of them.
+    Read a table by label from a JSON file: nested by task and corpus, by task alone, or flat for any of them.
 
     Args:
         path (`str` or `Path`):
@@ -53,7 +53,8 @@ def load_table(path: str | Path, is_flat: Callable[[object], bool], what: str, v
     except ValueError as error:
         raise InputError(f"{path}: not JSON ({error})") from None
     nested = isinstance(table, dict) and all(
-        isinstance(corpora, dict) and all(map(is_flat, corpora.values())) for corpora in table.values()
+        is_flat(of_task) or (isinstance(of_task, dict) and all(map(is_flat, of_task.values())))
+        for of_task in table.values()
     )
     if not nested and not is_flat(table):
         raise InputError(f"{path}: neither {{task: {{corpus: {{label: {value}}}}}}} nor {{label: {value}}}")
@@ -69,5 +70,6 @@ def is_flat(table: object) -> bool:
 
 def corpus_hard_negatives(table: dict[str, Any], task: str, source: str) -> dict[str, list[str]]:
     """Select the confusable labels of a corpus's labels; empty if the dictionary does not have the corpus."""
-    found: dict[str, list[str]] = table if is_flat(table) else table.get(task, {}).get(source, {})
+    of_task: dict[str, Any] = table if is_flat(table) else table.get(task, {})
+    found: dict[str, list[str]] = of_task if is_flat(of_task) else of_task.get(source, {})
     return found

@@ -14,6 +14,7 @@ from iepile_builder.data.corpus import SPLIT_FILES, Corpus, check_choices, find_
 from iepile_builder.data.hard_negatives import load_hard_negatives
 from iepile_builder.data.instructions import LANGUAGES
 from iepile_builder.data.mining import find_hard_negatives
+from iepile_builder.data.synonyms import corpus_synonyms, load_synonyms
 from iepile_builder.errors import InputError
 from iepile_builder.io import hash_file, to_json
 from iepile_builder.tasks import TASKS
@@ -22,6 +23,9 @@ from iepile_builder.tasks import TASKS
 TOKENIZER_SUFFIXES = (".json", ".jinja", ".model", ".txt")
 PACKAGE = Path(str(files("iepile_builder")))
 MAKERS = ("*.py", "data/*.py", "tasks/*.py", "resources/instructions.json")  # that instances depend on
+READ = (  # options whose files count, not their names
+    "data_dir", "data_files", "corpus_dirs", "hard_negatives", "descriptions", "label_synonyms",
+)  # fmt: skip
 
 
 @dataclass
@@ -76,6 +80,14 @@ class SchemaOptions:
             A JSON file from label to description, see [`load_descriptions`]: instructions then describe their labels.
         num_examples (`int`, *optional*, defaults to 0):
             Number of training records that each instruction shows as examples.
+        label_dropout (`float`, *optional*, defaults to 0.0):
+            Probability with which each label of a training record is dropped, with what is annotated; one is left.
+        label_synonyms (`str`, *optional*):
+            A JSON file from label to names, see [`load_synonyms`]: training instructions ask for one of them, drawn
+            for each record and epoch. The label's own name is drawn if it is among them.
+        negatives_schedule (`list[str]`, *optional*):
+            The `negatives` of each epoch in place of `negatives`, the last from there on: `ratio hard all` begins with
+            few negatives and ends with all labels, as in use.
         held_out_labels (`dict[str, list[str]]`, *optional*):
             Corpus to labels that are held out of training and validation; the test split of such a corpus asks for
             these alone.
@@ -91,6 +103,9 @@ class SchemaOptions:
     schema_order: str = "random"
     descriptions: str | None = None
     num_examples: int = 0
+    label_dropout: float = 0.0
+    label_synonyms: str | None = None
+    negatives_schedule: list[str] | None = None
     held_out_labels: dict[str, list[str]] | None = None
 
 
@@ -156,12 +171,20 @@ class DrawOptions:
             Repetitions of each training record of a corpus, each with another draw; 0.1 gives every tenth record.
         language_weights (`dict[str, float]`, *optional*):
             The same for a language; the two weights are multiplied.
+        sampling_temperature (`float`, *optional*, defaults to 1.0):
+            Draw a corpus of n training records with a probability that is proportional to n to this power: 0 gives all
+            corpora the same number, in all about as many as there are. The weights of corpora multiply it.
+        max_records_per_label (`int`, *optional*):
+            Leave out a training record, in random order, if each of its labels has this many in its corpus already.
+            Records without labels count as one label.
     """
 
     seed: int = 42
     epoch: int = 0
     corpus_weights: dict[str, float] | None = None
     language_weights: dict[str, float] | None = None
+    sampling_temperature: float = 1.0
+    max_records_per_label: int | None = None
 
 
 @dataclass
@@ -188,7 +211,7 @@ class IEPileConfig(InstanceOptions, datasets.BuilderConfig):
         """Raise an `InputError` for an option with an impossible value."""
         check_choices("task", self.tasks, TASKS)
         check_choices("split", self.splits, SPLIT_FILES)
-        check_choices("negatives", [self.negatives], ("hard", "random", "all", "ratio"))
+        check_choices("negatives", self.negatives_schedule or [self.negatives], ("hard", "random", "all", "ratio"))
         check_choices("schema_order", [self.schema_order], ("random", "sorted", "grouped"))
         check_choices("on_error", [self.on_error], ("raise", "skip", "fix"))
         check_choices("deduplicate", [self.deduplicate], ("none", "exact", "near"))
@@ -196,11 +219,13 @@ class IEPileConfig(InstanceOptions, datasets.BuilderConfig):
         for name, weight in [*(self.corpus_weights or {}).items(), *(self.language_weights or {}).items()]:
             if weight < 0:
                 raise InputError(f"the weight of {name} is {weight}; give 0 or more")
-        if not 0 <= self.negative_ratio <= 1:
-            raise InputError(f"negative_ratio is {self.negative_ratio}; give a number from 0 to 1")
+        for name in ("negative_ratio", "label_dropout"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"{name} is {getattr(self, name)}; give a number from 0 to 1")
         if self.num_random is not None and self.num_random < -1:
             raise InputError(f"num_random is {self.num_random}; give a number of labels, or -1 for all")
-        least = {"num_hard": 0, "num_examples": 0, "max_negatives_per_positive": 0, "max_records": 1, "max_length": 1}
+        least = {"num_hard": 0, "num_examples": 0, "max_negatives_per_positive": 0, "sampling_temperature": 0}
+        least |= {"max_records": 1, "max_records_per_label": 1, "max_length": 1}
         for name, number in least.items():
             value = getattr(self, name)
             if value is not None and value < number:
@@ -229,11 +254,17 @@ class IEPileConfig(InstanceOptions, datasets.BuilderConfig):
         self.check()
         key = sha256()
         for option in fields(self):
-            if option.name not in ("data_dir", "data_files", "corpus_dirs", "hard_negatives", "descriptions"):
+            if option.name not in (
+                "data_dir",
+                "data_files",
+                "corpus_dirs",
+                "hard_negatives",
+                "descriptions",
+                "label_synonyms",
+            ):
                 key.update(f"{option.name}={getattr(self, option.name)!r}\n".encode())
         paths = [path for pattern in MAKERS for path in sorted(PACKAGE.glob(pattern))]
-        if self.descriptions is not None:
-            paths.append(Path(self.descriptions))
+        paths += [Path(path) for path in (self.descriptions, self.label_synonyms) if path is not None]
         if self.tokenizer is not None and os.path.isdir(self.tokenizer):
             paths += [path for path in sorted(Path(self.tokenizer).iterdir()) if path.suffix in TOKENIZER_SUFFIXES]
         for corpus in self.find_corpora():
@@ -247,7 +278,8 @@ class IEPileConfig(InstanceOptions, datasets.BuilderConfig):
 
     def needs_hard_negatives(self) -> bool:
         """Tell whether the training instances depend on hard negatives."""
-        return self.negatives in ("hard", "random") or self.schema_order == "grouped"
+        modes = {*(self.negatives_schedule or [self.negatives])}
+        return bool(modes & {"hard", "random"}) or self.schema_order == "grouped"
 
     def find_hard_negatives(self, corpus: Corpus) -> tuple[dict[str, list[str]], str]:
         """Find the hard negatives of a corpus and their source; none if the options use none."""
@@ -275,7 +307,15 @@ class IEPileConfig(InstanceOptions, datasets.BuilderConfig):
             labels=self.asked_labels(corpus, split),
             num_examples=self.num_examples,
         )
-        return batching if split == "train" else replace(batching, negatives="all", schema_order="schema")
+        if split != "train":
+            return replace(batching, negatives="all", schema_order="schema")
+        synonyms = load_synonyms(self.label_synonyms) if self.label_synonyms is not None else {}
+        return replace(
+            batching,
+            negatives_schedule=self.negatives_schedule or (),
+            label_dropout=self.label_dropout,
+            label_synonyms=corpus_synonyms(synonyms, corpus.task, corpus.source),
+        )
 
     def asked_labels(self, corpus: Corpus, split: str) -> tuple[str, ...] | None:
         """List the labels that a split of a corpus may ask for if some are held out."""
@@ -286,7 +326,13 @@ class IEPileConfig(InstanceOptions, datasets.BuilderConfig):
         check_choices(f"label of {corpus.source}", held_out, labels)
         return tuple(label for label in labels if (label in held_out) == (split == "test"))
 
-    def weight(self, corpus: Corpus) -> float:
-        """Compute the repetitions of a corpus's training records."""
-        of_corpus = (self.corpus_weights or {}).get(corpus.source, 1.0)
-        return of_corpus * (self.language_weights or {}).get(corpus.language, 1.0)
+    def weights(self, sizes: dict[Corpus, int]) -> dict[Corpus, float]:
+        """Compute the repetitions of each corpus's training records, of which there are so many."""
+        powers = {corpus: size**self.sampling_temperature for corpus, size in sizes.items() if size}
+        mean = sum(sizes.values()) / max(1.0, sum(powers.values()))
+        weights = {}
+        for corpus, size in sizes.items():
+            of_corpus = (self.corpus_weights or {}).get(corpus.source, 1.0)
+            of_language = (self.language_weights or {}).get(corpus.language, 1.0)
+            weights[corpus] = of_corpus * of_language * mean * size ** (self.sampling_temperature - 1) if size else 0.0
+        return weights

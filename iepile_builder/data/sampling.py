@@ -6,7 +6,7 @@ import numpy as np
 
 
 # one stream for each purpose of a record's draws
-REST, ORDER, ROLES, NEGATIVES, EXAMPLES, HARD, BATCHES = range(7)
+REST, ORDER, ROLES, NEGATIVES, EXAMPLES, HARD, BATCHES, DROPOUT, NAMES, CAPS = range(10)
 LAST = np.uint64(2**64 - 1)  # sorts after every draw
 ROLE_ORDERS = 64  # number of random orders of roles: few, so that most schema items are in the cache
 

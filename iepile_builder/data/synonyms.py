@@ -1,0 +1,67 @@
+"""Other names of labels: the table of them, and which of them a record's instructions use."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from iepile_builder.data.hard_negatives import is_flat, load_table
+from iepile_builder.data.sampling import NAMES, draws
+
+
+def load_synonyms(path: str | Path) -> dict[str, Any]:
+    """
+    Read the names of labels from a JSON file: `{label: [names]}`, `{task: {label: [names]}}`, or
+    `{task: {corpus: {label: [names]}}}`.
+
+    Raises:
+        `InputError`: if the file is missing or has none of these forms.
+    """
+    return load_table(path, is_flat, "names of labels", "[names]")
+
+
+def corpus_synonyms(table: dict[str, Any], task: str, source: str) -> dict[str, list[str]]:
+    """Select the names of a corpus's labels; empty if the table has neither the corpus nor the task."""
+    of_task: dict[str, Any] = table if is_flat(table) else table.get(task, {})
+    found: dict[str, list[str]] = of_task if is_flat(of_task) else of_task.get(source, {})
+    return found
+
+
+def draw_names(labels: Sequence[str], synonyms: Mapping[str, Sequence[str]], seeds: np.ndarray) -> list[Sequence[str]]:
+    """
+    Draw a name for each label, anew for each record. No two labels of a record get the same name, and no label gets
+    that of another one, whatever their case; a label for which no name is left keeps its own.
+
+    Args:
+        labels (`Sequence[str]`):
+            All labels of the corpus.
+        synonyms (`Mapping[str, Sequence[str]]`):
+            Label to the names to draw from; the label is drawn only if it is among them. Others keep their name.
+        seeds (`np.ndarray` of shape `(records,)`):
+            Of the records.
+
+    Returns:
+        `list[Sequence[str]]`: For each record the names, in the order of `labels`.
+    """
+    owners = Counter(label.casefold() for label in labels)
+    choices = {}
+    for number, label in enumerate(labels):
+        own = label.casefold()
+        choices[number] = [
+            name for name in synonyms.get(label, ()) if owners[name.casefold()] == (name.casefold() == own)
+        ]
+    choices = {number: names for number, names in choices.items() if names}
+    if not choices:
+        return [labels] * len(seeds)
+    drawn: list[Sequence[str]] = []
+    for row in draws(seeds, NAMES, len(labels)).tolist():
+        names, taken = list(labels), set[str]()
+        for number, of_label in choices.items():
+            start = row[number] % len(of_label)
+            left = [name for name in of_label[start:] + of_label[:start] if name.casefold() not in taken]
+            names[number] = left[0] if left else labels[number]
+            taken.add(names[number].casefold())
+        drawn.append(names)
+    return drawn
