@@ -184,7 +184,7 @@ class IEPile(datasets.ArrowBasedBuilder):
         report: list[dict[str, Any]] = json.loads(Path(self._output_dir, REPORT).read_text())
         if self.config.max_length is not None:
             # a resumed build may have a shard twice
-            lines = map(json.loads, Path(self._output_dir, LENGTHS).read_text(encoding="utf-8").splitlines())
+            lines = map(json.loads, Path(self._output_dir, LENGTHS).read_bytes().splitlines())
             counts = {(tuple(names), tuple(place)): of_shard for names, place, of_shard in lines}
             for of_split in report:
                 names = tuple(of_split[name] for name in ("task", "language", "source", "split"))

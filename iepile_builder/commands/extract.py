@@ -129,7 +129,8 @@ def read_text(options: ExtractOptions) -> str:
     if options.file is None and sys.stdin.isatty():
         raise InputError("no text: give --text or --file, or pipe a text in")
     try:
-        return sys.stdin.buffer.read().decode() if options.file is None else options.file.read_text(encoding="utf-8")
+        content = sys.stdin.buffer.read() if options.file is None else options.file.read_bytes()
+        return content.decode("utf-8-sig")
     except OSError as error:
         raise InputError(f"{options.file}: {error.strerror}; give a text file") from None
     except UnicodeDecodeError as error:

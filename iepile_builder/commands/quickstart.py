@@ -141,7 +141,7 @@ def main(options: QuickstartOptions) -> None:
         push: list[str | Path] = ["push", "--what", "adapter", "--folder", adapter]
         push += ["--repo_id", options.push_to_hub, "--base_model", model, "--predictions_file", answers["tuned"]]
         split = "test" if (data / "test.jsonl").exists() else "validation"
-        parts = [len(path.read_text(encoding="utf-8").splitlines()) for path in (test, data / f"{split}.jsonl")]
+        parts = [len(path.read_bytes().splitlines()) for path in (test, data / f"{split}.jsonl")]
         push += ["--report_file", reports["tuned"], "--baseline_file", reports["base"], "--split", split]
         push += ["--scored", f"{parts[0]} of its {parts[1]} instances were answered, in whole records."]
         _run(times, "publish", None, push)

@@ -5,6 +5,7 @@ Each reader takes input folders, the output folder, and languages, for files tha
 """
 
 import json
+import re
 from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -75,9 +76,10 @@ def conll_records(path: Path, space: str) -> Iterator[dict[str, Any]]:
     """Read the sentences of a file of columns as records."""
     words: list[str] = []
     tags: list[str] = []
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8-sig") as file:
         for number, line in enumerate([*file, ""], start=1):
-            columns = line.split()
+            # Not all white space separates columns: a word may be a no-break space
+            columns = [] if line.isspace() else [column for column in re.split("[ \t\n]+", line) if column]
             if columns and columns[0] == "-DOCSTART-":
                 continue
             if columns:

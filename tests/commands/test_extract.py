@@ -51,6 +51,17 @@ def test_events_in_the_terminal(run: Callable[..., str], tmp_path: Path) -> None
     assert json.loads(facts.read_text())["events"][0]["trigger"]["start"] == 13
 
 
+def test_a_text_with_a_byte_order_mark_and_odd_line_ends(run: Callable[..., str], tmp_path: Path) -> None:
+    text = "Ada\u2028is\r\nin\u0085Rome."
+    (tmp_path / "text.txt").write_bytes(f"\ufeff{text}".encode())
+    answer = {"city": ["Rome"]}
+    file = run("--file", tmp_path / "text.txt", "--schema", '["city"]', "--json", "-", answer=answer)
+    piped = run("--schema", '["city"]', "--json", "-", stdin=f"\ufeff{text}")
+    assert json.loads(file) == json.loads(piped)
+    assert json.loads(file)["text"] == text
+    assert json.loads(file)["facts"][0]["entity"]["start"] == text.index("Rome")
+
+
 def test_json_alone(run: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "schema.json").write_text('["person"]')
     (tmp_path / "text.txt").write_text("Ada is here.")

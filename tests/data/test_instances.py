@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 from datasets import Dataset
-from helpers.corpora import write_lines
+from helpers.corpora import write_corpus, write_lines
 from helpers.hub_server import LocalHub
 from helpers.tiny import make_instances
 
-from iepile_builder import InputError
+from iepile_builder import IEPile, InputError
 from iepile_builder.data.instances import load_instances
+from iepile_builder.scoring.scorer import read_predictions
 
 
 def test_a_folder_of_splits_with_different_columns(tmp_path: Path) -> None:
@@ -110,3 +111,26 @@ def test_the_published_repository_is_instances_beside_corpora(tmp_path: Path, hu
     assert json.loads(hub.run(code)) == {"train": rows, "validation": rows[:1]}
     local = load_instances(str(tmp_path / "iepile"), columns=("instruction", "output"))
     assert {name: split.to_list() for name, split in local.items()} == {"train": rows, "validation": rows[:1]}
+
+
+def test_a_byte_order_mark_and_unicode_line_separators(tmp_path: Path) -> None:
+    """From corpus to score: no line is cut at U+2028, U+2029 or U+0085, and a mark at the start of a file is none."""
+    label, name = "ci\u2028ty\u0085", "Ro\u2029me\u0085"
+    record = {"text": f"\u2028{name} is\u0085old.\u2029", "entity": [{"entity": name, "entity_type": label}]}
+    corpus = write_corpus(tmp_path / "in" / "IE-en" / "NER" / "odd", [[label, "b\u2029"], [], {}], train=[record] * 2)
+    write_lines(corpus / "test.json", [record])
+    write_lines(tmp_path / "table.json", [{label: ["b\u2029"]}])
+
+    def mark(path: Path) -> Path:
+        path.write_bytes("\ufeff".encode() + path.read_bytes())
+        return path
+
+    for path in (*corpus.glob("*.json"), tmp_path / "table.json"):
+        mark(path)
+    built = IEPile(data_dir=str(tmp_path / "in"), hard_negatives=str(tmp_path / "table.json")).as_dataset()
+    assert len(built["train"]) == 2
+    instances = mark(write_lines(tmp_path / "test.jsonl", built["test"].to_list()))
+    (loaded,) = load_instances(str(instances), columns=("instruction",))["train"].to_list()
+    assert json.loads(loaded["instruction"])["input"] == record["text"]
+    answers = write_lines(tmp_path / "answers.jsonl", [{**loaded, "output": built["train"][0]["output"]}])
+    assert read_predictions(mark(answers)).report()["overall"]["f1"] == 100

@@ -14,7 +14,7 @@ from iepile_builder import IEPile, InputError, SchemaBatching
 from iepile_builder.data.corpus import find_corpora
 from iepile_builder.data.index import read_split
 from iepile_builder.data.instructions import asked_schema
-from iepile_builder.data.readers import read_conll, read_instances, read_instructie, tagged_spans
+from iepile_builder.data.readers import conll_records, read_conll, read_instances, read_instructie, tagged_spans
 from iepile_builder.tasks import TASKS
 
 
@@ -42,6 +42,16 @@ SENTENCES = [
     },
     {"text": "Nothing", "entity": []},
 ]
+
+
+def test_conll_words_with_odd_white_space(tmp_path: Path) -> None:
+    words = ["\u00a0", "A\u2028da", "\u0085", "5\u202f000"]
+    content = "\ufeff" + "".join(f"{word}\t_ B-X\r\n" for word in words) + " \t\r\nin O\r\n"
+    (tmp_path / "train.conll").write_bytes(content.encode())
+    first, second = conll_records(tmp_path / "train.conll", " ")
+    assert first["text"] == " ".join(words)
+    assert [entity["entity"] for entity in first["entity"]] == words
+    assert second == {"text": "in", "entity": []}
 
 
 @pytest.mark.parametrize(("name", "content"), [("train.conll", BIO), ("train.txt", IOBES)])
