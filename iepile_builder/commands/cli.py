@@ -26,20 +26,20 @@ from iepile_builder.io import find_resource
 
 COMMANDS = (
     "build", "mine", "train", "grpo", "predict", "score", "calibrate", "extract", "demo", "push", "merge",
-    "export-gguf", "quickstart",
+    "export-gguf", "quickstart", "benchmark",
 )  # fmt: skip
 LAUNCHED = ("train", "grpo")  # in processes that accelerate starts
 
 # The extra that has what a command imports
 EXTRAS = {
     "mine": "mine", "train": "train", "grpo": "train", "predict": "extract", "extract": "extract", "demo": "demo",
-    "merge": "extract", "export-gguf": "gguf", "quickstart": "quickstart",
+    "merge": "extract", "export-gguf": "gguf", "quickstart": "quickstart", "benchmark": "extract",
 }  # fmt: skip
 
 # What a command that was interrupted leaves for its next run
 KEPT = {
     "build": "finished splits", "train": "checkpoints", "grpo": "checkpoints", "predict": "finished answers",
-    "quickstart": "finished stages",
+    "quickstart": "finished stages", "benchmark": "finished answers",
 }  # fmt: skip
 
 

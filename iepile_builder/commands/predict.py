@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import compress
@@ -77,6 +77,34 @@ class Answer(NamedTuple):
 
 
 def main(options: PredictOptions, engine_options: EngineOptions) -> None:
+    from accelerate import PartialState
+
+    predict(options, engine_options)
+    PartialState().destroy_process_group()
+
+
+def predict(
+    options: PredictOptions,
+    engine_options: EngineOptions,
+    description: dict[str, Any] | None = None,
+    load: Callable[[EngineOptions], Engine] | None = None,
+) -> None:
+    """
+    Answer the instances that are not answered yet.
+
+    Args:
+        options ([`PredictOptions`]):
+            The instances, and where the answers go.
+        engine_options ([`~iepile_builder.engines.EngineOptions`]):
+            What answers.
+        description (`dict[str, Any]`, *optional*):
+            That of [`describe_engine`], if it has been made.
+        load (`Callable`, *optional*):
+            Gives the engine, when there is something to answer.
+
+    Raises:
+        `InputError`: If the options are wrong, or there are answers of another engine or to other instances.
+    """
     import torch
     from accelerate import PartialState
     from accelerate.utils import broadcast_object_list, gather_object, parse_flag_from_env
@@ -98,7 +126,7 @@ def main(options: PredictOptions, engine_options: EngineOptions) -> None:
         if state.is_main_process:
             done = read_done(output_file, dataset) if output_file.exists() else 0
             record = run_file(output_file.resolve())  # of a link, for which the lock is there, too
-            run = {"engine": describe_engine(engine_options), "data": describe_data(options)}
+            run = {"engine": description or describe_engine(engine_options), "data": describe_data(options)}
             if done:
                 check_run(record, run, f"{output_file}: its {done} answers were made with ")
                 print(f"{output_file}: {done} of {len(dataset)} are answered already", file=sys.stderr)
@@ -106,7 +134,7 @@ def main(options: PredictOptions, engine_options: EngineOptions) -> None:
         if done == len(dataset):
             return
 
-        engine = load_engine(engine_options)
+        engine = (load or load_engine)(engine_options)
         if state.is_main_process and not done:
             write_whole(record, json.dumps(run, ensure_ascii=False, indent=2) + "\n")
 
@@ -145,7 +173,6 @@ def main(options: PredictOptions, engine_options: EngineOptions) -> None:
                 f"{too_long} prompts leave no room for {longest} in the model's context: their answers are empty",
                 file=sys.stderr,
             )
-    state.destroy_process_group()
 
 
 def select_instances(options: PredictOptions) -> Dataset:

@@ -7,9 +7,10 @@ Each reader takes input folders, the output folder, and languages, for files tha
 import json
 import re
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from hashlib import sha256
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -72,8 +73,10 @@ def _conll_split(path: Path) -> str | None:
     return CONLL_SPLITS.get(path.suffix.removeprefix(".")) if path.is_file() else None
 
 
-def conll_records(path: Path, space: str) -> Iterator[dict[str, Any]]:
-    """Read the sentences of a file of columns as records."""
+def conll_records(
+    path: Path, space: str, read_word: Callable[[list[str]], str] = itemgetter(0), tag_column: int = -1
+) -> Iterator[dict[str, Any]]:
+    """Read the sentences of a file of columns as records; `read_word` gives the word of a line's columns."""
     words: list[str] = []
     tags: list[str] = []
     with path.open(encoding="utf-8-sig") as file:
@@ -86,10 +89,11 @@ def conll_records(path: Path, space: str) -> Iterator[dict[str, Any]]:
                 with located(path, number):
                     if len(columns) < 2:
                         raise InputError(f"one column only: {line.strip()!r}; give a word and its tag")
-                    if columns[-1] != "O" and columns[-1][1:2] not in ("-", "_"):
-                        raise InputError(f"{columns[-1]!r} is no tag of BIO, IOBES or BMES")
-                words.append(columns[0])
-                tags.append(columns[-1])
+                    tag = columns[tag_column]
+                    if tag != "O" and tag[1:2] not in ("-", "_"):
+                        raise InputError(f"{tag!r} is no tag of BIO, IOBES or BMES")
+                words.append(read_word(columns))
+                tags.append(tag)
             elif words:
                 entities = [
                     {"entity": space.join(words[start:end]), "entity_type": name}

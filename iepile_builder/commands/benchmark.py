@@ -1,0 +1,352 @@
+"""
+Score a model, adapter or server on the test sets of the papers.
+
+    iepile benchmark --data_dir data --list_sets
+    iepile benchmark --data_dir data --suites ner --model_name_or_path HuggingFaceTB/SmolLM2-135M-Instruct \\
+        --adapter_name_or_path outputs/adapter --output_dir outputs/benchmark
+    iepile benchmark --data_dir data --engine lookup --output_dir outputs/benchmark_lookup
+
+The protocol is the paper's: all labels of a set, six (NER) or four to an instruction, strict F1, and the mean over the
+corpora of a set. Published scores stand beside. The data are yours: `--list_sets` says which files are there and where
+the others come from; sets without files are skipped. `benchmarks/BENCHMARK.md` has the protocol in full.
+
+Answers are kept in `--output_dir`, and a killed run resumes. `report.json` there is a report of `iepile score`, with
+the table under `benchmark`; `iepile push --report_file` makes a model card of it. `--engine lookup` without a model
+looks up the training part of each corpus.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from datetime import date
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+import numpy as np
+import yaml
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from iepile_builder.data.benchmark import BenchmarkSet, convert, read_benchmark
+from iepile_builder.data.corpus import check_choices
+from iepile_builder.data.instances import without_dataset_bars
+from iepile_builder.engines import EngineOptions, load_engine
+from iepile_builder.errors import InputError
+from iepile_builder.io import fold, hash_file, read_json, read_lines, to_json, write_whole
+from iepile_builder.scoring.matching import Matching, Mode
+from iepile_builder.scoring.significance import compute_interval, draw_resamples, precision_recall_f1
+from iepile_builder.scoring.tally import Counts, Tally
+from iepile_builder.tasks import TASKS
+from iepile_builder.training.record import RECORD, public
+
+
+@dataclass
+class BenchmarkOptions:
+    """
+    Which test sets, and how they are scored.
+
+    Args:
+        data_dir (`Path`):
+            Folder with the files of the sets, see --list_sets.
+        output_dir (`Path`, *optional*, defaults to `outputs/benchmark`):
+            Folder for instances, answers and report.
+        suites (`list[str]`, *optional*):
+            Of `ner`, `re`, `ee`, `zh` (zero-shot) and `supervised`; by default all.
+        sets (`list[str]`, *optional*):
+            Names of sets; by default all of the suites.
+        list_sets (`bool`, *optional*, defaults to `False`):
+            Only list the sets, which of their files are there, and where the others come from.
+        max_records (`int`, *optional*):
+            Only the first records of each corpus, up to this number.
+        misc (`str`, *optional*, defaults to `"drop"`):
+            Leave CrossNER's label `misc` out (`drop`), as UniversalNER's files do, or `keep` it.
+        mode (`str`, *optional*, defaults to `"strict"`):
+            When a fact is right, see `iepile score`; `squad` is how UniversalNER scores.
+        trained_labels (`Path`, *optional*):
+            A text file of the label names that training has seen, one a line; by default what the training recorded.
+        bootstrap (`int`, *optional*, defaults to 1000):
+            Bootstrap resamples of the records for intervals.
+        confidence (`float`, *optional*, defaults to 0.95):
+            Confidence of the intervals.
+        seed (`int`, *optional*, defaults to 0):
+            Seed of the order of the labels of FewRel and Wiki-ZSL, and of the resamples.
+        unchecked (`bool`, *optional*, defaults to `False`):
+            Also score files that hold another number of records than the published ones.
+        hub_dataset (`str`, *optional*):
+            Hub id of a benchmark dataset that has these sets as tasks: writes `.eval_results/benchmark.yaml`, for the
+            model's repository.
+    """
+
+    data_dir: Path
+    output_dir: Path = Path("outputs/benchmark")
+    suites: list[str] | None = None
+    sets: list[str] | None = None
+    list_sets: bool = False
+    max_records: int | None = None
+    misc: Literal["drop", "keep"] = "drop"
+    mode: Mode = "strict"
+    trained_labels: Path | None = None
+    bootstrap: int = 1000
+    confidence: float = 0.95
+    seed: int = 0
+    unchecked: bool = False
+    hub_dataset: str | None = None
+
+
+OPTIONS = (BenchmarkOptions, EngineOptions)
+
+
+def main(options: BenchmarkOptions, engine_options: EngineOptions) -> None:
+    systems, shown, every = read_benchmark()
+    check_choices("suite", options.suites, sorted({each.suite for each in every}))
+    check_choices("set", options.sets, [each.name for each in every])
+    sets = [each for each in every if options.suites is None or each.suite in options.suites]
+    sets = [each for each in sets if options.sets is None or each.name in options.sets]
+    if not options.data_dir.is_dir():
+        raise InputError(f"{options.data_dir}: no such folder; --data_dir holds the files of the test sets")
+    if options.list_sets:
+        print_sets(sets, options.data_dir)
+        return
+    if options.bootstrap < 1 or not 0 < options.confidence < 1:
+        raise InputError("give bootstrap a number of resamples, confidence a number between 0 and 1")
+    if options.hub_dataset is not None and options.max_records is not None:
+        raise InputError("--hub_dataset publishes scores of whole sets: leave out --max_records")
+    trained = read_trained_labels(options, engine_options)
+
+    from accelerate import PartialState
+
+    from iepile_builder.commands.predict import PredictOptions, predict
+    from iepile_builder.engines.record import describe_engine
+    from iepile_builder.scoring.scorer import Scorer
+
+    own_lookup = engine_options.engine == "lookup" and engine_options.model_name_or_path is None
+    description = None if own_lookup else describe_engine(engine_options)
+    load = cache(lambda: load_engine(engine_options))
+
+    # Every process makes the same instances and answers its share
+    files: dict[str, str] = {}
+    skipped: dict[str, list[str]] = {}
+    answers: dict[str, dict[str, Path]] = {each.name: {} for each in sets}
+    for each in sets:
+        for corpus in each.corpora:
+            reader, found = each.find_files(corpus, options.data_dir)
+            if "test" not in found or (own_lookup and "train" not in found):
+                skipped.setdefault(each.name, []).append(corpus)
+                continue
+            files |= {
+                str(file.relative_to(options.data_dir)): hash_file(file) for part in found.values() for file in part
+            }
+            tree = options.output_dir / re.sub(r"\W+", "_", each.name)
+            keep_misc = options.misc == "keep"
+            for name in convert(each, corpus, reader, found, tree, keep_misc, options.seed, options.unchecked):
+                instances = tree / name / "instances"
+                build_instances(tree / each.place(name), instances, options.max_records, own_lookup)
+                answers[each.name][name] = tree / name / "answers.jsonl"
+                predict(
+                    PredictOptions(str(instances), answers[each.name][name]),
+                    replace(engine_options, model_name_or_path=str(instances)) if own_lookup else engine_options,
+                    description,
+                    None if own_lookup else lambda _: load(),
+                )
+    if not files:
+        raise InputError(
+            f"{options.data_dir}: no files of {', '.join(each.name for each in sets)}; --list_sets says which they are"
+        )
+    PartialState().destroy_process_group()
+    if int(os.environ.get("RANK", 0)) != 0:
+        return
+
+    matching = Matching(options.mode)
+    whole = Scorer()
+    rows: list[dict[str, Any]] = []
+    for each in sets:
+        scorer = Scorer()
+        for file in answers[each.name].values():
+            for _, _, line in read_lines(file):
+                scorer.add(read_json(line))
+        whole.records |= scorer.records
+        complete = each.name not in skipped
+        rows += score_set(each, list(answers[each.name]), complete, scorer.tally(matching), trained, options)
+
+    report = whole.report(matching, options.bootstrap, options.confidence, options.seed)
+    settings = {name: getattr(options, name) for name in ("bootstrap", "confidence", "seed")}
+    report["settings"] = asdict(matching) | {"repair": False} | settings
+    names = [name for name in ("model", "adapter") if description and name in description]
+    report["benchmark"] = {
+        "engine": {**description, **{name: public(description[name]) for name in names}} if description else "lookup",
+        "misc": options.misc,
+        "split_num": {name: TASKS[name].split_num for name in dict.fromkeys(row["task"] for row in rows)},
+        "max_records": options.max_records,
+        "rows": rows,
+        "skipped": skipped,
+        "notes": {each.name: each.notes for each in sets if answers[each.name]},
+        "systems": systems,
+        "files": files,
+    }
+    # a label that a model made up may hold half a surrogate pair, which only JSON's escape can write
+    text = json.dumps(report, ensure_ascii=False, indent=2).encode("utf-8", "backslashreplace").decode() + "\n"
+    write_whole(options.output_dir / "report.json", text)
+    if options.hub_dataset is not None:
+        write_eval_results(options, rows)
+    print_rows(report["benchmark"], shown, trained is not None, options)
+
+
+def read_trained_labels(options: BenchmarkOptions, engine_options: EngineOptions) -> set[str] | None:
+    """Read which label names training has seen, from the user's file or the record beside the adapter or model."""
+    if options.trained_labels is not None:
+        try:
+            lines = options.trained_labels.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{options.trained_labels}: {error}") from None
+        return {_fold_label(line) for line in lines if line.strip()}
+    name = engine_options.adapter_name_or_path or engine_options.model_name_or_path
+    file = Path(name or "", RECORD)
+    labels = json.loads(file.read_bytes()).get("labels") if name and file.is_file() else None
+    return None if labels is None else {_fold_label(label) for of_task in labels.values() for label in of_task}
+
+
+def _fold_label(label: str) -> str:
+    return fold(label.replace("_", " "))
+
+
+def build_instances(corpus: Path, folder: Path, max_records: int | None, with_train: bool) -> None:
+    """Write the test instances of a corpus, and its training instances where they are looked up."""
+    from iepile_builder.iepile import IEPile
+
+    with without_dataset_bars(), TemporaryDirectory() as work:
+        for split, limit in [("test", max_records), *([("train", None)] if with_train else [])]:
+            options: dict[str, Any] = {"splits": [split], "negatives": "all", "max_records": limit}
+            rows = IEPile(cache_dir=work, corpus_dirs=[str(corpus)], **options).as_dataset(split=split)
+            lines = (to_json({name: value for name, value in row.items() if value is not None}) for row in rows)
+            write_whole(folder / f"{split}.jsonl", "".join(line + "\n" for line in lines))
+
+
+def score_set(
+    benchmark: BenchmarkSet,
+    corpora: list[str],
+    complete: bool,
+    tally: Tally,
+    trained: set[str] | None,
+    options: BenchmarkOptions,
+) -> Iterator[dict[str, Any]]:
+    """Yield the scores of a set, the mean over its corpora, and of each of several corpora; for EE by block."""
+    groups = [(benchmark.name, "", corpora, benchmark.published if complete else {})]
+    if len(corpora) > 1:
+        own = {name: benchmark.corpora.get(name, {}).get("published", {}) for name in corpora}
+        groups += [(benchmark.name, name, [name], own[name]) for name in corpora]
+    for name, corpus, members, published in groups:
+        for block in TASKS[benchmark.task].blocks:
+            cells = [cell for cell in tally.rows if cell.source in members and cell.block == block]
+            if not cells:
+                continue
+            each = [tally.counts([cell]).scores() for cell in cells]
+            samples = [resample_f1(tally.values(cell)[1], options, number) for number, cell in enumerate(cells)]
+            counts = tally.counts(cells)
+            row = {"set": name, "corpus": corpus, "task": benchmark.task, "block": block, "corpora": len(cells)}
+            row |= {measure: float(np.mean([part[measure] for part in each])) for measure in each[0]}
+            row["interval"] = compute_interval(np.mean(samples, axis=0), options.confidence)
+            row |= {part: vars(counts)[part] for part in ("records", "answers", "unparsed", "gold", "pred")}
+            if trained is not None and not corpus:
+                row |= score_by_training(tally, block, trained)
+            row["published"] = published.get(block, {}) if block else published
+            row["complete"] = complete
+            yield row
+
+
+def resample_f1(values: np.ndarray, options: BenchmarkOptions, number: int) -> np.ndarray:
+    """Compute the F1 of bootstrap resamples of a corpus's records; corpora are resampled one by one."""
+    weights = draw_resamples(len(values), options.bootstrap, options.seed + number)
+    return precision_recall_f1(np.concatenate([part @ values for part in weights]))[:, 2]
+
+
+def score_by_training(tally: Tally, block: str, trained: set[str]) -> dict[str, Any]:
+    """Score the labels whose names training has seen, and the others, pooled over corpora."""
+    parts = {"seen": Counts(), "unseen": Counts()}
+    for (_, of_block, label), counts in tally.labels.items():
+        if of_block == block:
+            parts["seen" if _fold_label(label[0]) in trained else "unseen"] += counts
+    return {name: {**counts.scores(), "gold": counts.gold, "pred": counts.pred} for name, counts in parts.items()}
+
+
+def write_eval_results(options: BenchmarkOptions, rows: list[dict[str, Any]]) -> None:
+    """Write the scores of the complete sets as the Hub reads them from a model's repository."""
+    from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
+
+    entries = [
+        EvalResultEntry(
+            dataset_id=str(options.hub_dataset),
+            task_id=re.sub(r"\W+", "_", f"{row['set']} {row['block']}".strip()).lower(),
+            value=round(row["f1"], 2),
+            date=date.today().isoformat(),
+            notes=f"F1, {options.mode}, mean of corpora: {row['corpora']}, misc: {options.misc}",
+        )
+        for row in rows
+        if not row["corpus"] and row["complete"]
+    ]
+    text = yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False, allow_unicode=True)
+    write_whole(options.output_dir / ".eval_results" / "benchmark.yaml", text)
+
+
+def print_sets(sets: list[BenchmarkSet], data_dir: Path) -> None:
+    """Print the sets, their files, and where the files come from."""
+    table = Table("set", "suite", "there", "test files in --data_dir", box=box.SIMPLE_HEAD)
+    table.add_column("source", overflow="fold")
+    for each in sets:
+        there = sum("test" in each.find_files(corpus, data_dir)[1] for corpus in each.corpora)
+        files = [each.patterns(name, "test") or [f"{each.place(name)}/test.json"] for name in each.corpora]
+        lines = "\n".join(line for of_corpus in files for line in of_corpus)
+        table.add_row(each.name, each.suite, f"{there} of {len(each.corpora)}", lines, each.source)
+    console = Console(markup=False, highlight=False)
+    console.width = max(console.width, 180)
+    console.print(table)
+
+
+def print_rows(benchmark: dict[str, Any], shown: list[str], with_labels: bool, options: BenchmarkOptions) -> None:
+    """Print the table, what to know about its published scores, and what is missing."""
+    engine = benchmark["engine"]
+    name = engine if engine == "lookup" else engine.get("adapter", engine["model"])
+    part = "" if options.max_records is None else f", the first {options.max_records} records of each corpus"
+    table = Table("set", title=f"{name}: F1, {options.mode}{part}", title_justify="left", box=box.SIMPLE_HEAD)
+    rows = [row for row in benchmark["rows"] if row["published"] or not row["corpus"]]
+    systems = [system for system in shown if any(system in row["published"] for row in rows)]
+    columns = ["records", "facts", "P", "R", "F1", f"{options.confidence:.0%} interval"]
+    columns += ["seen labels", "unseen"] if with_labels else []
+    for column in (*columns, *systems):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in rows:
+        of = f", mean of {row['corpora']}" if row["corpora"] > 1 else ""
+        of += "" if row["complete"] else ", incomplete"
+        title = f"  {row['corpus']}" if row["corpus"] else f"{row['set']}{of}"
+        cells = [f"{row['records']:,}", f"{row['gold']:,.0f}"]
+        cells += [f"{row[measure]:.1f}" for measure in ("precision", "recall", "f1")]
+        cells += [" to ".join(f"{bound:.1f}" for bound in row["interval"])]
+        if with_labels:
+            labels = [row.get(part, {}) for part in ("seen", "unseen")]
+            cells += [f"{part['f1']:.1f}" if part.get("gold") else "" for part in labels]
+        cells += [f"{row['published'][system]:.2f}" if system in row["published"] else "" for system in systems]
+        table.add_row(f"{title} {row['block']}".rstrip(), *cells)
+    console = Console(markup=False, highlight=False)
+    console.width = max(console.width, 160)
+    console.print(table)
+
+    sets_of: dict[str, list[str]] = {}
+    for each, notes in benchmark["notes"].items():
+        for note in notes:
+            sets_of.setdefault(note, []).append(each)
+    for note, names in sets_of.items():
+        print(f"{', '.join(names)}: {note}")
+    if benchmark["skipped"]:
+        missing = [
+            f"{each} ({', '.join(corpora)})" if each in benchmark["notes"] else each
+            for each, corpora in benchmark["skipped"].items()
+        ]
+        why = "no training part to look up in, or no files" if engine == "lookup" else "no files"
+        print(f"skipped ({why}; see --list_sets): {', '.join(missing)}")
+    print(f"answers and report.json: {options.output_dir}")

@@ -1,0 +1,218 @@
+"""
+Read published test sets from the files of their sources, as records of the unified format.
+
+A reader is for one format and takes the files of one split; `resources/benchmark.yaml` says which set has which.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from functools import partial
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+from iepile_builder.data.readers import conll_records
+from iepile_builder.errors import InputError
+from iepile_builder.io import located, read_json, read_lines
+
+
+Record = dict[str, Any]
+
+_BOSON = re.compile(r"\{\{(\w+)[:：](.*?)\}\}")
+_QUESTION = re.compile(r"What describes (.+) in the text\?")
+
+
+def read_unified(files: list[Path]) -> Iterator[Record]:
+    """Read records that are in the unified format already."""
+    for file in files:
+        for number, _, line in read_lines(file):
+            with located(file, number):
+                yield read_json(line)
+
+
+def read_columns(files: list[Path], space: str = " ", **columns: Any) -> Iterator[Record]:
+    """Read words and their tags; `space` and `columns` are those of [`conll_records`]."""
+    for file in files:
+        yield from conll_records(file, space, **columns)
+
+
+def read_uniner(files: list[Path]) -> Iterator[Record]:
+    """Read the conversations that UniversalNER is evaluated on; each asks for one type of a text."""
+    for file in files:
+        record: Record = {}
+        asked: set[str] = set()
+        for item in json.loads(file.read_bytes()):
+            text, _, question, answer = (turn["value"] for turn in item["conversations"])
+            text, label = text.removeprefix("Text: "), _QUESTION.sub(r"\1", question)
+            if text != record.get("text") or label in asked:  # the same text again is another record
+                if record:
+                    yield record
+                record, asked = {"text": text, "entity": []}, set()
+            asked.add(label)
+            record["entity"] += [{"entity": mention, "entity_type": label} for mention in json.loads(answer)]
+        if record:
+            yield record
+
+
+def read_boson(files: list[Path]) -> Iterator[Record]:
+    """Read paragraphs with entities marked as `{{type:entity}}`: BosonNLP."""
+    for file in files:
+        for line in file.read_text(encoding="utf-8").splitlines():
+            if line.strip():
+                entities = [
+                    {"entity": mention.strip(), "entity_type": label} for label, mention in _BOSON.findall(line)
+                ]
+                yield {"text": _BOSON.sub(r"\2", line).strip(), "entity": entities}
+
+
+def read_zero_rte(files: list[Path]) -> Iterator[Record]:
+    """Read token lists with triplets of token numbers: FewRel and Wiki-ZSL as RelationPrompt splits them."""
+    for row in read_unified(files):
+        tokens = row["triplets"][0]["tokens"]
+        relations = [
+            {
+                "head": " ".join(tokens[place] for place in triplet["head"]),
+                "relation": triplet["label"],
+                "tail": " ".join(tokens[place] for place in triplet["tail"]),
+            }
+            for triplet in row["triplets"]
+        ]
+        yield {"text": " ".join(tokens), "relation": relations}
+
+
+def read_duie(files: list[Path]) -> Iterator[Record]:
+    """Read texts with an `spo_list`: the relation corpora of Baidu, SKE2020 among them."""
+    for row in read_unified(files):
+        relations = [
+            {
+                "head": triple["subject"],
+                "relation": triple["predicate"],
+                "tail": triple["object"]["@value"] if isinstance(triple["object"], dict) else triple["object"],
+            }
+            for triple in row["spo_list"]
+        ]
+        yield {"text": row["text"], "relation": relations}
+
+
+def read_ipre(files: list[Path]) -> Iterator[Record]:
+    """
+    Read tab-separated sentences, their relations, and the names of these, in three files: IPRE.
+
+    A sentence is a record of all its pairs with a relation; sentences without any are left out.
+    """
+    sentences, relations, names = (
+        [line.split("\t") for line in file.read_text("utf-8").splitlines()] for file in files
+    )
+    name_of = {number: name.rpartition("/")[2] for name, number in names}
+    relation_of = {sentence: numbers.split() for sentence, numbers in relations}
+    triples: dict[str, list[Record]] = {}
+    for sentence, head, tail, words in sentences:
+        for number in relation_of[sentence]:
+            if name_of[number] != "NA":
+                triple = {"head": head, "relation": name_of[number], "tail": tail}
+                triples.setdefault("".join(words.split()), []).append(triple)
+    for text, of_text in triples.items():
+        yield {"text": text, "relation": of_text}
+
+
+def read_wikievents(files: list[Path]) -> Iterator[Record]:
+    """Read documents as sentences, each with the arguments of its events that are in it: WikiEvents."""
+    for row in read_unified(files):
+        place_of = {entity["id"]: entity["sent_idx"] for entity in row["entity_mentions"]}
+        for number, (_, text) in enumerate(row["sentences"]):
+            events = [
+                _event(
+                    event["event_type"],
+                    event["trigger"]["text"],
+                    [
+                        (each["role"], each["text"])
+                        for each in event["arguments"]
+                        if place_of[each["entity_id"]] == number
+                    ],
+                )
+                for event in row["event_mentions"]
+                if event["trigger"]["sent_idx"] == number
+            ]
+            yield {"text": text, "event": events}
+
+
+def read_rams(files: list[Path]) -> Iterator[Record]:
+    """Read windows of five sentences around an event: RAMS."""
+    for row in read_unified(files):
+        tokens = [token for sentence in row["sentences"] for token in sentence]
+        events = [
+            _event(
+                labels[0][0],
+                " ".join(tokens[start : end + 1]),
+                [
+                    (re.sub(r"^evt\d+arg\d+", "", role), " ".join(tokens[first : last + 1]))
+                    for trigger, (first, last), role in row["gold_evt_links"]
+                    if trigger == [start, end]
+                ],
+            )
+            for start, end, labels in row["evt_triggers"]
+        ]
+        yield {"text": " ".join(tokens), "event": events}
+
+
+def read_ace(files: list[Path]) -> Iterator[Record]:
+    """Read sentences with `golden-event-mentions`, as ACE 2005 is often prepared: CrudeOilNews."""
+    for file in files:
+        for row in json.loads(file.read_bytes()):
+            events = [
+                _event(
+                    event["event_type"],
+                    event["trigger"]["text"],
+                    [(each["role"], each["text"]) for each in event["arguments"]],
+                )
+                for event in row["golden-event-mentions"]
+            ]
+            yield {"text": row["sentence"], "event": events}
+
+
+def read_fewfc(files: list[Path]) -> Iterator[Record]:
+    """Read texts whose events are lists of mentions, the trigger among them: FewFC."""
+    for row in read_unified(files):
+        events = []
+        for event in row["events"]:
+            mentions = [(mention["role"], mention["word"]) for mention in event["mentions"]]
+            trigger = next((word for role, word in mentions if role == "trigger"), "")
+            events.append(_event(event["type"], trigger, [each for each in mentions if each[0] != "trigger"]))
+        yield {"text": row["content"], "event": events}
+
+
+def _event(event_type: str, trigger: str, arguments: list[tuple[str, str]]) -> Record:
+    return {
+        "event_trigger": trigger,
+        "event_type": event_type,
+        "arguments": [{"argument": argument, "role": role} for role, argument in arguments],
+    }
+
+
+READERS: dict[str, Callable[[list[Path]], Iterator[Record]]] = {
+    "unified": read_unified,
+    "conll": read_columns,  # CrossNER
+    "mit": partial(read_columns, read_word=itemgetter(1), tag_column=0),  # tags before words
+    "weibo": partial(read_columns, space="", read_word=lambda columns: columns[0][:1]),  # `科0`: the place in a word
+    "uniner": read_uniner,
+    "boson": read_boson,
+    "zero_rte": read_zero_rte,
+    "duie": read_duie,
+    "ipre": read_ipre,
+    "wikievents": read_wikievents,
+    "rams": read_rams,
+    "ace": read_ace,
+    "fewfc": read_fewfc,
+}
+
+
+def read_source(reader: str, files: list[Path]) -> list[Record]:
+    """Read the files of a split, in the order that the reader expects, or raise an `InputError` that names them."""
+    try:
+        return list(READERS[reader](files))
+    except InputError:
+        raise
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        names = ", ".join(map(str, files))
+        raise InputError(f"{names}: not of the format {reader} ({type(error).__name__}: {error})") from None

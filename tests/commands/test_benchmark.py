@@ -1,0 +1,170 @@
+"""`iepile benchmark`: from the files of test sets to one table, here answered by looking training mentions up."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from helpers.corpora import write_lines
+from huggingface_hub import ModelCard, parse_eval_result_entries
+
+from iepile_builder.commands.cli import run
+from iepile_builder.hub.cards import ModelFacts, model_card
+
+
+AI = "Ada\tB-researcher\nuses\tO\nProlog\tB-programlang\n\nJoan\tB-researcher\nsleeps\tO\n"
+MUSIC = "Cello\tB-musicalinstrument\nby\tO\nBo\tB-person\n"
+OTHER_MUSIC = "Viola\tB-musicalinstrument\nby\tO\nIb\tB-person\n"
+FEWFC = {
+    "content": "甲公司减持乙公司股份。",
+    "events": [{"type": "减持", "mentions": [{"word": "减持", "role": "trigger"}, {"word": "甲公司", "role": "sub"}]}],
+}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """CrossNER's AI, which its training part gives away, and music, of which it knows nothing; FewFC without one."""
+    folder = tmp_path / "data"
+    for domain, test, train in (("ai", AI, AI), ("music", MUSIC, OTHER_MUSIC)):
+        place = folder / "CrossNER" / "ner_data" / domain
+        place.mkdir(parents=True)
+        (place / "test.txt").write_text(test)
+        (place / "train.txt").write_text(train)
+    for name in ("test_base", "test_trans"):
+        write_lines(folder / "FewFC" / "rearranged" / f"{name}.json", [FEWFC])
+    return folder
+
+
+def benchmark(data: Path, output: Path, *options: str) -> dict:
+    common = ["--data_dir", str(data), "--output_dir", str(output), "--unchecked", "--bootstrap", "50"]
+    run("benchmark", [*common, *options])
+    return json.loads((output / "report.json").read_text())
+
+
+def test_looks_up_the_training_parts_and_tells_what_is_missing(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    output = tmp_path / "output"
+    report = benchmark(data, output, "--engine", "lookup", "--sets", "CrossNER", "FewFC", "RAMS")
+    mean, ai, music = report["benchmark"]["rows"]
+    assert (mean["set"], mean["corpora"], mean["complete"]) == ("CrossNER", 2, False)
+    assert (ai["corpus"], ai["f1"], ai["gold"], ai["records"]) == ("CrossNER_AI", 100, 3, 2)
+    assert (music["f1"], music["recall"], music["gold"]) == (0, 0, 2)
+    assert mean["f1"] == 50  # of corpora; of the pooled facts it would be 75
+    assert mean["interval"] == [50, 50]
+    assert ai["published"]["InstructUIE"] == 49.0
+    assert mean["published"] == {}  # that of five corpora is not comparable
+    assert report["benchmark"]["split_num"] == {"NER": 6}
+    assert report["benchmark"]["files"].keys() == {
+        f"CrossNER/ner_data/{domain}/{split}.txt" for domain in ("ai", "music") for split in ("test", "train")
+    }
+    shown = capsys.readouterr().out
+    assert "lookup: F1, strict" in shown
+    assert "CrossNER, mean of 2, incomplete" in shown
+    skipped = "CrossNER (CrossNER_literature, CrossNER_politics, CrossNER_science), RAMS, FewFC"
+    assert f"skipped (no training part to look up in, or no files; see --list_sets): {skipped}" in shown
+
+
+def test_another_engine_answers_all_sets_and_a_second_run_answers_nothing_anew(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    from iepile_builder.commands import benchmark as command
+
+    instruction = {"instruction": "x", "schema": ["researcher"], "input": "Ada ran."}
+    train = {"task": "NER", "instruction": json.dumps(instruction), "output": '{"researcher": ["Ada"]}'}
+    (known := tmp_path / "known").mkdir()
+    write_lines(known / "train.jsonl", [train])
+    loads = []
+    real = command.load_engine
+    monkeypatch.setattr(command, "load_engine", lambda options: loads.append(options) or real(options))
+    options = ["--engine", "lookup", "--model_name_or_path", str(known), "--sets", "CrossNER", "FewFC"]
+    report = benchmark(data, tmp_path / "output", *options)
+    rows = {(row["set"], row["corpus"], row["block"]): row for row in report["benchmark"]["rows"]}
+    ai = rows["CrossNER", "CrossNER_AI", ""]
+    assert (ai["precision"], ai["recall"]) == (100, pytest.approx(100 / 3))
+    assert rows["FewFC", "", "trigger"]["gold"] == 2
+    assert rows["FewFC", "", "argument"]["published"]["YAYI-UIE"] == 63.06
+    assert report["benchmark"]["engine"]["model"] == "known"  # without a path of this machine
+    assert "OneKE" in capsys.readouterr().out
+    assert len(loads) == 1  # for all corpora
+    assert benchmark(data, tmp_path / "output", *options) == report
+    assert len(loads) == 1
+
+
+def test_labels_that_training_has_seen_are_scored_apart(data: Path, tmp_path: Path) -> None:
+    labels = tmp_path / "labels.txt"
+    labels.write_text("Researcher\nperson\nmusical_instrument\n")
+    options = ["--engine", "lookup", "--sets", "CrossNER", "--trained_labels", str(labels)]
+    mean, *_ = benchmark(data, tmp_path / "output", *options)["benchmark"]["rows"]
+    assert (mean["seen"]["gold"], mean["seen"]["recall"]) == (4, 50)
+    assert (mean["unseen"]["gold"], mean["unseen"]["f1"]) == (1, 100)
+
+
+def test_labels_that_a_training_recorded_are_found_beside_the_model(data: Path, tmp_path: Path) -> None:
+    from iepile_builder.commands.benchmark import BenchmarkOptions, read_trained_labels
+    from iepile_builder.engines import EngineOptions
+
+    (tmp_path / "training.json").write_text(json.dumps({"labels": {"NER": ["Program_Language"], "RE": ["spouse"]}}))
+    options = BenchmarkOptions(data)
+    assert read_trained_labels(options, EngineOptions("m", str(tmp_path))) == {"program language", "spouse"}
+    assert read_trained_labels(options, EngineOptions(str(tmp_path), str(data))) is None
+    (tmp_path / "training.json").write_text("{}")
+    assert read_trained_labels(options, EngineOptions("m", str(tmp_path))) is None
+
+
+def test_the_report_feeds_the_card_and_the_hub(data: Path, tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    options = ["--engine", "lookup", "--sets", "CrossNER", "--misc", "keep", "--hub_dataset", "user/ie"]
+    benchmark(data, output, *options)
+    assert not (output / ".eval_results" / "benchmark.yaml").read_text().strip("[]\n")  # no set is complete
+
+    for domain in ("literature", "politics", "science"):
+        place = data / "CrossNER" / "ner_data" / domain
+        place.mkdir()
+        (place / "test.txt").write_text(AI)
+        (place / "train.txt").write_text(AI)
+    benchmark(data, output, *options)
+    (entry,) = parse_eval_result_entries(yaml.safe_load((output / ".eval_results" / "benchmark.yaml").read_text()))
+    assert (entry.dataset_id, entry.task_id, entry.value) == ("user/ie", "crossner", 80)
+    assert "misc: keep" in entry.notes
+
+    (folder := tmp_path / "adapter").mkdir()
+    card = model_card("adapter", folder, "user/a", ModelFacts(report_file=output / "report.json", split="test"))
+    results = ModelCard(str(card)).data.eval_results
+    scores = {(result.dataset_type, result.dataset_split): result.metric_value for result in results}
+    assert scores["CrossNER_AI", "test"] == 100
+    assert scores["CrossNER_music", "test"] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--sets", "CrossNERR"], "unknown set 'CrossNERR'"),
+        (["--suites", "nerd"], "unknown suite 'nerd'"),
+        (["--sets", "RAMS", "--engine", "lookup"], "no files of RAMS; --list_sets says"),
+        (["--sets", "CrossNER"], "no model: give --model_name_or_path"),
+        (["--hub_dataset", "user/ie", "--max_records", "1"], "whole sets: leave out --max_records"),
+        (["--bootstrap", "0"], "give bootstrap a number"),
+        (["--trained_labels", "nowhere.txt", "--engine", "lookup"], "nowhere.txt"),
+        (["--data_dir", "nowhere"], "nowhere: no such folder"),
+    ],
+)
+def test_bad_input_is_one_line(options: list[str], message: str, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="^error: ") as end:
+        run("benchmark", ["--data_dir", str(data), "--output_dir", str(tmp_path / "output"), *options])
+    assert message in str(end.value)
+    assert "\n" not in str(end.value)
+
+
+def test_a_file_with_another_number_of_records_is_refused(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="2 records, not the 431 of the published"):
+        run("benchmark", ["--data_dir", str(data), "--output_dir", str(tmp_path), "--engine", "lookup"])
+
+
+def test_the_sets_are_listed_with_their_sources(data: Path, capsys: pytest.CaptureFixture) -> None:
+    run("benchmark", ["--data_dir", str(data), "--list_sets", "--suites", "ner", "zh"])
+    shown = capsys.readouterr().out
+    assert "2 of 5" in shown
+    assert "golden-horse/data/weiboNER_2nd_conll.test" in shown
+    assert "IE-zh/EE/ccf_law/test.json" in shown
+    assert "RAMS" not in shown
