@@ -131,7 +131,7 @@ def read_json(line: bytes) -> dict[str, Any]:
 
 
 def check_file(path: Path) -> None:
-    """Raise an `InputError` if something that is no file, such as a folder or a pipe, stands in a file's place."""
+    """Raise an `InputError` if something that is no file, such as a folder or a pipe, is in its place."""
     if path.exists() and not path.is_file():
         raise InputError(f"{path}: not a file")
 

@@ -101,4 +101,4 @@ def check_labels(labels: object, where: str, wanted: str = "a JSON list of label
             raise InputError(f"{where}: {str(label)[:80]!r} is no label; give {wanted}")
     for label, count in Counter(labels).items():
         if count > 1:
-            raise InputError(f"{where}: label {label!r} stands {count} times; give each once")
+            raise InputError(f"{where}: label {label!r} occurs {count} times; give each once")

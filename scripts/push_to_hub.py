@@ -3,7 +3,7 @@ Publish on the Hub:
 
     python scripts/push_to_hub.py adapter --folder outputs/adapter --repo_id user/name --dry_run
 
-The kind may stand first, as here, or as `--what adapter`.
+The kind may come first, as here, or as `--what adapter`.
 """
 
 import sys

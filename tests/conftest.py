@@ -1,4 +1,4 @@
-"""What several tests use: real corpora where they are at hand, small ones made here, programs as a user runs them."""
+"""What several tests use: real corpora where they are available, small ones, programs as a user runs them."""
 
 import os
 import subprocess

@@ -1,5 +1,5 @@
 """
-The commands and programs of the READMEs, each run in their order as it stands there.
+The commands and programs of the READMEs, run as written and in their order.
 
 They run in a copy of the repository, against a local Hub that has a model of a few thousand weights under the name of
 the real one. Blocks marked `<!-- installs -->` or `<!-- needs a GPU -->` are skipped.

@@ -48,7 +48,7 @@ class Span(NamedTuple):
 
 class Mention(str):
     """
-    A string of an answer that knows where it stands in the text.
+    A string of an answer with its place in the text.
 
     It is the string that the model wrote; `text[start:end]` is that of the text, the same one if `match` is `"exact"`.
 
@@ -89,7 +89,7 @@ class Mention(str):
         return self.start is not None
 
     def moved(self, offset: int) -> Mention:
-        """Give the same mention in a longer text, in which `offset` characters stand before this text."""
+        """Give the same mention in a longer text that has `offset` characters before this text."""
         if self.start is None or self.end is None or self.match is None:
             return self
         return Mention(self, Span(self.start + offset, self.end + offset, self.match, self.score), self.answer)

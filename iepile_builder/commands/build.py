@@ -5,9 +5,9 @@ Build instruction instances from annotated corpora.
     iepile build --corpus_dir my_corpora --tasks NER RE --format parquet --output_dir outputs/mine
 
 A corpus is a folder with train.json, dev.json, test.json and schema.json; `--corpus_dir` takes one, or a tree of them,
-{IE-en,IE-zh}/{TASK}/{corpus}. The format jsonl gives a file for each split. The format parquet gives a folder with a
+{IE-en,IE-zh}/{TASK}/{corpus}. `--format jsonl` writes a file for each split. `--format parquet` writes a folder with a
 dataset card, which load_dataset opens and `--push_to_hub` publishes: one config of all instances, one for each task,
-and one for each task and language. A build that was killed goes on when the same command is given again.
+and one for each task and language. The same command resumes a killed build.
 """
 
 import re
@@ -59,14 +59,13 @@ class BuildOptions:
         num_proc (`int`, *optional*):
             Number of processes.
         input_format (`str`, *optional*, defaults to `"unified"`):
-            What the files of the corpora are: `unified`, `instances` as the IEPile dataset has them, `instructie` or
-            `conll`.
+            Format of the corpora: `unified`, `instances` (of the IEPile dataset), `instructie` or `conll`.
         left_out_file (`Path`, *optional*):
             JSON lines: how many records of each corpus were read and left out, and why.
         statistics (`bool`, *optional*, defaults to `False`):
-            Plots for the dataset card.
+            Add plots to the dataset card.
         licenses (`dict[str, str]`, *optional*):
-            Corpus to licence, for the dataset card.
+            Licence of each corpus, for the dataset card.
         push_to_hub (`str`, *optional*):
             Id of the dataset repository to publish to; needs the format parquet.
         public (`bool`, *optional*, defaults to `False`):

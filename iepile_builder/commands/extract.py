@@ -5,8 +5,8 @@ Extract from a text what a schema asks for; show it in the terminal, as a page, 
         --text "Thomas Edison's laboratory is in West Orange." \\
         --task RE --schema '["place of birth", "founder", "located in"]' --html outputs/edison.html
 
-The text comes from `--text`, from a `--file`, or from the standard input; it may be of any length. The schema is JSON,
-or a file of it, or a corpus's `schema.json`: a list of labels, a dictionary from label to description, or for EE, EEA
+The text comes from `--text`, from `--file`, or from the standard input, and may have any length. The schema is JSON, a
+JSON file, or a corpus's `schema.json`: a list of labels, a dictionary from label to description, or for EE, EEA
 and KG one from type to roles.
 """
 
@@ -32,7 +32,7 @@ class ExtractOptions:
 
     Args:
         schema (`list | dict | str`):
-            What to ask for: JSON, or a file of it.
+            Labels to extract, as JSON or as a JSON file.
         task (`str`, *optional*, defaults to `"NER"`):
             NER, RE, SPO, EE, EET, EEA or KG.
         text (`str`, *optional*):
@@ -48,15 +48,15 @@ class ExtractOptions:
         split_num (`int`, *optional*):
             Labels in one instruction, -1 for all; by default the task's.
         passage_tokens (`int`, *optional*, defaults to 384):
-            Most tokens of text to ask about at once.
+            Maximum number of tokens in a passage.
         drop_ungrounded (`bool`, *optional*, defaults to `False`):
             Leave out facts with a string that is not in the text.
         min_score (`float`, *optional*, defaults to 0.0):
             Leave out facts with a lower score, from 0 to 1. `--scores` alone shows the scores.
         html (`Path`, *optional*):
-            A page to write.
+            HTML page to write.
         json (`Path`, *optional*):
-            A JSON file to write; - for the standard output, and nothing else.
+            JSON file to write; - prints the JSON alone.
     """
 
     schema: list | dict | str

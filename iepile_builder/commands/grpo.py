@@ -27,22 +27,22 @@ if TYPE_CHECKING:
 
 SHOWN = {
     "model_name_or_path": "a folder or a Hub id",
-    "output_dir": "where checkpoints and the result go",
+    "output_dir": "folder for checkpoints and the result",
     "num_generations": "answers to each prompt",
-    "max_completion_length": "longest answer in tokens",
-    "temperature": "of the answers",
-    "reward_weights": "of IE F1 and of valid JSON",
-    "beta": "weight of the distance from the first model",
-    "learning_rate": "far below that of fine-tuning",
-    "max_steps": "how long",
-    "per_device_train_batch_size": "answers at a time on one device",
-    "gradient_accumulation_steps": "times before each step",
+    "max_completion_length": "maximum length of an answer in tokens",
+    "temperature": "sampling temperature",
+    "reward_weights": "weights of IE F1 and of valid JSON",
+    "beta": "weight of the KL divergence from the initial model",
+    "learning_rate": "far lower than for fine-tuning",
+    "max_steps": "number of steps",
+    "per_device_train_batch_size": "answers at a time on each device",
+    "gradient_accumulation_steps": "batches before each step",
     "use_vllm": "answer with vLLM",
     "use_cpu": "train on the CPU",
     "save_steps": "steps between checkpoints; below 1 a share of all",
     "report_to": "none, trackio, tensorboard or wandb",
     "push_to_hub": "push the result, private by default",
-    "seed": "of everything random",
+    "seed": "random seed",
 }
 
 

@@ -4,8 +4,8 @@ Mine the hard negatives of a schema: a dictionary for `iepile build --hard_negat
     iepile mine --corpus_dir sample_corpus --method lexical --top_k 3 --output_file outputs/hard_negatives.json
     iepile build --corpus_dir sample_corpus --hard_negatives outputs/hard_negatives.json --output_dir outputs/sample
 
-The method lexical compares how labels are written, embedding what they mean (with any sentence-transformers model),
-and confusion counts what a model confused in a file of `iepile predict`. Several methods give the union.
+`lexical` compares how labels are written, `embedding` what they mean (with any sentence-transformers model), and
+`confusion` counts which labels a model mixed up in a file of `iepile predict`. Several methods give the union.
 """
 
 from dataclasses import dataclass, field
@@ -36,7 +36,7 @@ from iepile_builder.tasks import TASKS
 @dataclass
 class MineOptions:
     """
-    What to mine, and where it goes.
+    Input, methods and output.
 
     Args:
         corpus_dir (`list[str]`):
@@ -44,9 +44,9 @@ class MineOptions:
         output_file (`Path`):
             The dictionary, in JSON.
         method (`list[str]`, *optional*, defaults to `["lexical"]`):
-            Of lexical, embedding and confusion.
+            One or several of lexical, embedding and confusion.
         top_k (`int`, *optional*, defaults to 5):
-            The most hard negatives of a label, by each method.
+            Maximum number of hard negatives of a label, for each method.
         threshold (`float`, *optional*, defaults to 0.0):
             Scores must be above it.
         symmetric (`bool`, *optional*, defaults to `False`):
@@ -56,7 +56,7 @@ class MineOptions:
         descriptions (`str`, *optional*):
             For embedding, a JSON file from label to description.
         num_mentions (`int`, *optional*, defaults to 0):
-            For embedding, how many example mentions of each label are embedded with it.
+            For embedding, the number of example mentions to embed with each label.
         predictions_file (`Path`, *optional*):
             For confusion, JSON lines with a model's answers.
     """

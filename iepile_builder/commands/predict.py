@@ -157,7 +157,7 @@ def predict(
                             output.writelines(answer.line for answer in answers)
                     except OSError as error:
                         raise InputError(
-                            f"{output_file}: {error.strerror}; the same command goes on from there"
+                            f"{output_file}: {error.strerror}; the same command resumes from there"
                         ) from None
                 cut += sum(answer.cut for answer in answers)
                 too_long += sum(not answer.fits for answer in answers)

@@ -6,7 +6,7 @@ Run the whole pipeline on a small model: build, train, answer, score.
     iepile quickstart --push_to_hub user/name
 
 It builds instances, fine-tunes SmolLM2-135M-Instruct with LoRA, and scores answers to test instances: of the untuned
-model, of a look-up of training mentions, and of the tuned model, all held to the grammar of an answer. It is capped to
+model, of a look-up of training mentions, and of the tuned model, all constrained to valid answers. It is capped to
 take some minutes on two CPU cores. A second run reuses what is done; after an edit of the corpora, the recipe or an
 option it starts anew in another folder.
 """
@@ -177,7 +177,7 @@ def _run(times: dict[str, str], name: str, result: Path | None, command: Sequenc
             process.wait()
             sys.exit(130)
     if code != 0:
-        raise InputError(f"the stage {name!r} ended with the message above; the same command goes on from there")
+        raise InputError(f"the stage {name!r} ended with the message above; the same command resumes from there")
     times[name] = f"{time.perf_counter() - start:.0f}"
 
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 @dataclass
 class LaunchOptions:
     """
-    Processes, for accelerate.
+    Processes (accelerate).
 
     Args:
         accelerate_config (`str`, *optional*):
@@ -127,7 +127,7 @@ def parse(
         shown (`Mapping[str, str]`):
             The options of TRL that the help lists, with their description.
         recipe (`str`):
-            The recipe whose values stand beside them.
+            The recipe whose values are shown beside them.
         argv (`Sequence[str]`, *optional*):
             The arguments, by default those of the process.
 

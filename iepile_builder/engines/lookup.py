@@ -1,7 +1,7 @@
 """
 Answer by look-up of what training records annotate: the baseline that knows nothing of language models.
 
-A string is predicted where it stands in a text if at least half of the training texts that hold it annotate it, with
+A string of a text is predicted if at least half of the training texts that hold it annotate it, with
 the label that they give it most often; of overlapping strings the longest. A pair of strings is predicted alike, an
 argument among the texts with an event of its type.
 """
@@ -147,7 +147,7 @@ class _Table:
         return [span for span in spans if span[2] in self.known]
 
     def _find_pairs(self, strings: set[str]) -> list[Key]:
-        """Find the annotated pairs of which both strings are there."""
+        """Find the annotated pairs whose strings are both there."""
         return [key for string in sorted(strings) for key in self.pairs.get(string, ()) if strings.issuperset(key)]
 
     def _find_arguments(self, event_type: str, strings: set[str]) -> list[tuple[str, str]]:

@@ -2,7 +2,7 @@
 Answer with vLLM in this process: paged batches on a GPU, the adapter unmerged, guided decoding, n-gram speculation.
 
 vLLM pins a release of PyTorch, so it lives in an environment of its own: `pip install vllm iepile-builder`. The tests
-ran with vLLM 0.32 built for CPUs, and check the arguments against those of 0.33; no GPU was at hand.
+ran with vLLM 0.32 built for CPUs, and check the arguments against those of 0.33; no GPU was available.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A time limit for a call."""
+"""Limit the time of a call."""
 
 import time
 from collections.abc import Callable
@@ -8,11 +8,11 @@ from iepile_builder.errors import InputError
 
 def start_clock(max_seconds: float | None) -> Callable[[], None]:
     """
-    Start the time of a call.
+    Start the clock of a call.
 
     Args:
         max_seconds (`float`, *optional*):
-            Its limit.
+            The time limit.
 
     Returns:
         `Callable[[], None]`: Raises an `InputError` once the time is up.

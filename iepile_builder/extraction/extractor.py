@@ -1,4 +1,4 @@
-"""Extract facts from a text with a schema, through any engine; each knows where it stands in the text."""
+"""Extract facts from a text with a schema, through any engine, and align them with the text."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from iepile_builder.tasks.facts import Annotation, Fact
 REQUESTS_AT_ONCE = 64  # that an engine is given, so that it can put those of similar length together
 REQUESTS_TIMED = 16  # that an engine is given between two looks at the clock, where there is a time limit
 MIN_ROOM = 32  # tokens for a passage
-SAMPLE = 20_000  # characters of which the tokens are counted
+SAMPLE = 20_000  # characters whose tokens are counted
 
 
 @dataclass
@@ -47,22 +47,21 @@ class Extractor:
 
     Args:
         engine ([`~iepile_builder.engines.base.Engine`]):
-            What answers: a model in this process, or a server.
+            The model, in this process or behind a server.
         max_new_tokens (`int`, *optional*, defaults to 512):
-            The longest answer. One that is cut is asked again for half of the labels at a time.
+            Maximum length of an answer in tokens. One that is cut is asked again for half of the labels at a time.
         constrained (`bool`, *optional*, defaults to `True`):
-            Whether the engine is told which form the answers must have, so that all of them are valid; an engine that
-            cannot hold a model to it leaves them free.
+            Whether to constrain the answers to valid JSON of the requested form, where the engine can.
         copied (`bool`, *optional*, defaults to `False`):
-            Whether the answers' strings must be parts of the text, too.
+            Whether to allow only strings from the text.
         repair (`bool`, *optional*, defaults to `True`):
-            Whether to read what is only nearly JSON, too.
+            Whether to read near-JSON as well.
         passage_tokens (`int`, *optional*, defaults to 384):
-            The most tokens of text that are asked about at once: a longer text is cut where sentences end.
+            Maximum number of tokens in a passage; a longer text is cut between sentences.
         overlap (`int`, *optional*, defaults to 1):
-            How many sentences a passage shares with the one before it.
+            Number of sentences that consecutive passages share.
         min_similarity (`float`, *optional*, defaults to 0.85):
-            The similarity from which on a string counts as a string of the text; see [`Locator`].
+            Minimum similarity of a string to a span of the text, to be aligned with it; see [`Locator`].
         min_score (`float`, *optional*, defaults to 0.0):
             Leave out facts with a lower score, or with none; 0 for all facts. The engine must be loaded with
             `scores=True`.
@@ -71,8 +70,8 @@ class Extractor:
         drop_ungrounded (`bool`, *optional*, defaults to `False`):
             Whether to leave out facts with a string that is not in the text.
         max_seconds (`float`, *optional*):
-            The longest time that a call may take, for all of its texts; then it raises an `InputError`. A request that
-            the engine has begun to answer is not interrupted.
+            Time limit of a call, for all of its texts, after which it raises an `InputError`. A request that is being
+            answered is not interrupted.
         progress (`bool`, *optional*, defaults to `False`):
             Whether to show a progress bar where the standard error is a terminal.
     """
@@ -128,7 +127,7 @@ class Extractor:
 
         Args:
             base_url (`str`):
-                Of the server, such as `"http://127.0.0.1:8000/v1"`.
+                The server's address, such as `"http://127.0.0.1:8000/v1"`.
             **kwargs:
                 Those of [`Extractor`], and those of [`~iepile_builder.engines.endpoint.EndpointEngine`], such as
                 `model`.

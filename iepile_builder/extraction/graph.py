@@ -87,7 +87,7 @@ def draw(nodes: dict[str, Node], edges: list[Edge], colors: list[str]) -> str:
 
 
 def _join_labels(edges: list[Edge]) -> tuple[dict[Ends, str], set[Ends]]:
-    """Join the labels of edges with the same ends; the set has those that also stand for the reverse direction."""
+    """Join the labels of edges with the same ends; the set holds those that are mutual."""
     joined: dict[Ends, list[str]] = defaultdict(list)
     for edge in edges:
         joined[edge.source, edge.target].append(edge.label)
@@ -152,7 +152,7 @@ def _place(
 
 
 def _route(source: _Box, target: _Box, right: dict[int, float], share: float) -> tuple[float, list[Point]]:
-    """Route an edge: the share of the way at which its label stands, and the four points of a cubic curve."""
+    """Route an edge: the position of its label along the way, and the four points of a cubic curve."""
     if target.column == source.column:  # around the right side, to the node itself too
         start, (x, y) = source.right, target.right
         end = (x, y + 8 if source is target else y)

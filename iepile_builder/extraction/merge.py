@@ -74,7 +74,7 @@ def add_units(
         if not events:
             units.setdefault(name, moved)
             continue
-        # an event without a trigger is told by its arguments
+        # an event without a trigger is identified by its arguments
         key = (name, seen[name]) if moved[0].leads else tuple(map(place_key, moved))
         seen[name] += 1  # two events of one passage may have the same trigger
         unit = units.setdefault(key, [])
@@ -83,7 +83,7 @@ def add_units(
 
 
 def place_key(fact: Fact) -> tuple[Any, ...]:
-    """Make a key that is the same for two facts with the same names whose strings stand at the same places."""
+    """Make a key that is equal for facts with the same names and the same spans."""
     return fact.block, *fact.map_strings(place_of)
 
 

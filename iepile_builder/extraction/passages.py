@@ -1,4 +1,4 @@
-"""Long texts to passages: cut where sentences end, as many sentences together as may be asked at once, overlapping."""
+"""Cut long texts into overlapping passages of whole sentences, as many as may be asked at once."""
 
 import re
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]
 WORD = re.compile(r"[^\W\d_\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+")
 SURROGATE = re.compile("[\ud800-\udfff]")
 
-# where a sentence is cut that is too long by itself, the best first
+# where to cut a sentence that is too long by itself, the best first
 CUTS = (re.compile(r"[;:]\s+|\s*\n\s*|[；：。！？]"), re.compile(r",\s+|[，、]"), re.compile(r"\s+"))
 
 
@@ -25,14 +25,14 @@ class Passage(NamedTuple):
 
 
 def detect_language(text: str) -> str:
-    """`"zh"` if a text has at least as many Chinese characters as words of other scripts, else `"en"`."""
+    """Detect `"zh"` in a text with at least as many Chinese characters as words of other scripts, else `"en"`."""
     chinese = len(HAN.findall(text))
     return "zh" if chinese and chinese >= len(WORD.findall(text)) else "en"
 
 
 def sentences(text: str, language: str) -> list[Passage]:
     """
-    The sentences of a text, with the white space behind each: together they are the text.
+    Split a text into sentences, each with the white space after it; joined, they are the text.
 
     Args:
         text (`str`):
@@ -55,7 +55,7 @@ def sentences(text: str, language: str) -> list[Passage]:
 
 
 def pieces(text: str, sentence: Passage, size: int) -> Iterator[Passage]:
-    """A sentence in parts of at most `size` characters, cut between its clauses or words where that is possible."""
+    """Cut a sentence into parts of at most `size` characters, between its clauses or words where possible."""
     start, end = sentence
     while end - start > size:
         cuts = ([found.end() for found in cut.finditer(text, start + size // 2, start + size)] for cut in CUTS)
@@ -67,7 +67,7 @@ def pieces(text: str, sentence: Passage, size: int) -> Iterator[Passage]:
 
 def passages(text: str, language: str, size: int, overlap: int = 1) -> list[Passage]:
     """
-    A text in passages of whole sentences, as many as `size` allows.
+    Cut a text into passages of whole sentences, as many as `size` allows.
 
     Args:
         text (`str`):
@@ -75,9 +75,9 @@ def passages(text: str, language: str, size: int, overlap: int = 1) -> list[Pass
         language (`str`):
             `"en"` or `"zh"`.
         size (`int`):
-            The most characters of a passage.
+            Maximum number of characters in a passage.
         overlap (`int`, *optional*, defaults to 1):
-            With how many of the last sentences of a passage the next one starts, as far as they leave room for another
+            Number of sentences at the end of a passage that the next one repeats, where they leave room for another
             sentence. A sentence of more than half of `size` is cut.
     """
     if len(text) <= size:

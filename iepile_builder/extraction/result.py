@@ -37,7 +37,7 @@ class Extraction:
         schema ([`Schema`]):
             What was asked for.
         facts (`list[Fact]`):
-            The facts in the order of the text, those last that are not in it. Their strings of the text are
+            The facts in the order of the text; those not in the text come last. Their strings of the text are
             [`Mention`]s, strings with `start`, `end`, `match` and `score`.
         scores (`list[float | None]`):
             For each fact its score, from 0 to 1, see [`~iepile_builder.answers.scores`]; `None` where the engine was

@@ -32,7 +32,7 @@ def read_schema(schema: Any, task: str) -> tuple[Schema, dict[str, Description]]
             - a list of schema items as instructions have them;
             - a dictionary from label to description (NER, RE, SPO, EET);
             - a dictionary from event type to its roles (EE, EEA), or from entity type to its attributes (KG): a list,
-              or a dictionary from each to its description, in which the type's own name stands for the type's;
+              or a dictionary from each to its description, where the type's own name has the type's description;
             - the path of a `schema.json`, or of a JSON file with any of the above;
             - a [`Schema`];
             - a Pydantic model, whose fields are the labels, with their descriptions; for EE, EEA and KG a field's type
@@ -42,7 +42,7 @@ def read_schema(schema: Any, task: str) -> tuple[Schema, dict[str, Description]]
             Its name.
 
     Raises:
-        `InputError`: if there is nothing in it, a label stands twice, or the task does not take it.
+        `InputError`: if it is empty, a label occurs twice, or the task does not take it.
     """
     asked = find_task(task)
     if isinstance(schema, (str, Path)):
@@ -182,7 +182,7 @@ def read_triggers(
         places = [(label, trigger) for label, found in triggers.items() for trigger in found]
     for label, trigger in places:
         if label not in known:
-            raise InputError(f"triggers are given for {label!r}, which the schema has not; add it, with its roles")
+            raise InputError(f"triggers are given for {label!r}, which is not in the schema; add it, with its roles")
         if trigger not in text and not isinstance(trigger, Mention):
             raise InputError(f"trigger {trigger!r} of {label!r} is not in the text; give it as it is written there")
 

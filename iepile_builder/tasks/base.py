@@ -35,7 +35,7 @@ class Task:
         mentions (`tuple[str, ...]`): the keys of an annotation whose values are strings of the text.
         names (`tuple[str, ...]`): the keys of an annotation whose values are names of the schema.
         split_num (`int`): how many labels one instruction asks for, by default.
-        nothing (`list`, `dict` or `str`): the value in an answer of a label of which nothing was found.
+        nothing (`list`, `dict` or `str`): the value in an answer of a label without facts.
         label_name (`str`): what a label is called, such as "entity type".
         roles_name (`str`): what the roles of a label are called; `""` for a task whose labels have none.
         roles_required (`bool`): whether a label without roles cannot be asked for.
@@ -216,7 +216,7 @@ class Task:
 
         Args:
             items (`Sequence[Any]`):
-                The schema items, as they stand in the instruction.
+                The schema items, as the instruction has them.
             text (`str`, *optional*):
                 The text, if the answer's strings are to be substrings of it. JSON schema has no word for that: it
                 stands under `x-text`, which [`~iepile_builder.answers.grammar.Grammars`] knows and others ignore.
@@ -241,7 +241,7 @@ class Task:
         }
 
     def annotations(self, answer: dict[str, Any], schema: Schema) -> list[Annotation]:
-        """List the annotations of which a reference answer was made: the inverse of `answer_value`, for all labels."""
+        """List the annotations behind a reference answer: the inverse of `answer_value`, for all labels."""
         raise NotImplementedError
 
     # Facts
@@ -273,7 +273,7 @@ class Task:
         return list(facts)
 
     def to_event(self, group: Sequence[Fact]) -> Event:
-        """Make the event of which these are the facts; see `has_events`."""
+        """Make the event with these facts; see `has_events`."""
         raise NotImplementedError
 
     def is_asked(self, fact: Fact, schema: Schema) -> bool:

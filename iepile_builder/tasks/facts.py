@@ -61,7 +61,7 @@ class Fact(tuple[str, ...]):
 
     @property
     def answer_key(self) -> str:
-        """The key of an answer under which it stands."""
+        """The key of an answer that it is under."""
         return self.label[0]
 
     @property

@@ -79,7 +79,7 @@ def test_strings_of_the_text(task: str, judge: Judge, data: st.DataObject) -> No
 
 
 def _strings(value: object) -> list[str]:
-    """The strings of an answer, but for the keys of its first level."""
+    """List the strings of an answer, except the keys of its first level."""
     if isinstance(value, str):
         return [value]
     values = list(value.values()) if isinstance(value, dict) else value

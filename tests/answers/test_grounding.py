@@ -1,4 +1,4 @@
-"""`answers.grounding`: where a mention stands in the text, how it is told, and that no text takes long."""
+"""`answers.grounding`: where a mention is found in the text, how it is described, and that no text takes long."""
 
 import pickle
 

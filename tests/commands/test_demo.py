@@ -154,7 +154,7 @@ def test_errors_are_shown(open_page: Callable[..., Any]) -> None:
     page = open_page()
     page.fill("#schema textarea", "person\nperson")
     page.click("#extract")
-    page.wait_for_selector("text=label 'person' stands 2 times; give each once")
+    page.wait_for_selector("text=label 'person' occurs 2 times; give each once")
     page.fill("#text textarea", " ")
     page.fill("#schema textarea", "person")
     page.click("#extract")
@@ -167,8 +167,8 @@ def test_an_error_is_shown_as_text(open_page: Callable[..., Any]) -> None:
     label = '<img src="x"> <b>bold</b> & co'
     page.fill("#schema textarea", f"{label}\n{label}")
     page.click("#extract")
-    page.wait_for_selector("text=stands 2 times; give each once")
-    assert f"label '{label}' stands 2 times" in page.inner_text(".toast-body")
+    page.wait_for_selector("text=occurs 2 times; give each once")
+    assert f"label '{label}' occurs 2 times" in page.inner_text(".toast-body")
     assert page.query_selector(".toast-body :is(img, b)") is None
 
 

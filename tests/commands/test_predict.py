@@ -196,7 +196,7 @@ def test_a_place_that_cannot_be_written_is_one_line_and_a_full_disk_loses_nothin
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, ((tmp_path / "whole.jsonl").stat().st_size - 100, limits[1]))
     try:
-        with pytest.raises(InputError, match=r"preds\.jsonl: File too large; the same command goes on from there"):
+        with pytest.raises(InputError, match=r"preds\.jsonl: File too large; the same command resumes from there"):
             answer()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -328,7 +328,7 @@ def test_constrained(answer: Callable[..., list[dict]], data: Path, capsys: pyte
 
 
 def test_scores(answer: Callable[..., list[dict]]) -> None:
-    """How sure the model was stands beside each answer, and changes none."""
+    """The model's decisions are written beside each answer, and change none."""
     plain = answer(max_samples=10, constrain="on", max_new_tokens=30)
     scored = answer("scored.jsonl", max_samples=10, constrain="on", max_new_tokens=30, scores=True)
     for line, same in zip(scored, plain, strict=True):

@@ -1,4 +1,4 @@
-"""What is left out before building, and what is said of it."""
+"""What is left out before building, and how it is reported."""
 
 import json
 from pathlib import Path

@@ -166,7 +166,7 @@ def test_an_event_with_a_role_of_another_type_names_the_closest(tmp_path: Path) 
         (["[]", "[]"], "2 lines, not 3"),
         (["[]", "[", "{}"], "line 2: not JSON"),
         (["{}", "[]", "{}"], "line 1: '{}' is no list; give a JSON list of label names"),
-        (['["a", "a"]', "[]", "{}"], "label 'a' stands 2 times; give each once"),
+        (['["a", "a"]', "[]", "{}"], "label 'a' occurs 2 times; give each once"),
         (["[]", "[]", "[]"], "line 3: not a JSON object"),
         (["[]", "[]", "{}"], "no labels for NER"),
     ],

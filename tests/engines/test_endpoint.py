@@ -394,7 +394,7 @@ def test_transformers_serve_answers_as_the_model_does(serve: str, caplog: pytest
     assert answers == TransformersEngine.from_pretrained(engine.model, dtype="float32").generate(requests, 8)
     assert engine.context_left(requests[0], 8) is None
 
-    # This server ignores the schema: the answers are free, and it is said once.
+    # This server ignores the schema: the answers are free, and a warning says so once.
     requests = [request._replace(answer_schema=CITY) for request in requests]
     assert engine.generate(requests, 8) == answers
     assert engine.generate(requests, 8) == answers

@@ -1,4 +1,4 @@
-"""`extraction.user_schema`: every natural way to write a schema, and one clear line for what is none."""
+"""`extraction.user_schema`: every natural way to write a schema, and one clear line for all else."""
 
 from pathlib import Path
 from typing import Any
@@ -106,10 +106,10 @@ class Twice(BaseModel):
 @pytest.mark.parametrize(
     ("task", "schema", "message"),
     [
-        ("NER", ["a", "b", "a"], "label 'a' stands 2 times; give each once"),
-        ("EE", {"a": ["b", "b"]}, "the schema's 'a': label 'b' stands 2 times"),
-        ("EE", [{"event_type": "a", "arguments": []}] * 2, "label 'a' stands 2 times"),
-        ("SPO", [("a", "b", "c")] * 2, "label 'a_b_c' stands 2 times"),
+        ("NER", ["a", "b", "a"], "label 'a' occurs 2 times; give each once"),
+        ("EE", {"a": ["b", "b"]}, "the schema's 'a': label 'b' occurs 2 times"),
+        ("EE", [{"event_type": "a", "arguments": []}] * 2, "label 'a' occurs 2 times"),
+        ("SPO", [("a", "b", "c")] * 2, "label 'a_b_c' occurs 2 times"),
         ("NER", Twice, "two fields of Twice are called 'name'"),
         ("NER", ["a", " "], "' ' is no label; give NER the entity types"),
         ("NER", ["a", 3], "'3' is no label; give NER the entity types"),

@@ -1,4 +1,4 @@
-"""Real corpora where they are at hand, small ones made here, and what a program must say of bad input."""
+"""Real corpora where they are available, small ones made here, and how a program reports bad input."""
 
 import json
 import subprocess

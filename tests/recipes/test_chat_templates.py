@@ -20,7 +20,7 @@ from iepile_builder.chat import to_prompt, to_prompt_completion, tokenize
 
 TEMPLATES = sorted((ROOT / "recipes" / "chat_templates").glob("*.jinja"))
 
-# What stands before and behind the instruction, and behind the answer.
+# What comes before and after the instruction, and after the answer.
 _HELPFUL = "You are a helpful assistant."
 _BILINGUAL = "You are a helpful assistant. 你是一个乐于助人的助手。"
 _LLAMA2 = (
@@ -91,7 +91,7 @@ INSTANCE = {
 
 
 def make_tokenizer(template: Path) -> PreTrainedTokenizerFast:
-    """One token a byte, so that none stands across the border between the prompt and the answer."""
+    """One token a byte, so that none crosses the border between the prompt and the answer."""
     backend = Tokenizer(
         models.BPE(vocab={char: i for i, char in enumerate(pre_tokenizers.ByteLevel.alphabet())}, merges=[])
     )

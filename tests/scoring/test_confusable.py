@@ -1,4 +1,4 @@
-"""Facts that are right but for the label, by hand."""
+"""Facts that are right except for the label, by hand."""
 
 from helpers.answers import entities, instance, scorer_of
 

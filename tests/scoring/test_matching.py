@@ -91,7 +91,7 @@ def test_mentions_overlap_where_they_stand_in_the_text() -> None:
     assert compare([Entity("x", "New York")], [Entity("x", "York")], text=text, mode="type")[0] == 1
     assert compare([Entity("x", "New York")], [Entity("x", "York Road")], text=text, mode="type")[0] == 0
     assert compare([Entity("x", "New York")], [Entity("x", "Old York")], text=text, mode="type")[0] == 0
-    # equal strings match wherever they stand
+    # equal strings match anywhere
     assert compare([Entity("x", "Oslo")], [Entity("x", "Oslo")], text=text, mode="type")[0] == 1
 
 

@@ -51,7 +51,7 @@ def test_the_label_of_spo_is_known_by_its_predicate() -> None:
 
 
 class Page(HTMLParser):
-    """Checks that what is opened is closed; gathers tags, addresses and text."""
+    """Check that each tag is closed; gather tags, addresses and text."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
