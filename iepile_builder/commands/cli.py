@@ -173,7 +173,7 @@ def _groups(options: type) -> list[tuple[str, dict[str, str]]]:
     """A title for each dataclass among a class and its bases, and the fields that it documents."""
     groups = []
     for each in reversed(options.__mro__):
-        if is_dataclass(each) and each.__module__.startswith("iepile_builder"):
+        if is_dataclass(each) and not each.__module__.startswith(("transformers", "trl")):
             doc = parse_docstring(each.__doc__ or "")
             texts = {param.arg_name: _plain(param.description or "") for param in doc.params}
             groups.append((_plain(doc.short_description or "").rstrip("."), texts))

@@ -1,37 +1,41 @@
-"""`recipes/schema_batching_study/run.py`: what its runs have in common, and the tables against counts made by hand."""
+"""The study: what its runs share, its measures against independent computations, and a run from records to tables."""
 
 import importlib.util
 import json
 import sys
-from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
-from helpers.corpora import ROOT, SAMPLE_CORPUS, write_lines
+from helpers.corpora import ROOT, SAMPLE_CORPUS
 from helpers.tiny import save_tiny_model
-from trl import ModelConfig, SFTConfig, TrlParser
+from sklearn.metrics import average_precision_score
 
-from iepile_builder import InputError, SchemaBatching
+from iepile_builder import InputError
 from iepile_builder.chat import load_tokenizer
+from iepile_builder.commands.cli import parse_options
 from iepile_builder.data.corpus import find_corpora
-from iepile_builder.data.hard_negatives import corpus_hard_negatives, load_hard_negatives
+from iepile_builder.data.mining import find_hard_negatives
 
 
+STUDY = ROOT / "recipes" / "schema_batching_study"
 NEWS = SAMPLE_CORPUS / "IE-en" / "NER" / "daily_news"
-
-
-def load_study() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("study", ROOT / "recipes" / "schema_batching_study" / "run.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
 def study() -> ModuleType:
-    return load_study()
+    sys.path.insert(0, str(STUDY))
+    try:
+        return importlib.import_module("run")
+    finally:
+        sys.path.remove(str(STUDY))
+
+
+@pytest.fixture(scope="module")
+def report(study: ModuleType) -> ModuleType:
+    return sys.modules["report"]
 
 
 @pytest.fixture(scope="module")
@@ -39,116 +43,117 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(save_tiny_model(tmp_path_factory.mktemp("tiny")))
 
 
-def test_all_runs_see_the_same_records_and_as_many_tokens(study: ModuleType, model: str) -> None:
-    (corpus,) = find_corpora([NEWS])
-    records = study.draw_records(corpus, "train", 8)
-    assert records == study.draw_records(corpus, "train", 8)
-    table = corpus_hard_negatives(load_hard_negatives(SAMPLE_CORPUS / "hard_negatives.json"), "NER", "daily_news")
-    batching = SchemaBatching("NER", "en", "daily_news", corpus.schema, hard_negatives=table, num_random=0)
+def test_arms_see_the_same_stream_of_records_up_to_the_same_tokens(
+    study: ModuleType, model: str, tmp_path: Path
+) -> None:
+    (corpus,) = find_corpora([NEWS], tasks=["NER"])
+    options = study.StudyOptions([str(NEWS)], tmp_path, max_train_tokens=60_000, max_length=4000)
+    table = find_hard_negatives(corpus)[0]
+    records = study.draw_records(corpus, "train", 1)
+    assert records == study.draw_records(corpus, "train", 1) != study.draw_records(corpus, "train", 2)
     tokenizer = load_tokenizer(model)
 
-    def rows(negatives: str, split_num: int, seed: int = 1, tokens: int = 60_000) -> tuple[list[dict], dict]:
-        asking = replace(batching, negatives=negatives, split_num=split_num, seed=seed)
-        return study.training_rows(asking, records, tokenizer, tokens, max_length=4000)
+    made = {}
+    for arm in study.ARMS:
+        batching = study.replace(study.make_batching(corpus, table, options), **study.ARMS[arm], seed=1)
+        rows, counts = study.make_rows(batching, records, tokenizer, options)
+        assert 0.97 * 60_000 <= counts["tokens"] <= 60_000
+        assert counts["rows"] == len(rows) and counts["too_long"] == 0
+        order = list(dict.fromkeys(row["id"] for row in rows))
+        assert order == [record["id"] for record in records][: len(order)]
+        made[arm] = rows, counts
 
-    runs = {arm: rows(*arm) for arm in [("hard", 4), ("random", 4), ("hard", -1), ("random", -1)]}
-    for made, counts in runs.values():
-        assert {row["id"] for row in made} == {record["id"] for record in records}
-        assert 0.99 * 60_000 <= counts["tokens"] <= 60_000
-        assert counts["epochs"] >= 1
-    assert runs["hard", -1][1]["epochs"] > runs["hard", 4][1]["epochs"]  # fewer instructions for a record
-    assert runs["hard", 4][0] == rows("hard", 4)[0] != rows("hard", 4, seed=2)[0]
-    with pytest.raises(InputError, match="within the first epoch"):
-        rows("hard", 4, tokens=1000)
+    def first_asked(arm: str) -> list[str]:
+        return [label for row in made[arm][0] if row["id"] == records[0]["id"] for label in json.loads(row["output"])]
 
-
-def answers(folder: Path, run: str, outputs: dict[str, list[str]], asked: list[str], epochs: int = 1) -> None:
-    """What a finished run leaves: two records, each asked for one label at a time (1) and for both (-1)."""
-    found = {"Ada left.": [("person", "Ada")], "To Rome.": [("city", "Rome")]}
-    rows = []
-    for size, labels in (("1", [["person"], ["city"]]), ("-1", [["person", "city"]])):
-        texts = iter(outputs[size])
-        for text, facts in found.items():
-            label = json.dumps([{"entity": entity, "entity_type": kind} for kind, entity in facts])
-            for schema in labels:
-                instruction = json.dumps({"instruction": "Find them.", "schema": schema, "input": text})
-                row = {"id": text, "task": "NER", "source": "people", "instruction": instruction, "label": label}
-                rows.append({**row, "test_split_num": size, "output": next(texts)})
-    write_lines(folder / run / "predictions.jsonl", rows)
-    write_lines(folder / "test.jsonl", rows)
-    schema = {"instruction": "Find them.", "schema": asked, "input": "Ada left."}
-    row = {"id": "Ada left.", "task": "NER", "instruction": json.dumps(schema), "label": rows[0]["label"], "epoch": 0}
-    write_lines(folder / run / "train.jsonl", [row])
-    write_lines(folder / run / "rows.json", [{"instances": 1, "tokens": 40, "epochs": epochs}])
-    write_lines(folder / run / "adapter" / "trainer_state.json", [{"global_step": 3}])
+    positives = {each["entity_type"] for each in records[0]["entity"]}
+    hard = {label for positive in positives for label in table.get(positive, ())} - positives
+    assert len({*first_asked("A")}) == len(corpus.schema.types)
+    for arm, negatives in (("R", 3), ("M", 3), ("H", min(3, len(hard)))):
+        asked = {*first_asked(arm)}
+        assert positives < asked and len(asked - positives) == negatives, arm
+    assert len(({*first_asked("M")} - positives) & hard) == 2
+    assert {*first_asked("H")} - positives <= hard
+    assert sorted(first_asked("P")[: len(first_asked("G"))]) == sorted(first_asked("G"))  # cut in another way
+    assert made["A"][1]["records"] < made["M"][1]["records"]
 
 
-def test_the_tables(study: ModuleType, tmp_path: Path) -> None:
-    folder = tmp_path / "NER-people"
-    schema = [["person", "city", "river"], [], {}]
-    write_lines(tmp_path / "IE-en" / "NER" / "people" / "schema.json", schema)
-    write_lines(tmp_path / "IE-en" / "NER" / "people" / "train.json", [{"text": "Ada left.", "entity": []}])
-    (corpus,) = find_corpora([tmp_path / "IE-en"])
-    right = {
-        "1": ['{"person": ["Ada"]}', '{"city": []}', '{"person": []}', '{"city": ["Rome"]}'],
-        "-1": ['{"person": ["Ada"], "city": []}', '{"person": [], "city": ["Rome"]}'],
-    }
-    wrong = {**right, "-1": ['{"person": ["Ada"', '{"person": ["Rome"], "city": ["Rome"]}']}
-    answers(folder, "hard-4-1", right, ["person", "city"])
-    answers(folder, "hard-4-2", wrong, ["person", "city"])
-    answers(folder, "random-4-1", wrong, ["person", "river"])
-    text = "\n\n".join(study.corpus_report(folder, corpus, [1, -1]))
-
-    assert "| hard | 4 | 2.0 | 1, 1 | 1, 1 | 40, 40 | 3, 3 |" in text
-    # of 2 records in 2 seeds: 1 + 1 + 0 + 1 found, of 2 + 2 predicted and 2 + 2 annotated
-    assert "| hard | 4 | all | 75.0 [" in text
-    assert "| 100.0, 50.0 | 75.0 | 75.0 | 75.0 | 4 |" in text
-    assert "| hard | 4 | 1 | 100.0 [100.0, 100.0] | 100.0, 100.0 | 100.0 | 100.0 | 100.0 | 8 |" in text
-    assert "| random | 4 | all | 50.0 [" in text
-    assert "of the negatives that `hard` asks a record for, `random` asks 0%, too" in text
-    assert "| hard, 4 | random, 4 | all | 1 | +50.0 [" in text  # on the seed that both have
-
-    answers(folder, "random-4-2", wrong, ["person", "city"])
-    text = "\n\n".join(study.corpus_report(folder, corpus, [1, -1]))
-    assert "| hard, 4 | random, 4 | 1 | 1, 2 | +0.0 [+0.0, +0.0] | 1.000 | +0.0, +0.0 |" in text
-    assert "| hard, 4 | random, 4 | all | 1, 2 | +25.0 [" in text
-    assert text.endswith(" | +50.0, +0.0 |")  # by seed
-
-    whole = (folder / "random-4-2" / "predictions.jsonl").read_text().splitlines(keepends=True)
-    (folder / "random-4-2" / "predictions.jsonl").write_text("".join(whole[:-1]))  # not finished: left out
-    assert "| random | 4 | all | 50.0 [" in "\n".join(study.corpus_report(folder, corpus, [1, -1]))
+def test_average_precision_is_that_of_scikit_learn(report: ModuleType) -> None:
+    rng = np.random.default_rng(3)
+    log_odds, gold = rng.normal(size=(20, 7)), rng.random((20, 7)) < 0.3
+    kept = gold | (rng.random((20, 7)) < 0.5)
+    measure = report.ranked_precision(log_odds, gold, kept)
+    expected = 100 * average_precision_score(gold[kept], log_odds[kept])
+    assert measure(np.ones(20)) == pytest.approx(expected)
+    weights = rng.integers(0, 4, 20).astype(float)
+    drawn = np.broadcast_to(weights[:, None], kept.shape)[kept]
+    expected = 100 * average_precision_score(gold[kept], log_odds[kept], sample_weight=drawn)
+    assert measure(weights) == pytest.approx(expected)
 
 
-def test_a_run_from_records_to_scores(
-    study: ModuleType, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_only_negatives_of_the_kind_count(report: ModuleType) -> None:
+    about = {"labels": ["born", "died", "wed"], "hard_negatives": {"born": ["died"]}}
+    gold = {"born": ["x"], "died": [], "wed": []}
+
+    def tabulated(log_odds: dict[str, float]) -> dict[str, float]:
+        row = {"id": "1", "reference": json.dumps(gold), "log_odds": log_odds}
+        log, is_gold, confusable = report.tabulate([row], about)
+        kinds = {"confusable": is_gold | confusable, "other": is_gold | ~confusable}
+        return {kind: report.ranked_precision(log, is_gold, kept)(np.ones(1)) for kind, kept in kinds.items()}
+
+    assert tabulated({"born": 1.0, "died": 2.0, "wed": 0.0}) == {"confusable": 50.0, "other": 100.0}
+    assert tabulated({"born": 1.0, "died": 0.0, "wed": 2.0}) == {"confusable": 100.0, "other": 50.0}
+
+
+def test_the_sign_flip_test_and_holms_correction(report: ModuleType) -> None:
+    assert report.sign_flip([1.0, 2.0, 0.5, 3.0, 1.5, 0.1]) == pytest.approx(2 / 64)
+    differences = [1.0, -2.0, 0.5, 3.0]
+    sums = [abs(sum(sign * each for sign, each in zip(signs, differences, strict=True)))
+            for signs in product((1, -1), repeat=4)]  # fmt: skip
+    assert report.sign_flip(differences) == np.mean([each >= 2.5 - 1e-9 for each in sums])
+    assert report.holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+
+
+def test_the_interval_has_both_kinds_of_variation(report: ModuleType) -> None:
+    def measure(values: list[float]) -> object:
+        return lambda weights: float(np.average(values, weights=weights)) if weights.sum() else 0.0
+
+    zero = measure([0.0, 0.0])
+    same = {"one": [(measure([4.0, 4.0]), zero)] * 3}
+    differences, (low, high) = report.compare(same, {"one": 2})
+    assert differences == [4.0, 4.0, 4.0] and low == high == 4.0
+    seeds = {"one": [(measure([value, value]), zero) for value in (0.0, 4.0, 8.0)]}
+    assert report.compare(seeds, {"one": 2})[1][0] < 2 < 6 < report.compare(seeds, {"one": 2})[1][1]
+    records = {"one": [(measure([0.0, 8.0]), zero)] * 3, "two": [(measure([2.0, 2.0]), zero)] * 3}
+    differences, (low, high) = report.compare(records, {"one": 2, "two": 2})
+    assert differences == [3.0, 3.0, 3.0] and (low, high) == (1.0, 5.0)
+
+
+def test_a_run_from_records_to_tables(
+    study: ModuleType, report: ModuleType, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = {
-        "corpus_dir": NEWS, "model_name_or_path": model, "negatives": "hard", "split_nums": 4, "seeds": 1,
-        "train_records": 4, "max_train_tokens": 12_000, "max_length": 2000, "test_records": 2, "test_split_nums": -1,
-        "max_new_tokens": 8, "output_dir": tmp_path / "out",
-    }  # fmt: skip
-    arguments = [str(part) for name, value in options.items() for part in (f"--{name}", value)]
-    monkeypatch.setattr(sys, "argv", ["schema_batching_study.py", *arguments])
-    study.main()
-    report = (tmp_path / "out" / "report.md").read_text()
-    assert "| hard | 4 | all | 0.0 [0.0, 0.0] | 0.0 | 0.0 | 0.0 | 0.0 | 2 |" in report
-    (rows,) = (tmp_path / "out").glob("*/*/rows.json")
-    tokens = json.loads(rows.read_text())["tokens"]
-    assert 11_000 < tokens <= 12_000 and f"| {tokens:,} |" in report
+    arguments = [
+        "--corpus_dir", str(NEWS), "--output_dir", str(tmp_path / "out"), "--model_name_or_path", model,
+        "--arms", "R", "M", "--seeds", "1", "--max_train_tokens", "6000", "--max_length", "4000",
+        "--test_records", "2", "--max_new_tokens", "8",
+    ]  # fmt: skip
+    monkeypatch.setattr(study, "find_corpora", lambda folders, tasks: find_corpora(folders, tasks=["NER"]))
 
-    monkeypatch.setattr(study, "run", pytest.fail)  # what is there is not made again
-    study.main()
-    assert (tmp_path / "out" / "report.md").read_text() == report
+    def run(more: list[str]) -> None:
+        study.main(*parse_options("study", study.__doc__, [study.StudyOptions], arguments + more))
 
-    arguments[arguments.index("--train_records") + 1] = "3"
-    monkeypatch.setattr(sys, "argv", ["schema_batching_study.py", *arguments])
+    run([])
+    folder = tmp_path / "out" / "NER-daily_news"
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "| M - R | AP on confusable labels | primary | 1 |" in text and "| look-up |" in text
+    rows = report.read_lines(folder / "M-1" / "answers.jsonl")
+    assert len({row["id"] for row in rows}) == 2
+    for row in rows:
+        assert row["log_odds"].keys() == json.loads(row["output"]).keys() == json.loads(row["reference"]).keys()
+    assert not (folder / "M-1" / "model").exists()
+
+    monkeypatch.setattr(study, "train", pytest.fail)  # what is there is not made again
+    run([])
+    assert (tmp_path / "out" / "report.md").read_text() == text
     with pytest.raises(InputError, match="other settings"):
-        study.main()
-
-
-@pytest.mark.parametrize("name", ["sft_cpu.yaml", "sft_gpu.yaml"])
-def test_the_recipes_parse(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    recipe = ROOT / "recipes" / "schema_batching_study" / name
-    monkeypatch.setattr(sys, "argv", ["sft.py", "--config", str(recipe), "--output_dir", "out", "--use_cpu"])
-    training_args, model_args = TrlParser((SFTConfig, ModelConfig)).parse_args_and_config()
-    assert training_args.packing and training_args.num_train_epochs == 1 and model_args.use_peft
+        run(["--test_records", "3"])
