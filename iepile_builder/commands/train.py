@@ -73,12 +73,20 @@ def main(data_args: SftArguments, training_args: SFTConfig, model_args: ModelCon
         tokenize_rows,
         without_bars,
     )
-    from iepile_builder.training.trainer import AnswerTrainer, check_processes, keep_best, load_trainable
+    from iepile_builder.training.trainer import (
+        AnswerTrainer,
+        check_processes,
+        keep_best,
+        keep_checkpoints,
+        load_trainable,
+    )
 
     state = PartialState()
     check_processes()
     if data_args.ie_f1_records:
         keep_best(training_args)
+    if data_args.average_checkpoints:
+        keep_checkpoints(training_args, data_args.average_checkpoints)
     repo_id = take_push(training_args, str(model_args.model_name_or_path))
 
     # Data

@@ -21,8 +21,8 @@ from iepile_builder.errors import InputError
 from iepile_builder.hub.cards import model_card
 from iepile_builder.hub.push import push_folder
 from iepile_builder.io import find_resource, first_line
-from iepile_builder.training.arguments import DataArguments
-from iepile_builder.training.checkpoints import explained_write_errors, last_checkpoint
+from iepile_builder.training.arguments import DataArguments, SftArguments
+from iepile_builder.training.checkpoints import average_checkpoints, explained_write_errors, last_checkpoint
 from iepile_builder.training.curves import PLOT, plot
 from iepile_builder.training.record import describe_settings, write_training
 
@@ -233,6 +233,9 @@ def train_and_keep(
         trainer.train(resume_from_checkpoint=checkpoint)
         trainer.save_model(args.output_dir)
         if trainer.is_world_process_zero():
+            if isinstance(data_args, SftArguments) and data_args.average_checkpoints:
+                steps = average_checkpoints(folder, data_args.average_checkpoints)
+                own_settings = {**own_settings, "weights": f"mean of those at steps {', '.join(map(str, steps))}"}
             log, state = trainer.state.log_history, trainer.state
             kept = f"{'adapter' if is_adapter else 'model'}, tokenizer with chat template, card"
             kept += ", plot" if plot(log, folder / PLOT) else ""

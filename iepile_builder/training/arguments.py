@@ -46,6 +46,9 @@ class SftArguments(DataArguments):
             Weight in the loss of the tokens that say that nothing was found for a label, `[]` (KG `{}`). Below 1 the
             model finds more, above 1 less. The loss is still divided by the number of tokens that are learned, not by
             the sum of their weights. A role's `"NAN"` in an event that was found keeps weight 1.
+        average_checkpoints (`int`, *optional*, defaults to 0):
+            Keep the mean of the weights of this many last checkpoints in place of the last weights. `save_total_limit`
+            is raised to it. Not with FSDP or DeepSpeed.
         ie_f1_records (`int`, *optional*, defaults to 0):
             Answer this many random validation records at every evaluation and report the IE F1 of the answers. By
             default, evaluate whenever a checkpoint is saved, and keep the best one. The validation
@@ -57,6 +60,7 @@ class SftArguments(DataArguments):
     max_train_tokens: int | None = None
     answer_loss: Literal["all", "decisions"] = "all"
     empty_weight: float = 1.0
+    average_checkpoints: int = 0
     ie_f1_records: int = 0
     ie_f1_max_new_tokens: int | None = None
 

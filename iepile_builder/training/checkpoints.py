@@ -6,9 +6,13 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from iepile_builder.errors import InputError
+
+
+if TYPE_CHECKING:
+    import torch
 
 
 # What a checkpoint must hold, by any of these names: of one process or DDP, of FSDP, of DeepSpeed.
@@ -46,12 +50,7 @@ def last_checkpoint(training_args: Any) -> str | None:
             raise InputError(f"{asked}: not a whole checkpoint: {damage}")
         found = str(asked)
     elif state.is_main_process:  # reading takes time, and all processes must continue from the same one
-        numbers = {
-            int(number): folder
-            for folder in Path(training_args.output_dir).glob("checkpoint-*")
-            if (number := folder.name.removeprefix("checkpoint-")).isdecimal()
-        }
-        for _, folder in sorted(numbers.items(), reverse=True):
+        for _, folder in sorted(_checkpoints(Path(training_args.output_dir)).items(), reverse=True):
             damage = find_damage(folder, training_args.save_only_model)
             if damage is None:
                 found = str(folder)
@@ -61,6 +60,42 @@ def last_checkpoint(training_args: Any) -> str | None:
     if found is not None:
         state.print(f"continuing from {found}; to start anew, give another --output_dir")
     return found
+
+
+def _checkpoints(folder: Path) -> dict[int, Path]:
+    """Find the checkpoints in an output folder, by their step."""
+    return {
+        int(number): checkpoint
+        for checkpoint in folder.glob("checkpoint-*")
+        if (number := checkpoint.name.removeprefix("checkpoint-")).isdecimal()
+    }
+
+
+def average_checkpoints(folder: Path, count: int) -> list[int]:
+    """
+    Replace the saved weights of a run by the mean of those of its last checkpoints.
+
+    Args:
+        folder (`Path`):
+            The output folder: the saved model or adapter, and checkpoints of it.
+        count (`int`):
+            How many checkpoints; all if there are fewer.
+
+    Returns:
+        `list[int]`: The steps of the checkpoints.
+    """
+    from safetensors.torch import load_file, save_file
+
+    steps = sorted(_checkpoints(folder))[-count:]
+    for file in folder.glob("*.safetensors"):
+        sums: dict[str, torch.Tensor] = {}
+        for step in steps:
+            weights = load_file(folder / f"checkpoint-{step}" / file.name)
+            sums = {name: weight.float() + sums.get(name, 0) for name, weight in weights.items()}
+        means = {name: (total / len(steps)).to(weights[name].dtype) for name, total in sums.items()}
+        save_file(means, file.with_suffix(".tmp"), {"format": "pt"})
+        file.with_suffix(".tmp").replace(file)
+    return steps
 
 
 def find_damage(checkpoint: Path, only_model: bool = False) -> str | None:

@@ -50,6 +50,16 @@ def keep_best(args: TrainingArguments) -> None:
         PartialState().print("IE F1 is reported only: to keep the best checkpoint, evaluate whenever one is saved")
 
 
+def keep_checkpoints(args: TrainingArguments, count: int) -> None:
+    """Keep as many checkpoints as are averaged, or raise an `InputError` if they cannot be."""
+    if args.save_strategy in ("no", "best") or args.load_best_model_at_end:
+        raise InputError("--average_checkpoints needs --save_strategy steps or epoch, and does not keep the best one")
+    if args.fsdp or args.deepspeed or PartialState().distributed_type in ("FSDP", "DEEPSPEED"):
+        raise InputError("--average_checkpoints: not with FSDP or DeepSpeed")
+    if args.save_total_limit is not None:
+        args.save_total_limit = max(args.save_total_limit, count)
+
+
 def load_trainable(
     model_args: ModelConfig, training_args: SFTConfig | GRPOConfig, adapter: str | None
 ) -> PreTrainedModel | PeftModel:

@@ -66,8 +66,9 @@ PUBLISHED = {
     "vanilla": ("<s>", "", "</s>"),
     "vicuna": (f"<s>{_VICUNA}USER: ", " ASSISTANT:", "</s>"),
 }
-# Of our own, for models whose own template thinks, or changes from day to day.
+# Of our own, for models whose own template thinks, changes from day to day, or adds a system message.
 OURS = {
+    "smollm2": ("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n", "<|im_end|>"),
     "qwen3": ("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n", "<|im_end|>"),
     "smollm3": ("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n", "<|im_end|>"),
 }
@@ -150,6 +151,25 @@ def test_qwen3_is_prompted_as_it_is_without_thinking() -> None:
             text = render(tokenizer, messages, chat_template=own, add_generation_prompt=asks, enable_thinking=False)
             # The line break behind an answer is no part of what is learned here.
             assert render(tokenizer, messages) == (text if asks else text.removesuffix("\n"))
+
+
+def test_smollm2_is_prompted_as_it_is_without_its_system_message() -> None:
+    tokenizer = make_tokenizer(ROOT / "recipes" / "chat_templates" / "smollm2.jinja")
+    turn = "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
+    own = (  # that of SmolLM2-135M-Instruct
+        "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ TURN }}{% endif %}"
+        "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    row = to_prompt_completion(INSTANCE)
+    system = [{"role": "system", "content": "Be exact."}]
+    for messages in (row["prompt"], row["prompt"] + row["completion"], system + row["prompt"]):
+        asks = messages[-1]["role"] == "user"
+        text = render(tokenizer, messages, chat_template=own, add_generation_prompt=asks, TURN=turn)
+        assert (turn in text) == (messages[0]["role"] != "system")
+        text = text.replace(turn, "")
+        # The line break behind an answer is no part of what is learned here.
+        assert render(tokenizer, messages) == (text if asks else text.removesuffix("\n"))
 
 
 @pytest.mark.parametrize("template", TEMPLATES, ids=lambda template: template.stem)

@@ -57,6 +57,25 @@ main(SftArguments({str(data)!r}), SFTConfig(**{ {**args, "output_dir": str(kille
         torch.testing.assert_close(adapters[1][name], weight, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("name, peft", [("adapter_model", True), ("model", False)])
+def test_the_mean_of_the_last_checkpoints(
+    train: Callable[..., list[dict]], model: str, tmp_path: Path, name: str, peft: bool
+) -> None:
+    args = {"save_strategy": "steps", "save_steps": 2, "max_steps": 8, "save_total_limit": 1}
+    train("out", {"average_checkpoints": 3}, {"use_peft": peft}, **args)
+    kept = load_file(tmp_path / "out" / f"{name}.safetensors")
+    parts = [load_file(tmp_path / "out" / f"checkpoint-{step}" / f"{name}.safetensors") for step in (4, 6, 8)]
+    assert not (tmp_path / "out" / "checkpoint-2").exists() and not list((tmp_path / "out").glob("*.tmp"))
+    for key, weight in kept.items():
+        mean = torch.stack([part[key] for part in parts]).mean(0)
+        torch.testing.assert_close(weight, mean, rtol=0, atol=1e-6)
+    assert any((kept[key] - weight).abs().max() > 1e-3 for key, weight in parts[-1].items())
+    assert "mean of those at steps 4, 6, 8" in (tmp_path / "out" / "README.md").read_text()
+    load_model(model, str(tmp_path / "out")) if peft else load_model(str(tmp_path / "out"))
+    with pytest.raises(InputError, match="--average_checkpoints needs --save_strategy"):
+        train("none", {"average_checkpoints": 3})
+
+
 def test_a_full_disk(train: Callable[..., list[dict]], tmp_path: Path) -> None:
     """The adapter is written, the larger state of the optimizer is not: files are limited to a size between them."""
     args = {"save_strategy": "steps", "save_steps": 2, "max_steps": 6}
