@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
-from huggingface_hub import DatasetCard, EvalResult, ModelCard, ModelCardData
+from huggingface_hub import DatasetCard, EvalResult, ModelCard
 from markupsafe import Markup
 
 from iepile_builder import html
@@ -25,8 +25,6 @@ from iepile_builder.training.record import RECORD
 
 Form = Literal["adapter", "merged", "gguf"]
 TAG = "iepile-builder"  # in every card, so that a push recognizes repositories of earlier pushes
-RELATIONS = {"adapter": "adapter", "merged": "finetune", "gguf": "quantized"}
-LIBRARIES = {"adapter": "peft", "merged": "transformers", "gguf": "gguf"}
 KEPT_METRICS = {"eval_ie_f1": ("ie_f1", "IE F1, strict, micro, in per cent"), "eval_loss": ("loss", "Loss")}
 
 
@@ -154,7 +152,7 @@ def model_card(
         license (`Mapping[str, Any]`, *optional*):
             `license`, and `license_name` and `license_link` of an uncommon one.
     """
-    facts, license = facts or ModelFacts(), dict(license or {})
+    facts = facts or ModelFacts()
     record = read_json(folder / RECORD) if (folder / RECORD).exists() else {}
     report = _read_report(facts.report_file) if facts.report_file else {}
     run = _read_run(facts.predictions_file)
@@ -172,23 +170,9 @@ def model_card(
     data_name = datasets[0] if len(datasets) == 1 else record.get("dataset_name", "iepile")
     settings = report.get("settings", {})
     results = [_eval_result(row, settings, data_name, split) for row in scores] or _kept_results(record)
-    data = ModelCardData(
-        base_model=base_model,
-        base_model_relation=RELATIONS[form] if base_model else None,
-        datasets=datasets or None,
-        language=languages or None,
-        library_name=LIBRARIES[form],
-        pipeline_tag="text-generation",
-        tags=["information-extraction", "iepile", TAG, *tasks, *(["lora"] if form == "adapter" else [])],
-        metrics=sorted({result.metric_type for result in results}) or None,
-        model_name=title if results else None,
-        eval_results=results or None,
-        **license,
-    )
     shown_task, language = TASKS[tasks[0] if tasks else "NER"], languages[0] if languages else "en"
     content = render(
         "model_card.md",
-        card_data=data.to_yaml(),
         form=form,
         title=title,
         name=name if "/" in name else ".",
@@ -209,9 +193,13 @@ def model_card(
         curves=curve_rows(record["log"]) if record.get("log") else None,
         plot=PLOT if (folder / PLOT).exists() else None,
         datasets=datasets,
-        license=license.get("license_name") or license.get("license"),
+        license=license or {},
     )
-    return ModelCard(content)
+    card = ModelCard(content)
+    if results:
+        card.data["model_name"], card.data["eval_results"] = title, results
+        card.data["metrics"] = sorted({result.metric_type for result in results})
+    return card
 
 
 def gguf_files(folder: Path) -> list[str]:

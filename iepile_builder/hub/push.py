@@ -23,7 +23,7 @@ from iepile_builder.training.record import is_path
 STALE = {
     "model": (*TRAINING, "score_report.json", "predictions.jsonl"),
     "dataset": ("data/*", "statistics/*"),
-    "space": ("iepile_builder/*", "demo.py"),
+    "space": ("iepile_builder/*",),
 }
 
 

@@ -1,5 +1,5 @@
 """
-A Hub for tests: as much of the protocol of huggingface.co as its client libraries use, in memory, on 127.0.0.1.
+A Hub for tests: the part of the protocol of huggingface.co that its client libraries use, in memory, on 127.0.0.1.
 
     def test_a_push(hub: LocalHub) -> None:              # the fixture of conftest.py
         hub.api().create_repo("user/model")              # huggingface_hub in this process
@@ -31,7 +31,6 @@ from huggingface_hub import HfApi
 
 
 LFS_SUFFIXES = (".safetensors", ".parquet", ".bin", ".gguf", ".png")
-DATE = "2026-01-01T00:00:00.000Z"
 OFFLINE = (
     "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_EVALUATE_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_CACHE",
 )  # fmt: skip
@@ -43,16 +42,15 @@ class Blob(NamedTuple):
 
     @property
     def etag(self) -> str:
-        """Its sha256 in LFS, its name in git otherwise."""
+        """Return its sha256 in LFS, else its name in git."""
         if self.lfs:
             return sha256(self.content).hexdigest()
         return sha1(b"blob %d\0" % len(self.content) + self.content).hexdigest()
 
     def describe(self) -> dict[str, Any]:
-        found: dict[str, Any] = {"oid": self.etag[:40], "blobId": self.etag[:40], "size": len(self.content)}
-        if self.lfs:
-            found["lfs"] = {"oid": self.etag, "sha256": self.etag, "size": len(self.content), "pointerSize": 134}
-        return found
+        size = {"size": len(self.content)}
+        lfs = {"lfs": {"oid": self.etag, "sha256": self.etag, "pointerSize": 134, **size}} if self.lfs else {}
+        return {"oid": self.etag[:40], "blobId": self.etag[:40], **size, **lfs}
 
 
 class Commit(NamedTuple):
@@ -61,11 +59,16 @@ class Commit(NamedTuple):
     tree: dict[str, Blob]
 
 
+@dataclass
 class Repository:
-    def __init__(self, kind: str, name: str, private: bool, sdk: str | None = None) -> None:
-        self.kind, self.name, self.private, self.sdk = kind, name, private, sdk
-        self.commits: list[Commit] = []
-        self.lfs: dict[str, bytes] = {}  # what has been uploaded, whether a commit uses it or not
+    kind: str
+    name: str
+    private: bool
+    sdk: str | None
+    commits: list[Commit] = field(default_factory=list)
+    lfs: dict[str, bytes] = field(default_factory=dict)  # uploads, whether a commit uses them or not
+
+    def __post_init__(self) -> None:
         self.add("initial commit", {".gitattributes": Blob(b"", False)})
 
     def add(self, title: str, tree: dict[str, Blob]) -> Commit:
@@ -78,20 +81,20 @@ class Repository:
         return self.commits[-1]
 
     def files(self) -> dict[str, bytes]:
-        """Content by path, without what the Hub itself adds."""
+        """Return content by path, without what the Hub itself adds."""
         return {path: blob.content for path, blob in self.head.tree.items() if path != ".gitattributes"}
 
 
 @dataclass
 class Fault:
-    """What goes wrong with the next requests of some kind: a status, or `None` for a connection that breaks."""
+    """An error for the next requests of some kind: a status, or `None` to break the connection."""
 
     method: str
-    path: str  # a regular expression that is searched for
+    path: str  # a regular expression
     status: int | None = 503
     message: str = "a fault on demand"
     times: int = 1
-    skip: int = 0  # so many requests go well before
+    skip: int = 0  # requests that succeed first
 
 
 class Request(NamedTuple):
@@ -116,12 +119,10 @@ class Server(ThreadingHTTPServer):
 
 @dataclass
 class LocalHub:
-    """
-    The server and all that it holds. `environment` is for programs that shall use this Hub and nothing else.
-    """
+    """The server with its repositories; `environment` makes programs use this Hub and nothing else."""
 
     home: Path
-    token: str = "hf_" + "TestTokenOfTheLocalHub" + "0" * 12  # of a token's form, so that a leak of it is seen
+    token: str = "hf_" + "TestTokenOfTheLocalHub" + "0" * 12  # looks like a token, so that a leak is found
     repositories: dict[tuple[str, str], Repository] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
@@ -152,11 +153,11 @@ class LocalHub:
         self.server.server_close()
 
     def api(self, token: str | None = None) -> HfApi:
-        """A client for this process."""
+        """Make a client for this process."""
         return HfApi(endpoint=self.url, token=token or self.token)
 
     def run(self, code: str, *arguments: object, cwd: Path | None = None) -> str:
-        """What a new process prints that runs some code against this Hub."""
+        """Run code against this Hub in a new process, and return what it prints."""
         command = [sys.executable, "-c", code, *map(str, arguments)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=cwd, env=self.environment)
         assert done.returncode == 0, done.stderr
@@ -180,7 +181,7 @@ class LocalHub:
         return None
 
     def count(self, method: str, path: str) -> int:
-        """How many requests of some kind there were."""
+        """Count the requests of some kind."""
         return sum(request.method == method and bool(re.search(path, request.path)) for request in self.requests)
 
 
@@ -205,8 +206,7 @@ class Handler(BaseHTTPRequestHandler):
         chunked = self.headers.get("Transfer-Encoding") == "chunked"
         self.body = self.read_chunked() if chunked else self.rfile.read(int(self.headers.get("Content-Length", 0)))
         try:
-            if fault:
-                assert fault.status is not None
+            if fault and fault.status:
                 raise Refusal(fault.status, fault.message)
             self.route()
         except Refusal as refusal:
@@ -224,9 +224,8 @@ class Handler(BaseHTTPRequestHandler):
         return b"".join(parts)
 
     def answer(self, value: Any, status: int = 200, headers: dict[str, str] | None = None) -> None:
-        self.send(json.dumps(value).encode(), status, {"Content-Type": "application/json", **(headers or {})})
-
-    def send(self, content: bytes, status: int = 200, headers: dict[str, str] | None = None) -> None:
+        """Send JSON, or bytes as they are."""
+        content = value if isinstance(value, bytes) else json.dumps(value).encode()
         self.send_response(status)
         for name, text in {**(headers or {}), "Content-Length": str(len(content))}.items():
             self.send_header(name, text)
@@ -234,26 +233,25 @@ class Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(content)
 
-    # Who asks
-
     def user(self) -> tuple[str, str] | None:
-        """The user and the role of the token."""
-        header = self.headers.get("Authorization")
-        if header is None:
-            return None
-        if header.removeprefix("Bearer ") not in self.hub.tokens:
+        """Return the name and the role of the token's owner."""
+        token = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        if token and token not in self.hub.tokens:
             raise Refusal(401, "Invalid credentials in Authorization header")
-        return self.hub.tokens[header.removeprefix("Bearer ")]
+        return self.hub.tokens.get(token)
 
-    def check_writer(self, namespace: str) -> None:
+    def known_user(self) -> tuple[str, str]:
         user = self.user()
         if user is None:
             raise Refusal(401, "Invalid username or password.")
-        if user != (namespace, "write"):
+        return user
+
+    def check_writer(self, namespace: str) -> None:
+        if self.known_user() != (namespace, "write"):
             raise Refusal(403, f'You don\'t have the rights to write to the namespace "{namespace}"')
 
     def repository(self, kind: str, name: str) -> Repository:
-        """A repository that the user may read."""
+        """Find a repository that the user may read."""
         user = self.user()
         found = self.hub.repositories.get((kind, name))
         if found is None or (found.private and (user is None or user[0] != name.split("/")[0])):
@@ -269,8 +267,6 @@ class Handler(BaseHTTPRequestHandler):
     def page(self, repository: Repository) -> str:
         return f"{self.hub.url}/{'' if repository.kind == 'model' else repository.kind + 's/'}{repository.name}"
 
-    # What is asked
-
     def route(self) -> None:
         parts = urlsplit(self.path)
         self.query = parse_qs(parts.query)
@@ -285,16 +281,11 @@ class Handler(BaseHTTPRequestHandler):
         raise Refusal(404, f"{self.command} {parts.path}: the local Hub does not know this", "EntryNotFound")
 
     def whoami(self) -> None:
-        user = self.user()
-        if user is None:
-            raise Refusal(401, "Invalid username or password.")
-        self.answer(
-            {"type": "user", "name": user[0], "fullname": user[0], "orgs": [], "auth": {"type": "access_token"}}
-        )
+        self.answer({"type": "user", "name": self.known_user()[0], "orgs": [], "auth": {"type": "access_token"}})
 
     def create(self) -> None:
-        asked, user = json.loads(self.body), self.user()
-        namespace = asked.get("organization") or (user[0] if user else "")
+        asked = json.loads(self.body)
+        namespace = asked.get("organization") or self.known_user()[0]
         self.check_writer(namespace)
         kind, name = asked.get("type") or "model", f"{namespace}/{asked['name']}"
         if (kind, name) in self.hub.repositories:
@@ -305,7 +296,7 @@ class Handler(BaseHTTPRequestHandler):
         self.answer({"url": self.page(repository), "name": name, "id": name})
 
     def validate(self) -> None:
-        """Metadata must be YAML; what the Hub asks of its fields is not checked here."""
+        """Check that metadata is YAML; the Hub also checks its fields."""
         errors = []
         try:
             card_data(json.loads(self.body)["content"].encode())
@@ -316,18 +307,12 @@ class Handler(BaseHTTPRequestHandler):
     def info(self, repository: Repository, revision: str = "main") -> None:
         commit = self.commit(repository, revision)
         data = card_data(commit.tree["README.md"].content) if "README.md" in commit.tree else {}
-        self.answer(
-            {
-                "_id": "0" * 24, "id": repository.name, "modelId": repository.name, "sha": commit.oid,
-                "author": repository.name.split("/")[0], "private": repository.private, "gated": False,
-                "disabled": False, "downloads": 0, "likes": 0, "lastModified": DATE, "createdAt": DATE,
-                "tags": data.get("tags", []), "cardData": data, "sdk": repository.sdk,
-                "siblings": [{"rfilename": path, **blob.describe()} for path, blob in sorted(commit.tree.items())],
-            }
-        )  # fmt: skip
+        siblings = [{"rfilename": path, **blob.describe()} for path, blob in sorted(commit.tree.items())]
+        about = {"id": repository.name, "sha": commit.oid, "private": repository.private, "sdk": repository.sdk}
+        self.answer({**about, "tags": data.get("tags", []), "cardData": data, "siblings": siblings})
 
     def tree(self, repository: Repository, revision: str, folder: str) -> None:
-        """The files and folders below a folder, whether they are asked for recursively or not."""
+        """List everything below a folder, recursively even if it was not asked for."""
         prefix = folder.strip("/") + "/" if folder.strip("/") else ""
         files = {
             path: blob for path, blob in self.commit(repository, revision).tree.items() if path.startswith(prefix)
@@ -348,19 +333,17 @@ class Handler(BaseHTTPRequestHandler):
 
     def lfs_batch(self, repository: Repository) -> None:
         self.check_writer(repository.name.split("/")[0])
-        objects: list[dict[str, Any]] = []
-        for each in json.loads(self.body)["objects"]:
-            answer = {"oid": each["oid"], "size": each["size"], "authenticated": True}
+        objects: list[dict[str, Any]] = json.loads(self.body)["objects"]
+        for each in objects:
             if each["oid"] not in repository.lfs:
                 address = f"{self.hub.url}/lfs/{repository.kind}s/{repository.name}/{each['oid']}"
-                answer["actions"] = {"upload": {"href": address}}
-            objects.append(answer)
+                each["actions"] = {"upload": {"href": address}}
         self.answer({"transfer": "basic", "objects": objects})
 
     def lfs_put(self, kind_and_name: str, oid: str) -> None:
-        kind, _, name = kind_and_name.partition("s/")  # an address that is given to a writer; it needs no token
+        kind, _, name = kind_and_name.partition("s/")  # only a writer gets this address; it needs no token
         if sha256(self.body).hexdigest() != oid:
-            raise Refusal(400, "the content is not what its name says")
+            raise Refusal(400, "the content does not match its hash")
         self.hub.repositories[kind, name].lfs[oid] = self.body
         self.answer({})
 
@@ -377,31 +360,28 @@ class Handler(BaseHTTPRequestHandler):
             elif line["key"] == "deletedFile" and tree.pop(path, None) is None:
                 raise Refusal(404, "A file with this name doesn't exist", "EntryNotFound")
         commit = repository.add(lines[0]["value"]["summary"], tree)
-        self.answer(
-            {"success": True, "commitOid": commit.oid, "commitUrl": f"{self.page(repository)}/commit/{commit.oid}"}
-        )
+        self.answer({"commitOid": commit.oid, "commitUrl": f"{self.page(repository)}/commit/{commit.oid}"})
 
     def download(self, repository: Repository, revision: str, path: str) -> None:
         commit = self.commit(repository, revision)
         if path not in commit.tree:
-            headers = {"X-Repo-Commit": commit.oid, "X-Error-Code": "EntryNotFound", "X-Error-Message": "Not found"}
-            return self.answer({"error": "Entry not found"}, 404, headers)
+            return self.answer({}, 404, {"X-Repo-Commit": commit.oid, "X-Error-Code": "EntryNotFound"})
         blob = commit.tree[path]
         headers = {"X-Repo-Commit": commit.oid, "Accept-Ranges": "bytes", "ETag": f'"{blob.etag}"'}
         if blob.lfs:
             headers |= {"X-Linked-Etag": f'"{blob.etag}"', "X-Linked-Size": str(len(blob.content))}
         wanted = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
         if wanted is None:
-            return self.send(blob.content, 200, headers)
+            return self.answer(blob.content, 200, headers)
         size = len(blob.content)
         start = int(wanted[1]) if wanted[1] else max(size - int(wanted[2]), 0)
         stop = min(int(wanted[2]) + 1, size) if wanted[1] and wanted[2] else size
         headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
-        return self.send(blob.content[start:stop], 206, headers)
+        return self.answer(blob.content[start:stop], 206, headers)
 
 
 def card_data(content: bytes) -> dict[str, Any]:
-    """The metadata of a card."""
+    """Read the metadata of a card."""
     match = re.match(rb"---\r?\n(.*?)\r?\n---(\r?\n|$)", content, re.DOTALL)
     return (yaml.safe_load(match[1]) if match else None) or {}
 
