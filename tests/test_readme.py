@@ -76,7 +76,7 @@ def test_every_block_runs(hub: LocalHub, smollm2: str, tmp_path: Path) -> None:
         (copy / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / file, copy / file)
 
-    hub.tokens["hf_Owner"] = (MODEL.split("/")[0], "write")
+    hub.tokens["hf_Owner"] = MODEL.split("/")[0]
     hub.api("hf_Owner").create_repo(MODEL)
     hub.api("hf_Owner").upload_folder(repo_id=MODEL, folder_path=model)
     binaries = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"

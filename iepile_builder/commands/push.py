@@ -32,11 +32,11 @@ class PushOptions:
 
     Args:
         what (`str`):
-            `adapter`, `merged` (a whole model), `gguf`, `dataset`, `metric` or `demo`.
+            `adapter`, `merged` (a full model), `gguf`, `dataset`, `metric` or `demo`.
         repo_id (`str`):
             The repository, `user/name`; a bare name is in your own namespace.
         folder (`Path`, *optional*):
-            The folder of the model, the dataset or the metric; the metric has a default.
+            The folder of the model or the dataset; by default the bundled metric, if that is pushed.
         public (`bool`, *optional*, defaults to `False`):
             Make a new repository public; an existing one is not changed.
         dry_run (`bool`, *optional*, defaults to `False`):

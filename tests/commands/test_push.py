@@ -158,7 +158,7 @@ def test_a_dry_run_shows_and_sends_nothing(
     assert "\n# tiny-ie\n" in printed
     assert "| NER | **" in printed
     assert printed.endswith("A dry run: nothing was pushed.\n")
-    assert {request.method for request in hub.requests} <= {"GET", "HEAD"}
+    assert {method for method, _ in hub.requests} <= {"GET", "HEAD"}
     hub.fail("GET", "/api/models/", status=None)
     printed = run("adapter", *command, "--license", "mit")
     assert "model user/tiny-ie (new, private, unless it exists: the Hub was not reached)" in printed
@@ -179,52 +179,36 @@ def test_a_merged_model_in_shards(hub: LocalHub, base: Path, run: Callable[..., 
     assert "license: mit" in files["README.md"].decode()
 
 
-def copied(adapter: Path, folder: Path, without: str = "") -> Path:
-    folder.mkdir()
-    for path in adapter.glob("*.*"):
-        if path.name != without:
-            (folder / path.name).write_bytes(path.read_bytes())
-    return folder
+def copied(adapter: Path, folder: Path) -> Path:
+    return Path(shutil.copytree(adapter, folder, ignore=shutil.ignore_patterns("checkpoint-*")))
 
 
 @pytest.mark.parametrize(
-    ("without", "options", "message"),
+    ("config", "options", "message"),
     [
-        ("adapter_model.safetensors", {}, "no adapter model in it"),
-        ("", {"--base_model": None}, "its base model has no Hub id: give --base_model"),
-        ("", {"--license": None}, "the licence of the base model is not known: give --license .user/none: no such"),
-        ("", {"--report_file": "none.json"}, "none.json: no such file"),
-        ("", {"--predictions_file": "none.jsonl"}, "none.jsonl: no such file"),
-        ("", {"--folder": "none"}, "--folder: none is not a folder"),
+        (None, {}, "no adapter model in it"),
+        ({}, {"--base_model": None}, "its base model has no Hub id: give --base_model"),
+        ({"base_model_name_or_path": 7}, {"--base_model": None}, "its base model has no Hub id: give --base_model"),
+        ({"base_model_name_or_path": "."}, {"--base_model": None}, "its base model has no Hub id: give --base_model"),
+        ([], {"--base_model": None}, "adapter_config.json: not a JSON object"),
+        ({}, {"--license": None}, "the licence of the base model is not known: give --license .user/none: no such"),
+        ({}, {"--report_file": "none.json"}, "none.json: no such file"),
+        ({}, {"--predictions_file": "none.jsonl"}, "none.jsonl: no such file"),
+        ({}, {"--folder": "none"}, "--folder: none is not a folder"),
     ],
 )
-def test_what_is_wrong_is_said(
-    hub: LocalHub, adapter: Path, tmp_path: Path, run: Callable[..., str], without: str, options: dict, message: str
+def test_bad_input_is_one_line(
+    hub: LocalHub, adapter: Path, tmp_path: Path, run: Callable[..., str], config: object, options: dict, message: str
 ) -> None:
-    folder = copied(adapter, tmp_path / "adapter", without)
+    folder = copied(adapter, tmp_path / "adapter")
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    if config is None:
+        (folder / "adapter_model.safetensors").unlink()
     given = {"--folder": str(folder), "--base_model": "user/none", "--license": "mit", **options}
     command = [part for name, value in given.items() if value is not None for part in (name, value)]
     with pytest.raises(SystemExit, match=f"^error: .*{message}"):
         run("adapter", "--repo_id", "user/tiny-ie", *command)
     assert hub.repositories == {}
-
-
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        ("[]", "adapter_config.json: not a JSON object"),
-        ("{}", "base model has no Hub id"),
-        ('{"base_model_name_or_path": 7}', "base model has no Hub id: give --base_model"),
-    ],
-)
-def test_a_damaged_adapter_config_is_one_line(
-    hub: LocalHub, adapter: Path, tmp_path: Path, run: Callable[..., str], config: str, message: str
-) -> None:
-    folder = copied(adapter, tmp_path / "adapter")
-    (folder / "adapter_config.json").write_text(config)
-    (folder / "training.json").unlink(missing_ok=True)
-    with pytest.raises(SystemExit, match=f"^error: .*{message}"):
-        run("adapter", "--repo_id", "user/tiny-ie", "--folder", folder, "--license", "mit")
 
 
 def test_only_files_of_a_model_leave_and_none_by_a_link(
@@ -377,13 +361,13 @@ def test_the_demo_and_back(
             app.terminate()
 
 
-def test_what_would_keep_a_result_from_being_pushed_is_said_before_the_training(
+def test_a_push_that_would_fail_is_refused_before_the_training(
     hub: LocalHub, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with_base(hub, base)
     args = Namespace(push_to_hub=True, hub_model_id=None, output_dir=str(tmp_path / "mine"))
     assert take_push(args, "user/tiny") == "user/mine"
-    assert take_push(args, "user/tiny") is None  # and the trainer has nothing to push, too
+    assert take_push(args, "user/tiny") is None  # the trainer's own push is off
     for model, message in ((str(base), "is a folder"), ("user/none", "the licence of the base model is not known")):
         with pytest.raises(InputError, match=message):
             take_push(Namespace(push_to_hub=True, hub_model_id="user/name", output_dir="mine"), model)

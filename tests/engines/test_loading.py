@@ -46,7 +46,7 @@ def test_loading_and_saving_show_no_bars(tmp_path: Path, capsys: pytest.CaptureF
 def test_the_weights_on_the_hub_come_first(
     hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    hub.tokens["hf_Owner"] = (SMOLLM2.split("/")[0], "write")
+    hub.tokens["hf_Owner"] = SMOLLM2.split("/")[0]
     hub.api("hf_Owner").create_repo(SMOLLM2)
     hub.api("hf_Owner").upload_folder(repo_id=SMOLLM2, folder_path=save_tiny_model(tmp_path / "model"))
     monkeypatch.setattr(loading, "embedded_gguf", None)

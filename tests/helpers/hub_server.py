@@ -97,11 +97,6 @@ class Fault:
     skip: int = 0  # requests that succeed first
 
 
-class Request(NamedTuple):
-    method: str
-    path: str
-
-
 class Refusal(Exception):
     def __init__(self, status: int, message: str, code: str | None = None) -> None:
         super().__init__(message)
@@ -125,11 +120,11 @@ class LocalHub:
     token: str = "hf_" + "TestTokenOfTheLocalHub" + "0" * 12  # looks like a token, so that a leak is found
     repositories: dict[tuple[str, str], Repository] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
-    requests: list[Request] = field(default_factory=list)
+    requests: list[tuple[str, str]] = field(default_factory=list)
     lock: Any = field(default_factory=Lock)
 
     def __post_init__(self) -> None:
-        self.tokens = {self.token: ("user", "write"), "hf_ReadOnly": ("user", "read")}
+        self.tokens = {self.token: "user"}  # to the user who may read and write what is theirs
         self.server = Server(("127.0.0.1", 0), type("Bound", (Handler,), {"hub": self}))
         self.url = f"http://127.0.0.1:{self.server.server_port}"
         self.environment = {name: value for name, value in os.environ.items() if name not in OFFLINE} | {
@@ -170,10 +165,10 @@ class LocalHub:
         """Let the next requests of some kind fail; see [`Fault`]."""
         self.faults.append(Fault(method, path, status, **more))
 
-    def take_fault(self, request: Request) -> Fault | None:
+    def take_fault(self, method: str, path: str) -> Fault | None:
         with self.lock:
             for fault in self.faults:
-                if fault.method == request.method and fault.times and re.search(fault.path, request.path):
+                if fault.method == method and fault.times and re.search(fault.path, path):
                     if not fault.skip:
                         fault.times -= 1
                         return fault
@@ -182,7 +177,7 @@ class LocalHub:
 
     def count(self, method: str, path: str) -> int:
         """Count the requests of some kind."""
-        return sum(request.method == method and bool(re.search(path, request.path)) for request in self.requests)
+        return sum(method == each and bool(re.search(path, of_request)) for each, of_request in self.requests)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -196,9 +191,8 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def handle_request(self) -> None:
-        request = Request(self.command, self.path)
-        self.hub.requests.append(request)
-        fault = self.hub.take_fault(request)
+        self.hub.requests.append((self.command, self.path))
+        fault = self.hub.take_fault(self.command, self.path)
         if fault and fault.status is None:
             self.close_connection = True
             self.connection.close()
@@ -233,28 +227,28 @@ class Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(content)
 
-    def user(self) -> tuple[str, str] | None:
-        """Return the name and the role of the token's owner."""
+    def user(self) -> str | None:
+        """Return the name of the token's owner."""
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
         if token and token not in self.hub.tokens:
             raise Refusal(401, "Invalid credentials in Authorization header")
         return self.hub.tokens.get(token)
 
-    def known_user(self) -> tuple[str, str]:
+    def known_user(self) -> str:
         user = self.user()
         if user is None:
             raise Refusal(401, "Invalid username or password.")
         return user
 
     def check_writer(self, namespace: str) -> None:
-        if self.known_user() != (namespace, "write"):
+        if self.known_user() != namespace:
             raise Refusal(403, f'You don\'t have the rights to write to the namespace "{namespace}"')
 
     def repository(self, kind: str, name: str) -> Repository:
         """Find a repository that the user may read."""
         user = self.user()
         found = self.hub.repositories.get((kind, name))
-        if found is None or (found.private and (user is None or user[0] != name.split("/")[0])):
+        if found is None or (found.private and user != name.split("/")[0]):
             raise Refusal(401 if user is None else 404, "Repository not found", "RepoNotFound")
         return found
 
@@ -281,11 +275,11 @@ class Handler(BaseHTTPRequestHandler):
         raise Refusal(404, f"{self.command} {parts.path}: the local Hub does not know this", "EntryNotFound")
 
     def whoami(self) -> None:
-        self.answer({"type": "user", "name": self.known_user()[0], "orgs": [], "auth": {"type": "access_token"}})
+        self.answer({"type": "user", "name": self.known_user(), "orgs": [], "auth": {"type": "access_token"}})
 
     def create(self) -> None:
         asked = json.loads(self.body)
-        namespace = asked.get("organization") or self.known_user()[0]
+        namespace = asked.get("organization") or self.known_user()
         self.check_writer(namespace)
         kind, name = asked.get("type") or "model", f"{namespace}/{asked['name']}"
         if (kind, name) in self.hub.repositories:

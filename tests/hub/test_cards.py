@@ -143,7 +143,7 @@ def test_the_card_says_how_the_answers_were_made(report_file: Path, tmp_path: Pa
     facts = ModelFacts("org/base", report_file=report_file, predictions_file=tmp_path / "preds.jsonl")
     card = model_card("adapter", tmp_path, "user/name", facts)
     assert "records of the split `dev`; in brackets" in card.text
-    assert "of at most 99 tokens, held to the form that the schema asks for; the model computed in bf" in card.text
+    assert "with at most 99 tokens, constrained to the JSON schema of the instruction, in bfloat16." in card.text
     assert {result.dataset_split for result in card.data.eval_results} == {"dev"}
 
 

@@ -32,7 +32,7 @@ def files(tmp_path: Path) -> dict[str, Path | bytes]:
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Nobody waits; how long it would have been."""
+    """Skip the waits before a retry, and list them."""
     found: list[float] = []
     monkeypatch.setattr("time.sleep", found.append)
     return found
@@ -42,9 +42,11 @@ def contents(files: dict[str, Path | bytes]) -> dict[str, bytes]:
     return {path: each if isinstance(each, bytes) else each.read_bytes() for path, each in files.items()}
 
 
-def test_one_commit_and_none_where_nothing_has_changed(
-    hub: LocalHub, files: dict[str, Path | bytes], capsys: pytest.CaptureFixture
+def test_one_commit_and_none_if_nothing_has_changed(
+    hub: LocalHub, files: dict[str, Path | bytes], waits: list[float], capsys: pytest.CaptureFixture
 ) -> None:
+    hub.fail("PUT", "/lfs/", status=None)  # huggingface_hub tries again
+    hub.fail("POST", "/preupload/", status=429)
     first = push(files, *MODEL)
     repository = hub.repository("user/model")
     assert repository.private
@@ -58,12 +60,12 @@ def test_one_commit_and_none_where_nothing_has_changed(
     assert "nothing has changed" in capsys.readouterr().out
 
     push({**files, "config.json": b"[]"}, *MODEL, public=True)
-    assert hub.count("PUT", "/lfs/") == 2  # none of the large files was sent again
+    assert hub.count("PUT", "/lfs/") == 2 + 1  # none of the large files was sent again
     assert len(repository.commits) == 3
     assert repository.private  # a repository that exists stays as it is
 
 
-def test_what_a_push_left_and_another_does_not_have_is_deleted(hub: LocalHub) -> None:
+def test_files_that_only_an_earlier_push_had_are_deleted(hub: LocalHub) -> None:
     shards = {f"data/NER-en/test-0000{number}-of-00002.parquet": b"x" for number in range(2)}
     push({**SMALL, **shards}, "user/data", "dataset", "two", public=True)
     assert not hub.repository("user/data", "dataset").private
@@ -77,7 +79,7 @@ def test_a_name_that_is_taken(hub: LocalHub) -> None:
     api = hub.api()
     api.create_repo("user/model")
     api.upload_file(path_or_fileobj=b"# Mine", path_in_repo="README.md", repo_id="user/model")
-    push(SMALL, *MODEL)  # it had nothing but a card
+    push(SMALL, *MODEL)  # it had only a card
     api.upload_file(path_or_fileobj=b"# Something else", path_in_repo="README.md", repo_id="user/model")
     with pytest.raises(InputError, match="user/model: holds a model that was not pushed from here"):
         push(SMALL, *MODEL)
@@ -172,12 +174,12 @@ def test_no_false_alarm_on_this_repository() -> None:
 # Bad networks
 
 
-def test_an_upload_goes_on_where_it_was_interrupted(hub: LocalHub, files: dict, waits: list[float]) -> None:
+def test_an_interrupted_upload_is_resumed(hub: LocalHub, files: dict, waits: list[float]) -> None:
     hub.fail("PUT", "/lfs/", status=None, skip=1, times=100)
     with pytest.raises(InputError, match="^user/model: the Hub cannot be reached .* resumes the push$"):
         push(files, *MODEL)
     repository = hub.repository("user/model")
-    assert repository.files() == {}  # nothing that looks whole
+    assert repository.files() == {}  # no half of a model
     assert len(repository.lfs) == 1
     hub.faults.clear()
     hub.requests.clear()
@@ -186,25 +188,38 @@ def test_an_upload_goes_on_where_it_was_interrupted(hub: LocalHub, files: dict, 
     assert hub.count("PUT", "/lfs/") == 1
 
 
-def test_what_the_hub_refuses(hub: LocalHub, waits: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
-    hub.fail("POST", "/commit/", 503, message="on holiday")
-    with pytest.raises(InputError, match=r"^user/model: the Hub answers 503 \(on holiday\); try again later"):
-        push(SMALL, *MODEL)
-    hub.fail("POST", "/commit/", 403, message="Private repository storage limit reached")
-    with pytest.raises(InputError, match=r"^user/model: the Hub answers 403 \(Private repository storage limit"):
-        push(SMALL, *MODEL)
-    with pytest.raises(InputError, match=r"other/model: the Hub answers 403 \(You don't have the rights"):
-        push(SMALL, "other/model", "model", "mine")
-    with pytest.raises(InputError, match="^user/mo del: Repo id must use"):
-        push(SMALL, "user/mo del", "model", "mine")
+@pytest.mark.parametrize(
+    ("fault", "repo_id", "message"),
+    [
+        ((503, "on holiday"), "user/model", r"user/model: the Hub answers 503 \(on holiday\); try again later"),
+        ((403, "storage limit reached"), "user/model", r"user/model: the Hub answers 403 \(storage limit reached\)$"),
+        (None, "other/model", r"other/model: the Hub answers 403 \(You don't have the rights"),
+        (None, "user/mo del", "user/mo del: Repo id must use"),
+    ],
+)
+def test_what_the_hub_refuses(
+    hub: LocalHub, waits: list[float], fault: tuple[int, str] | None, repo_id: str, message: str
+) -> None:
+    if fault:
+        hub.fail("POST", "/commit/", fault[0], message=fault[1])
+    with pytest.raises(InputError, match=f"^{message}"):
+        push(SMALL, repo_id, "model", "mine")
+    assert all(repository.files() == {} for repository in hub.repositories.values())
+
+
+def test_a_card_that_is_not_yaml(hub: LocalHub) -> None:
     with pytest.raises(InputError, match="YAML metadata is not valid"):
         push({"README.md": b"---\na: [\n---\n"}, *MODEL)
-    assert hub.repository("user/model").files() == {}
-    for token in ("hf_Unknown", ""):
+
+
+@pytest.mark.parametrize("token", ["hf_Unknown", "", None])
+def test_no_valid_token_or_offline(hub: LocalHub, token: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    message = "the Hub got no valid token: log in with `hf auth login`"
+    if token is None:
+        message = "HF_HUB_OFFLINE is set"
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    else:
         monkeypatch.setenv("HF_TOKEN", token)
         monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", "nowhere")
-        with pytest.raises(InputError, match="^the Hub got no valid token: log in with `hf auth login`"):
-            push(SMALL, "user/other", "model", "mine")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(InputError, match="^HF_HUB_OFFLINE is set"):
+    with pytest.raises(InputError, match=f"^{message}"):
         push(SMALL, *MODEL)
