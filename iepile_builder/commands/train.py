@@ -148,6 +148,10 @@ def main(data_args: SftArguments, training_args: SFTConfig, model_args: ModelCon
         "packing": training_args.packing_strategy if training_args.packing else "none",
         "longest row": f"{max_length} tokens",
     }
+    if data_args.answer_loss == "decisions":
+        settings["learned"] = "what a grammar leaves open in the answers"
+    if data_args.empty_weight != 1:
+        settings["weight of nothing found"] = f"{data_args.empty_weight} in the loss"
     training.train_and_keep(
         trainer, data_args, model_args, repo_id, settings, rows=len(train_dataset), **find_kinds(train_split)
     )

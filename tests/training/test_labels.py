@@ -199,6 +199,9 @@ def test_training(smallest: str, tmp_path: Path) -> None:
         found[name] = losses(log)[0]
         recipe = (tmp_path / name / "recipe.yaml").read_text()
         assert all(key in recipe for key in data_args)
+        card = (tmp_path / name / "README.md").read_text()
+        assert ("a grammar leaves open" in card) == (name == "decisions")
+        assert ("0.2 in the loss" in card) == (name == "weighted")
     assert found["weighted"] < found["all"]
     assert found["decisions"] != pytest.approx(found["all"])
     with pytest.raises(InputError, match="--empty_weight needs --loss_type nll"):
