@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from itertools import chain, groupby, islice, repeat
-from typing import Any, NamedTuple, overload
+from typing import Any, overload
 
 from tqdm import tqdm
 
 from iepile_builder.answers.grounding import Locator, as_mention, ground
-from iepile_builder.answers.parse import load_answer, strip_fence
-from iepile_builder.answers.repair import repair_json
 from iepile_builder.answers.scores import Calibration, score_decision
 from iepile_builder.chat import to_prompt
 from iepile_builder.data.batching import SchemaBatching
@@ -22,10 +20,11 @@ from iepile_builder.engines.loading import find_calibration
 from iepile_builder.engines.transformers import TransformersEngine
 from iepile_builder.errors import InputError
 from iepile_builder.extraction.clock import start_clock
-from iepile_builder.extraction.merge import add_units, first_place, place_key, read_groups
+from iepile_builder.extraction.merge import add_units, first_place, place_key, read_answer
 from iepile_builder.extraction.passages import HAN, SURROGATE, Passage, detect_language, passages
 from iepile_builder.extraction.result import Extraction
 from iepile_builder.extraction.user_schema import Triggers, read_examples, read_schema, read_triggers
+from iepile_builder.extraction.work import Job, Work
 from iepile_builder.tasks import TASKS, find_task
 from iepile_builder.tasks.facts import Annotation, Fact
 
@@ -234,18 +233,16 @@ class Extractor:
 
     def _stream(self, texts: Iterable[str], triggers: Iterable[Any], batching: SchemaBatching) -> Iterator[Extraction]:
         """Yield the results of texts, in their order."""
-        works: deque[_Work] = deque()
+        works: deque[Work] = deque()
         check_time = start_clock(self.max_seconds)
         at_once = REQUESTS_AT_ONCE if self.max_seconds is None else REQUESTS_TIMED
 
-        def jobs() -> Iterator[_Job]:
+        def jobs() -> Iterator[Job]:
             for number, (text, given) in enumerate(zip(texts, triggers, strict=False), start=1):
                 if not isinstance(text, str) or not text.strip():
                     raise InputError(f"text {number} is empty; give some text")
                 clean = SURROGATE.sub("\ufffd", text)
-                work = _Work(
-                    clean, replace(batching, language=batching.language or detect_language(clean)), check_time
-                )
+                work = Work(clean, replace(batching, language=batching.language or detect_language(clean)), check_time)
                 planned = self._plan(work, given)
                 work.open = len(planned)
                 bar.total += len(planned)
@@ -269,7 +266,7 @@ class Extractor:
         while works:
             yield self._finish(works.popleft())
 
-    def _plan(self, work: _Work, triggers: Triggers | Extraction | None) -> list[_Job]:
+    def _plan(self, work: Work, triggers: Triggers | Extraction | None) -> list[Job]:
         """List the requests about a text: for each passage, those for all labels."""
         text, batching = work.text, work.batching
         sample, whole = Passage(0, min(SAMPLE, len(text))), Passage(0, len(text))
@@ -290,7 +287,7 @@ class Extractor:
         budget = self.passage_tokens if room is None else min(self.passage_tokens, room)
         size = int(budget * sample.end / max(tokens, 1))
         while True:
-            jobs: list[_Job] = []
+            jobs: list[Job] = []
             fits = True
             for passage in passages(text, batching.language, max(size, 1), self.overlap):
                 work.check_time()
@@ -306,8 +303,8 @@ class Extractor:
                 raise self._context_error(longest, room or 0)
 
     def _ask(
-        self, work: _Work, batching: SchemaBatching, passage: Passage, annotations: list[Annotation] | None
-    ) -> list[_Job]:
+        self, work: Work, batching: SchemaBatching, passage: Passage, annotations: list[Annotation] | None
+    ) -> list[Job]:
         """List the requests for all labels about a passage, in the form of training."""
         task, text = TASKS[batching.task], work.text[passage.start : passage.end]
         jobs = []
@@ -318,10 +315,10 @@ class Extractor:
             if self.constrained:
                 items = read_instruction(instruction)["schema"]
                 form = task.answer_schema(items, text if self.copied else None)
-            jobs.append(_Job(work, passage, labels, instruction, Request(to_prompt(instance), form), annotations))
+            jobs.append(Job(work, passage, labels, instruction, Request(to_prompt(instance), form), annotations))
         return jobs
 
-    def _context_error(self, job: _Job, room: int) -> InputError:
+    def _context_error(self, job: Job, room: int) -> InputError:
         """Make the error for a context in which no text has room."""
         kept = f"{room} tokens" if room > 0 else "no room"
         return InputError(
@@ -330,7 +327,7 @@ class Extractor:
             "examples, or use a model with a longer context"
         )
 
-    def _receive(self, job: _Job, completion: Completion) -> list[_Job]:
+    def _receive(self, job: Job, completion: Completion) -> list[Job]:
         """Keep an answer, or ask again for half of the labels at a time if it was cut."""
         work = job.work
         if completion.cut and len(job.labels) > 1:
@@ -346,12 +343,12 @@ class Extractor:
         work.answers.append((job, completion))
         return []
 
-    def _finish(self, work: _Work) -> Extraction:
+    def _finish(self, work: Work) -> Extraction:
         """Merge the answers to all requests about a text."""
         task = TASKS[work.batching.task]
         order = {label: number for number, label in enumerate(work.batching.asked_labels())}
         answers = sorted(work.answers, key=lambda answer: (answer[0].passage, order[answer[0].labels[0]]))
-        counts = dict.fromkeys(("cut", "unparsed", "repaired", "left_out"), 0)
+        counts = Counter(cut=0, unparsed=0, repaired=0, left_out=0)
         units: dict[Any, list[Fact]] = {}
         best: dict[Any, float] = {}  # scores
         for passage, of_passage in groupby(answers, key=lambda answer: answer[0].passage):
@@ -359,25 +356,12 @@ class Extractor:
             scores: list[float | None] = []
             for job, completion in of_passage:
                 work.check_time()
-                text = completion.text
-                if completion.cut:
-                    counts["cut"] += 1
-                    text = text[: text.rfind('"') + 1].removesuffix('"')  # not the string that was being written
-                value = load_answer(text)
-                if value is None and (self.repair or completion.cut):
-                    value = repair_json(strip_fence(text))
-                    counts["repaired"] += value is not None and not completion.cut
-                try:
-                    schema = read_asked(job.instruction, task.name)[0].schema
-                    found, decisions, left_out = read_groups(value or {}, task, schema, completion.decisions)
-                except RecursionError:  # nested nearly as deep as JSON can be read
-                    value, found, decisions, left_out = None, [], [], 0
-                counts["unparsed"] += value is None
+                found, decisions, of_answer = read_answer(completion, job.instruction, task, self.repair)
+                counts.update(of_answer)
                 groups += found
                 scores += [
                     None if each is None else score_decision(each, task.name, self.calibration) for each in decisions
                 ]
-                counts["left_out"] += left_out
             locate = Locator(work.text[passage.start : passage.end], self.min_similarity, work.check_time)
             grounded = ground(groups, locate)
             add_units(units, best, grounded, scores, passage.start, task.has_events)
@@ -409,29 +393,6 @@ class Extractor:
             retried=work.retried,
             **counts,
         )
-
-
-class _Job(NamedTuple):
-    """One request about a passage of a text."""
-
-    work: _Work
-    passage: Passage
-    labels: tuple[str, ...]
-    instruction: str
-    request: Request
-    annotations: list[Annotation] | None  # the event types and triggers that are given (EEA)
-
-
-@dataclass
-class _Work:
-    """A text whose requests are being answered."""
-
-    text: str
-    batching: SchemaBatching
-    check_time: Callable[[], None]
-    open: int = 0
-    retried: int = 0
-    answers: list[tuple[_Job, Completion]] = field(default_factory=list)
 
 
 def take_options(kwargs: dict[str, Any]) -> dict[str, Any]:

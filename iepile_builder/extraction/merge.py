@@ -6,11 +6,51 @@ from collections import Counter
 from typing import Any
 
 from iepile_builder.answers.grounding import as_mention
+from iepile_builder.answers.parse import load_answer, strip_fence
+from iepile_builder.answers.repair import repair_json
 from iepile_builder.answers.scores import Decision, Decisions, decide_facts
+from iepile_builder.data.instructions import read_asked
+from iepile_builder.engines.base import Completion
 from iepile_builder.extraction.passages import SURROGATE
 from iepile_builder.schema import Schema
 from iepile_builder.tasks.base import Task
 from iepile_builder.tasks.facts import MALFORMED, NOTHING, Fact
+
+
+def read_answer(
+    completion: Completion, instruction: str, task: Task, repair: bool
+) -> tuple[list[list[Fact]], list[Decision | None], Counter[str]]:
+    """
+    Read the usable facts of a completion, and count what went wrong.
+
+    Args:
+        completion ([`~iepile_builder.engines.base.Completion`]):
+            The model's answer.
+        instruction (`str`):
+            The instruction that it answers.
+        task ([`~iepile_builder.tasks.base.Task`]):
+            The task.
+        repair (`bool`):
+            Whether to read near-JSON as well.
+
+    Returns:
+        `tuple`: Facts, those that belong together in one list; the decision of each list; and the counts `cut`,
+        `repaired`, `unparsed` and `left_out`.
+    """
+    text = completion.text
+    if completion.cut:
+        text = text[: text.rfind('"') + 1].removesuffix('"')  # not the string that was being written
+    value, repaired = load_answer(text), False
+    if value is None and (repair or completion.cut):
+        value = repair_json(strip_fence(text))
+        repaired = value is not None and not completion.cut
+    try:
+        schema = read_asked(instruction, task.name)[0].schema
+        groups, decisions, left_out = read_groups(value or {}, task, schema, completion.decisions)
+    except RecursionError:  # nested nearly as deep as JSON can be read
+        value, groups, decisions, left_out = None, [], [], 0
+    counts = Counter(cut=completion.cut, repaired=repaired, unparsed=value is None, left_out=left_out)
+    return groups, decisions, counts
 
 
 def read_groups(
