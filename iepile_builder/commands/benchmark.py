@@ -34,6 +34,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from iepile_builder.commands.score import MIN_RECORDS
 from iepile_builder.data.benchmark import BenchmarkSet, convert, read_benchmark
 from iepile_builder.data.corpus import check_choices
 from iepile_builder.data.instances import without_dataset_bars
@@ -326,7 +327,8 @@ def print_rows(benchmark: dict[str, Any], shown: list[str], with_labels: bool, o
         title = f"  {row['corpus']}" if row["corpus"] else f"{row['set']}{of}"
         cells = [f"{row['records']:,}", f"{row['gold']:,.0f}"]
         cells += [f"{row[measure]:.1f}" for measure in ("precision", "recall", "f1")]
-        cells += [" to ".join(f"{bound:.1f}" for bound in row["interval"])]
+        few = row["records"] < MIN_RECORDS * row["corpora"]
+        cells += ["n too small" if few else " to ".join(f"{bound:.1f}" for bound in row["interval"])]
         if with_labels:
             labels = [row.get(part, {}) for part in ("seen", "unseen")]
             cells += [f"{part['f1']:.1f}" if part.get("gold") else "" for part in labels]

@@ -6,7 +6,7 @@ import json
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from iepile_builder.data.instructions import asked_schema
 from iepile_builder.engines.loading import without_weight_bars
 from iepile_builder.errors import InputError
 from iepile_builder.scoring.scorer import Scorer
-from iepile_builder.tasks import TASKS
+from iepile_builder.tasks import TASKS, find_task
 from iepile_builder.training.arguments import DataArguments, SftArguments
 from iepile_builder.training.labels import tokenize_decisions
 
@@ -107,10 +107,19 @@ def select_tasks(dataset: Dataset, split: str, tasks: list[str] | None) -> Datas
     return selected
 
 
-def find_kinds(dataset: Dataset) -> dict[str, list[str]]:
-    """Find the tasks and languages of the rows, if columns name them."""
-    kinds = {"tasks": "task", "languages": "language"}
-    return {kind: sorted({*dataset[name]}) for kind, name in kinds.items() if name in dataset.column_names}
+def find_kinds(dataset: Dataset) -> dict[str, Any]:
+    """Find the tasks and languages of the rows, if columns name them, and the labels that each task asks for."""
+    columns = {"tasks": "task", "languages": "language"}
+    kinds: dict[str, Any] = {
+        kind: sorted({*dataset[name]}) for kind, name in columns.items() if name in dataset.column_names
+    }
+    labels: dict[str, set[str]] = {task: set() for task in kinds.get("tasks", ())}
+    if labels:
+        with suppress(InputError):  # instructions of another form: unknown
+            for task, instruction in zip(dataset["task"], dataset["instruction"], strict=True):
+                labels[task].update(find_task(task).labels(asked_schema(instruction, task)))
+            kinds["labels"] = {task: sorted(of_task) for task, of_task in labels.items()}
+    return kinds
 
 
 def select_sample(dataset: Dataset, size: int | None, seed: int) -> Dataset:

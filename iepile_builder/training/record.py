@@ -37,6 +37,7 @@ def write_training(
     how: str = "the loss on the answers alone",
     tasks: Sequence[str] = (),
     languages: Sequence[str] = (),
+    labels: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
     """
     Record a training run beside the model: everything in `training.json`, and in `recipe.yaml` the arguments that
@@ -65,6 +66,8 @@ def write_training(
             The tasks of the training rows, if known.
         languages (`Sequence[str]`, *optional*):
             Their languages, if known.
+        labels (`Mapping[str, Sequence[str]]`, *optional*):
+            Task to the labels that they ask for, if known.
     """
     base, data = model_args.model_name_or_path, data_args.dataset_name
     note = Path(base, BASE_NOTE)  # in the folder of the embedded model alone
@@ -88,6 +91,7 @@ def write_training(
         "dataset_name": public(data),
         "tasks": list(tasks),
         "languages": list(languages),
+        "labels": add_labels(data_args.adapter_name_or_path, labels),
         "rows": rows,
         "how": how,
         "kept_step": kept_step,
@@ -99,6 +103,17 @@ def write_training(
     text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
     start = "# to be given with --config, and with --dataset_name and --output_dir\n"
     write_whole(folder / RECIPE, start + text)
+
+
+def add_labels(adapter: str | None, labels: Mapping[str, Sequence[str]] | None) -> Mapping[str, Sequence[str]] | None:
+    """Add the labels that an adapter had seen before it was continued; `None` if they are unknown."""
+    if adapter is None or labels is None:
+        return labels
+    file = Path(adapter, RECORD)
+    earlier = json.loads(file.read_bytes()).get("labels") if file.is_file() else None
+    if earlier is None:
+        return None
+    return {task: sorted({*earlier.get(task, ()), *labels.get(task, ())}) for task in {**earlier, **labels}}
 
 
 def describe_settings(

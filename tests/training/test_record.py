@@ -13,6 +13,7 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
 from iepile_builder.chat import load_tokenizer
+from iepile_builder.training.record import add_labels
 
 
 def test_what_is_kept(
@@ -57,6 +58,20 @@ def test_the_tasks_that_were_trained(train: Callable[..., list[dict]], tmp_path:
     assert json.loads((tmp_path / "out" / "training.json").read_text())["tasks"] == ["NER", "RE"]
     train("ner", {"tasks": ["NER"]}, max_steps=1)
     assert json.loads((tmp_path / "ner" / "training.json").read_text())["tasks"] == ["NER"]
+
+
+def test_the_labels_that_training_has_seen(train: Callable[..., list[dict]], tmp_path: Path) -> None:
+    train(max_steps=1)
+    labels = json.loads((tmp_path / "out" / "training.json").read_text())["labels"]
+    assert labels.keys() == {"NER", "RE"}
+    assert "city" in labels["NER"]
+    assert add_labels(None, labels) == labels
+    assert add_labels(str(tmp_path / "out"), {"NER": ["river"], "EE": ["meet"]}) == {
+        "NER": sorted([*labels["NER"], "river"]),
+        "RE": labels["RE"],
+        "EE": ["meet"],
+    }
+    assert add_labels(str(tmp_path), labels) is None  # an adapter without a record
 
 
 def test_trackio(train: Callable[..., list[dict]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
