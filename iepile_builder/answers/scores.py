@@ -2,17 +2,19 @@
 Score the facts of an answer by the model's own decisions.
 
 A model that writes a label's list decides before each item whether to write one or to close the list. Engines report
-for each item the log-odds of that decision and the log-probability of the item's tokens; the *score* of the item's
-facts is the probability of both, `sigmoid(log_odds) * exp(logprob)`: how likely the model was to write this very item
-at that point. It is between 0 and 1 but not calibrated: of facts that score 0.7, more or less than 70% may be right.
-With a [`Calibration`], which `iepile calibrate` fits on validation records, it estimates the probability that the fact
-is right.
+for each item the log-odds of that decision and the log-probability of the item's tokens. The *score* of the item's
+facts is the probability that the label has any item, times that the list goes on after the items before, times that
+this item comes next: `sigmoid(opened) * sigmoid(continued) * exp(logprob)`, for the first item without the second.
+(On validation records it ranks better than the item's own decision alone: a model that has begun a list goes on too
+easily.) It is between 0 and 1 but not calibrated: of facts that score 0.7, more or less than 70% may be right. With a
+[`Calibration`], which `iepile calibrate` fits on validation records, it estimates the probability that the fact is
+right.
 """
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import exp, expm1, isfinite, log, log1p
+from math import exp, expm1, inf, isfinite, log, log1p
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,21 +36,20 @@ class Decision(NamedTuple):
     Args:
         opened (`float`):
             Log-odds that the label has any item, from the first decision of its list.
-        log_odds (`float`):
-            Log-odds that the list went on with an item, in nats.
+        continued (`float`):
+            Log-odds that the list went on with this item after those before it, in nats; infinite for the first item.
         logprob (`float`):
             Log-probability of the item's tokens, in nats.
     """
 
     opened: float
-    log_odds: float
+    continued: float
     logprob: float
 
     @property
     def logit(self) -> float:
-        """The log-odds of the probability that this very item was written, within `MAX_LOGIT`."""
-        decided = -self.log_odds  # log(1 / sigmoid(x)) = log(1 + exp(-x))
-        logp = min(self.logprob, 0.0) - max(decided, 0.0) - log1p(exp(-abs(decided)))
+        """The log-odds of the score, uncalibrated and within `MAX_LOGIT`."""
+        logp = min(self.logprob, 0.0) + _log_sigmoid(self.opened) + _log_sigmoid(self.continued)
         return MAX_LOGIT if logp > -exp(-MAX_LOGIT) else max(logp - log(-expm1(logp)), -MAX_LOGIT)
 
 
@@ -79,6 +80,10 @@ def sigmoid(x: float) -> float:
     return 1 / (1 + exp(-x)) if x >= 0 else exp(x) / (1 + exp(x))
 
 
+def _log_sigmoid(x: float) -> float:
+    return min(x, 0.0) - log1p(exp(-abs(x)))
+
+
 def decide_facts(
     answer: Mapping[str, Any] | None, decisions: Decisions | None, task: str, schema: Schema
 ) -> dict[Fact, Decision]:
@@ -104,10 +109,10 @@ def decide_facts(
     for key, pairs in (decisions or {}).items():
         if answer is None or key not in answer:
             continue
-        for item, (log_odds, logprob) in zip(_list_items(answer[key]), pairs, strict=False):
+        for index, (item, (log_odds, logprob)) in enumerate(zip(_list_items(answer[key]), pairs, strict=False)):
             if logprob is None:
                 break
-            decision = Decision(pairs[0][0], log_odds, logprob)
+            decision = Decision(pairs[0][0], log_odds if index else inf, logprob)
             for fact in TASKS[task].parse({key: item}, schema):
                 if fact not in found or decision.logit > found[fact].logit:
                     found[fact] = decision

@@ -1,7 +1,7 @@
 """The score of a fact: worked by hand, between 0 and 1, monotone, and that of the item that states the fact."""
 
 import json
-from math import exp, log
+from math import exp, inf, log
 from pathlib import Path
 
 import pytest
@@ -28,8 +28,10 @@ logprobs = st.floats(-1e6, 0)
 
 
 def test_the_score_by_hand() -> None:
-    decision = Decision(0.0, log(3), log(0.5))  # 3 to 1 for an item, of which this one has half
+    decision = Decision(log(3), inf, log(0.5))  # 3 to 1 for an item, of which this one has half
     assert score_decision(decision, "NER") == pytest.approx(0.75 * 0.5)
+    second = Decision(log(3), log(4), log(0.1))  # 4 to 1 for another
+    assert score_decision(second, "NER") == pytest.approx(0.75 * 0.8 * 0.1)
     calibration = Calibration(score={"NER": (2.0, 1.0)})
     odds = 0.375 / 0.625
     assert score_decision(decision, "NER", calibration) == pytest.approx(1 / (1 + exp(-1) / odds**2))
@@ -38,20 +40,21 @@ def test_the_score_by_hand() -> None:
 
 @given(log_odds, log_odds, logprobs, logprobs)
 def test_scores_are_probabilities_and_grow_with_both_numbers(one: float, other: float, p: float, q: float) -> None:
-    low = score_decision(Decision(0, min(one, other), min(p, q)), "NER")
-    high = score_decision(Decision(0, max(one, other), max(p, q)), "NER")
-    assert 0 <= low <= high <= 1
+    (low, high), (less, more) = sorted((one, other)), sorted((p, q))
+    assert 0 <= score_decision(Decision(low, 1, less), "NER") <= score_decision(Decision(high, 1, more), "NER") <= 1
+    assert 0 <= score_decision(Decision(1, low, less), "NER") <= score_decision(Decision(1, high, more), "NER") <= 1
+    assert score_decision(Decision(low, high, p), "NER") <= score_decision(Decision(low, inf, p), "NER")
 
 
 def test_each_fact_has_the_score_of_its_item() -> None:
     first, second, end = [1.0, -0.5], [0.2, -1.0], [-3.0, None]
     ner = decide_facts({"person": ["Ada", "Bob"], "city": []}, {"person": [first, second, end], "city": [end]}, "NER",
                        Schema(types=("person", "city")))  # fmt: skip
-    assert ner == {Entity("person", "Ada"): (1.0, 1.0, -0.5), Entity("person", "Bob"): (1.0, 0.2, -1.0)}
+    assert ner == {Entity("person", "Ada"): (1.0, inf, -0.5), Entity("person", "Bob"): (1.0, 0.2, -1.0)}
 
     event = {"trigger": "quit", "arguments": {"who": ["Ada", "Bob"]}}
     schema = Schema(("resign",), ("who",), {"resign": ("who",)})
-    decision = Decision(1.0, 1.0, -0.5)
+    decision = Decision(1.0, inf, -0.5)
     assert decide_facts({"resign": [event]}, {"resign": [first, end]}, "EE", schema) == {
         Trigger("resign", "quit"): decision,
         Argument("resign", "who", "Ada", "quit"): decision,

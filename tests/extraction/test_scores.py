@@ -19,7 +19,7 @@ from iepile_builder.extraction.terminal import show
 
 
 END = (-3.0, None)
-HALF, HIGH, LOW = (0.0, 0.0), (3.0, 0.0), (0.0, -3.0)  # scores .5, .95, .02
+HALF, HIGH, LOW = (0.0, 0.0), (3.0, 0.0), (0.0, -3.0)  # scores .5, .95, .02 of a first item
 ANSWER = {"person": ["Ada", "Bob"], "city": ["Rome"]}
 DECISIONS = {"person": [HIGH, HALF, END], "city": [LOW, END]}
 PERSONS_AND_CITIES = ["person", "city"]
@@ -52,10 +52,10 @@ def extract(engine: Sure, task: str = "NER", schema: Any = PERSONS_AND_CITIES, *
 
 def test_every_fact_carries_its_score() -> None:
     result = extract(Sure(ANSWER, DECISIONS))
-    expected = [1 / (1 + exp(-3)), 0.5, 0.5 * exp(-3)]
+    expected = [1 / (1 + exp(-3)), 0.5 / (1 + exp(-3)), 0.5 * exp(-3)]
     assert [str(fact.entity) for fact in result.facts] == ["Ada", "Bob", "Rome"]
     assert result.scores == pytest.approx(expected)
-    assert [fact["score"] for fact in result.to_dict()["facts"]] == [0.9526, 0.5, 0.0249]
+    assert [fact["score"] for fact in result.to_dict()["facts"]] == [0.9526, 0.4763, 0.0249]
     assert "<th>score</th>" in result.to_html() and "0.95" in result.to_html()
     console = Console(record=True, width=100)
     show(result, console)

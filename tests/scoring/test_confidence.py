@@ -72,8 +72,8 @@ def test_facts_of_answers_are_ranked() -> None:
         instance("NER", ["city"], entities(person=["Ada", "Eve"]), {"city": ["X"]}),
     ]
     found = rank_facts(scorer_of(rows))["NER"]
-    assert found.scores == pytest.approx(1 / (1 + np.exp([-2, 0, 1])))
-    assert (found.hits.tolist(), found.gold, found.unscored) == ([False, True, True], 2, 1)
+    assert found.scores == pytest.approx(0.5 * np.array([1, 1 / (1 + np.exp(-2)), 1 / (1 + np.exp(1))]))
+    assert (found.hits.tolist(), found.gold, found.unscored) == ([True, False, True], 2, 1)
     repeated = {**row, "output": '{"person": ["Ada", "Ada"]}', "decisions": decisions}
     assert rank_facts(scorer_of([repeated]))["NER"].hits.tolist() == [True, False]
 

@@ -400,7 +400,7 @@ DECIDED = {"person": [[2.0, -0.1], [0.0, -1.0], [-2.0, None]], "city": [[-1.0, -
 
 
 def decided_rows() -> list[dict]:
-    """Scores: Ada .80, Bob .18, Eve .04; and a fact without a score."""
+    """Scores: Ada .80, Bob .16, Eve .04; and a fact without a score."""
     answer = {"person": ["Ada", "Bob"], "city": ["Eve"]}
     gold = entities(person=["Ada"], city=["Rome"])
     row = {**instance("NER", ["person", "city"], gold, answer), "decisions": DECIDED}
