@@ -87,8 +87,8 @@ def main(options: CalibrateOptions) -> None:
             f"{of['f1_after']:.2f} with it, {of['f1_cross_validated']:.2f} cross-validated "
             f"({of['records']} records of {split})"
         )
-        if calibration.empty_bias[task] >= of["limit"] != 0:
-            print(f"{task}: the best bias is that of the predictions; predict with a larger --empty_bias")
+        if calibration.empty_bias[task] >= of["limit"]:
+            print(f"{task}: no larger bias than that of the answers could be tried: predict with --empty_bias 3")
     for task in tasks:
         if task not in fitted:
             print(f"{task}: fewer than {MIN_RECORDS} records, not calibrated")

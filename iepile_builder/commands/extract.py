@@ -84,6 +84,8 @@ def main(options: ExtractOptions, engine_options: EngineOptions) -> None:
     text = read_text(options)
     read_schema(options.schema, options.task)  # its errors come before a model is loaded
     examples = [] if options.examples is None else [read_json(line) for _, _, line in read_lines(options.examples)]
+    if options.min_score > 0:
+        engine_options.scores = True
     calibration = None
     if engine_options.base_url is None:
         calibration = find_calibration(engine_options.model_name_or_path, engine_options.adapter_name_or_path)

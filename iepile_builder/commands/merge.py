@@ -12,10 +12,12 @@ rounding may change some of them: lower `--min_equal`, or give `--dtype float32`
 from __future__ import annotations
 
 import gc
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from iepile_builder.answers.scores import CALIBRATION
 from iepile_builder.data.output import replace_folder
 from iepile_builder.engines import ModelOptions
 from iepile_builder.engines.agreement import AgreementOptions, count_equal, sample_requests
@@ -71,6 +73,8 @@ def main(options: MergeOptions, model_options: ModelOptions, agreement: Agreemen
         with without_weight_bars():
             merged.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
+        if Path(adapter, CALIBRATION).is_file():
+            shutil.copy(Path(adapter, CALIBRATION), folder)
         del engine, model, merged
         gc.collect()
 

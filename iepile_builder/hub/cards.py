@@ -13,6 +13,7 @@ from huggingface_hub import DatasetCard, EvalResult, ModelCard
 from markupsafe import Markup
 
 from iepile_builder import html
+from iepile_builder.answers.scores import CALIBRATION
 from iepile_builder.data.corpus import Corpus
 from iepile_builder.data.instructions import LANGUAGES
 from iepile_builder.engines.record import run_file
@@ -154,6 +155,7 @@ def model_card(
     """
     facts = facts or ModelFacts()
     record = read_json(folder / RECORD) if (folder / RECORD).exists() else {}
+    calibration = read_json(folder / CALIBRATION) if (folder / CALIBRATION).exists() else {}
     report = _read_report(facts.report_file) if facts.report_file else {}
     run = _read_run(facts.predictions_file)
     split = facts.split or run.get("data", {}).get("split")
@@ -190,6 +192,7 @@ def model_card(
         decoding=run.get("engine"),
         facts=facts,
         record=record,
+        calibration=calibration,
         curves=curve_rows(record["log"]) if record.get("log") else None,
         plot=PLOT if (folder / PLOT).exists() else None,
         datasets=datasets,

@@ -7,6 +7,7 @@ from dataclasses import replace
 from importlib.metadata import requires
 from pathlib import Path
 
+from iepile_builder.answers.scores import CALIBRATION
 from iepile_builder.errors import InputError
 from iepile_builder.hub.cards import TAG, Form, ModelFacts, gguf_files, model_card, read_json, render
 from iepile_builder.hub.client import base_license
@@ -26,7 +27,7 @@ TOKENIZER = (
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json",
     "vocab.json", "vocab.txt", "merges.txt", "spiece.model", "sentencepiece.bpe.model", "chat_template.jinja",
 )  # fmt: skip
-TRAINING = (RECORD, RECIPE, PLOT)
+TRAINING = (RECORD, RECIPE, PLOT, CALIBRATION)
 DATA_FILE = re.compile(r"data/[A-Z]+-[a-z]+/(train|validation|test)-\d{5}-of-\d{5}\.parquet")
 
 

@@ -54,6 +54,17 @@ def label(row: dict) -> str:
     return json.dumps(TASKS[row["task"]].annotations(json.loads(row["output"]), schema), ensure_ascii=False)
 
 
+def test_a_calibration(tmp_path: Path) -> None:
+    assert "Calibration" not in model_card("adapter", tmp_path, "user/name").text
+    of = {"records": 40, "facts": 80, "limit": 3.0, "f1_before": 22.8, "f1_after": 32.0, "f1_cross_validated": 28.3}
+    fitted = {"dataset": "<b>", "split": "validation", "tasks": {"NER": of}}
+    value = {"empty_bias": {"NER": -0.25}, "score": {"NER": [1.0, 0.0]}, "fitted_on": fitted}
+    (tmp_path / "calibration.json").write_text(json.dumps(value))
+    text = model_card("adapter", tmp_path, "user/name").text
+    assert "| NER | -0.25 | 40 | 22.8 | 28.3 |" in text.replace("\\", "")
+    assert "fitted on the validation split of" in text and "<b>" not in text
+
+
 @pytest.mark.parametrize("form", ["adapter", "merged", "gguf"])
 def test_the_metadata(form: str, report_file: Path, tmp_path: Path) -> None:
     facts = ModelFacts("org/base", ["org/data"], report_file=report_file, split="test")
