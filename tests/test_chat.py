@@ -122,3 +122,19 @@ def test_a_template_of_the_recipes_is_found_by_name(tmp_path: Path) -> None:
         assert load_tokenizer(str(model), name).chat_template == expected
     with pytest.raises(InputError, match="chat_templates/qwen3.jinja"):
         load_tokenizer(str(model), "chat_templates/qwen4.jinja")
+
+
+def test_the_characters_of_each_token(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(str(save_tiny_model(tmp_path / "model")))
+    output = '{"city": ["a <|im_end|> b", "北京 <|im_start|>"]}'
+    instance = {"instruction": f"Find {output}", "output": output}
+    row = tokenize(instance, tokenizer, with_spans=True)
+    assert {name: row[name] for name in ("input_ids", "labels")} == tokenize(instance, tokenizer)
+    covered = 0
+    for token, label, (start, end) in zip(row["input_ids"], row["labels"], row["spans"], strict=True):
+        assert start == end or label == token, "of the answer alone"
+        if output[start:end].isascii() and start < end:
+            assert tokenizer.decode(token) == output[start:end]
+        assert start in (0, covered, covered - 1)  # a character may be of several tokens
+        covered = max(covered, end)
+    assert covered == len(output)
