@@ -18,7 +18,6 @@ looks up the training part of each corpus.
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -121,21 +120,21 @@ def main(options: BenchmarkOptions, engine_options: EngineOptions) -> None:
         raise InputError("--hub_dataset publishes scores of whole sets: leave out --max_records")
     trained = read_trained_labels(options, engine_options)
 
-    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
 
-    from iepile_builder.commands.predict import PredictOptions, predict
+    from iepile_builder.commands.predict import PredictOptions, join_processes, predict
     from iepile_builder.engines.record import describe_engine
     from iepile_builder.scoring.scorer import Scorer
 
     own_lookup = engine_options.engine == "lookup" and engine_options.model_name_or_path is None
     description = None if own_lookup else describe_engine(engine_options)
     load = cache(lambda: load_engine(engine_options))
+    state = join_processes()
 
-    # Every process makes the same instances and answers its share
-    files: dict[str, str] = {}
+    made: dict[str, list[Path]] = {}  # by set, a folder with the instances of each corpus
     skipped: dict[str, list[str]] = {}
-    answers: dict[str, dict[str, Path]] = {each.name: {} for each in sets}
-    for each in sets:
+    files: dict[str, str] = {}
+    for each in sets if state.is_main_process else ():
         for corpus in each.corpora:
             reader, found = each.find_files(corpus, options.data_dir)
             if "test" not in found or (own_lookup and "train" not in found):
@@ -147,34 +146,36 @@ def main(options: BenchmarkOptions, engine_options: EngineOptions) -> None:
             tree = options.output_dir / re.sub(r"\W+", "_", each.name)
             keep_misc = options.misc == "keep"
             for name in convert(each, corpus, reader, found, tree, keep_misc, options.seed, options.unchecked):
-                instances = tree / name / "instances"
-                build_instances(tree / each.place(name), instances, options.max_records, own_lookup)
-                answers[each.name][name] = tree / name / "answers.jsonl"
-                predict(
-                    PredictOptions(str(instances), answers[each.name][name]),
-                    replace(engine_options, model_name_or_path=str(instances)) if own_lookup else engine_options,
-                    description,
-                    None if own_lookup else lambda _: load(),
-                )
-    if not files:
+                build_instances(tree / each.place(name), tree / name / "instances", options.max_records, own_lookup)
+                made.setdefault(each.name, []).append(tree / name)
+    [made] = broadcast_object_list([made])
+    if not made:
         raise InputError(
             f"{options.data_dir}: no files of {', '.join(each.name for each in sets)}; --list_sets says which they are"
         )
-    PartialState().destroy_process_group()
-    if int(os.environ.get("RANK", 0)) != 0:
+
+    for folder in (folder for of_set in made.values() for folder in of_set):
+        predict(
+            PredictOptions(str(folder / "instances"), folder / "answers.jsonl"),
+            replace(engine_options, model_name_or_path=str(folder / "instances")) if own_lookup else engine_options,
+            description,
+            None if own_lookup else lambda _: load(),
+        )
+    state.destroy_process_group()
+    if not state.is_main_process:
         return
 
     matching = Matching(options.mode)
     whole = Scorer()
     rows: list[dict[str, Any]] = []
-    for each in sets:
+    for each in (each for each in sets if each.name in made):
         scorer = Scorer()
-        for file in answers[each.name].values():
-            for _, _, line in read_lines(file):
+        for folder in made[each.name]:
+            for _, _, line in read_lines(folder / "answers.jsonl"):
                 scorer.add(read_json(line))
         whole.records |= scorer.records
-        complete = each.name not in skipped
-        rows += score_set(each, list(answers[each.name]), complete, scorer.tally(matching), trained, options)
+        corpora = [folder.name for folder in made[each.name]]
+        rows += score_set(each, corpora, each.name not in skipped, scorer.tally(matching), trained, options)
 
     report = whole.report(matching, options.bootstrap, options.confidence, options.seed)
     settings = {name: getattr(options, name) for name in ("bootstrap", "confidence", "seed")}
@@ -187,7 +188,7 @@ def main(options: BenchmarkOptions, engine_options: EngineOptions) -> None:
         "max_records": options.max_records,
         "rows": rows,
         "skipped": skipped,
-        "notes": {each.name: each.notes for each in sets if answers[each.name]},
+        "notes": {each.name: each.notes for each in sets if each.name in made},
         "systems": systems,
         "files": files,
     }

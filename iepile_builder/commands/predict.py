@@ -36,6 +36,7 @@ from iepile_builder.tasks import find_task
 
 
 if TYPE_CHECKING:
+    from accelerate import PartialState
     from datasets import Dataset
 
 # Requests within so many batches are sorted by length and share prefixes.
@@ -77,10 +78,8 @@ class Answer(NamedTuple):
 
 
 def main(options: PredictOptions, engine_options: EngineOptions) -> None:
-    from accelerate import PartialState
-
     predict(options, engine_options)
-    PartialState().destroy_process_group()
+    join_processes().destroy_process_group()
 
 
 def predict(
@@ -105,15 +104,10 @@ def predict(
     Raises:
         `InputError`: If the options are wrong, or there are answers of another engine or to other instances.
     """
-    import torch
-    from accelerate import PartialState
-    from accelerate.utils import broadcast_object_list, gather_object, parse_flag_from_env
+    from accelerate.utils import broadcast_object_list, gather_object
     from tqdm import tqdm
 
-    # Several processes on a CPU find each other only if they are told that it is one.
-    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
-    if state.num_processes != int(os.environ.get("WORLD_SIZE", 1)):
-        raise InputError(f"{os.environ['WORLD_SIZE']} processes were started, but each of them runs alone")
+    state = join_processes()
     if state.num_processes > 1 and state.is_main_process:
         print(f"{state.num_processes} processes", file=sys.stderr)
 
@@ -149,7 +143,7 @@ def predict(
         ) as progress:
             for start in starts:
                 first = min(start + size * state.process_index, len(dataset))
-                window = dataset.select(range(first, min(first + size, len(dataset))))
+                window = dataset.select([*range(first, min(first + size, len(dataset)))])  # an empty range raises
                 answers = gather_object(answer(engine, window, first + 1, engine_options))[max(0, done - start) :]
                 if state.is_main_process:
                     try:
@@ -173,6 +167,19 @@ def predict(
                 f"{too_long} prompts leave no room for {longest} in the model's context: their answers are empty",
                 file=sys.stderr,
             )
+
+
+def join_processes() -> PartialState:
+    """Find the other processes of `accelerate launch` or `torchrun`."""
+    import torch
+    from accelerate import PartialState
+    from accelerate.utils import parse_flag_from_env
+
+    # Several processes on a CPU find each other only if they are told that it is one.
+    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
+    if state.num_processes != int(os.environ.get("WORLD_SIZE", 1)):
+        raise InputError(f"{os.environ['WORLD_SIZE']} processes were started, but each of them runs alone")
+    return state
 
 
 def select_instances(options: PredictOptions) -> Dataset:

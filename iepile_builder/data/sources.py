@@ -128,7 +128,7 @@ def read_wikievents(files: list[Path]) -> Iterator[Record]:
                     [
                         (each["role"], each["text"])
                         for each in event["arguments"]
-                        if place_of[each["entity_id"]] == number
+                        if place_of.get(each["entity_id"]) == number
                     ],
                 )
                 for event in row["event_mentions"]

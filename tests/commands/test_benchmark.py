@@ -1,11 +1,14 @@
 """`iepile benchmark`: from the files of test sets to one table, here answered by looking training mentions up."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
-from helpers.corpora import write_lines
+from helpers.corpora import ROOT, write_lines
 from huggingface_hub import ModelCard, parse_eval_result_entries
 
 from iepile_builder.commands.cli import run
@@ -89,6 +92,18 @@ def test_another_engine_answers_all_sets_and_a_second_run_answers_nothing_anew(
     assert len(loads) == 1  # for all corpora
     assert benchmark(data, tmp_path / "output", *options) == report
     assert len(loads) == 1
+
+
+def test_two_processes_give_the_same_report_though_one_has_nothing_to_answer(data: Path, tmp_path: Path) -> None:
+    options = ["--data_dir", str(data), "--engine", "lookup", "--sets", "CrossNER", "--unchecked", "--bootstrap", "50"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [*launch, str(ROOT / "scripts" / "benchmark.py"), *options, "--output_dir", str(tmp_path / "two")]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("CrossNER, mean of 2") == 1
+    run("benchmark", [*options, "--output_dir", str(tmp_path / "one")])
+    assert (tmp_path / "two" / "report.json").read_text() == (tmp_path / "one" / "report.json").read_text()
 
 
 def test_labels_that_training_has_seen_are_scored_apart(data: Path, tmp_path: Path) -> None:
