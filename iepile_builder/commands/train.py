@@ -9,6 +9,9 @@ Fine-tune a causal language model on IEPile instances: LoRA, QLoRA or all weight
 The loss is on the answer alone. Every option of TRL's `SFTConfig` and `ModelConfig` works, on the command line and in
 the file of `--config`, which is a path or the name of a recipe; the command line wins. If `--output_dir` holds
 checkpoints, training continues from the last one.
+
+`--dataset_name build.yaml`, a file with options of `iepile build` and `corpus_dir` among them, trains on the corpora
+themselves: each epoch asks for other negatives, in another order. An epoch is then one draw.
 """
 
 from __future__ import annotations
@@ -16,8 +19,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from iepile_builder.commands import training
-from iepile_builder.commands.cli import run
+from iepile_builder.commands import build, training
+from iepile_builder.commands.cli import parse_options, run
 from iepile_builder.errors import InputError
 from iepile_builder.hub.push import take_push
 from iepile_builder.io import first_line
@@ -68,11 +71,13 @@ def main(data_args: SftArguments, training_args: SFTConfig, model_args: ModelCon
         find_kinds,
         load_splits,
         select_sample,
+        select_tasks,
         take_records,
         take_tokens,
         tokenize_rows,
         without_bars,
     )
+    from iepile_builder.training.draws import EpochPerDraw, is_build, join_draws, load_draws
     from iepile_builder.training.trainer import (
         AnswerTrainer,
         check_processes,
@@ -83,6 +88,7 @@ def main(data_args: SftArguments, training_args: SFTConfig, model_args: ModelCon
 
     state = PartialState()
     check_processes()
+    epochs = EpochPerDraw(training_args) if is_build(data_args.dataset_name) else None
     if data_args.ie_f1_records:
         keep_best(training_args)
     if data_args.average_checkpoints:
@@ -99,14 +105,32 @@ def main(data_args: SftArguments, training_args: SFTConfig, model_args: ModelCon
     max_length, seed = training_args.max_length, training_args.seed
     learned: dict[str, Any] = {"answer_loss": data_args.answer_loss, "empty_weight": data_args.empty_weight}
     with state.main_process_first():
-        train_split, eval_split = load_splits(data_args, training_args, ("instruction", "output"))
-        train_dataset = tokenize_rows(train_split, "train", tokenizer, max_length, **learned)
+        if epochs is not None:
+            arguments = ["--config", data_args.dataset_name, "--output_dir", training_args.output_dir]
+            options, instance_options = parse_options("build", "", build.OPTIONS, arguments)
+            if options.input_format != "unified":
+                raise InputError(f"{data_args.dataset_name}: training needs corpora of input_format unified")
+            evaluated = training_args.eval_strategy != "no"
+            drawn, eval_split = load_draws(
+                options.corpus_dir, instance_options, options.num_proc, epochs.number, evaluated
+            )
+        else:
+            train_split, eval_split = load_splits(data_args, training_args, ("instruction", "output"))
+            drawn = [train_split]
+        train_splits = [select_tasks(split, "train", data_args.tasks) for split in drawn]
+        rows = [tokenize_rows(split, "train", tokenizer, max_length, **learned) for split in train_splits]
         if data_args.max_train_tokens is not None:
-            train_dataset = take_tokens(train_dataset, data_args.max_train_tokens, seed)
-        elif training_args.train_sampling_strategy == "batch_rebalance":  # draws the same order with every seed
+            rows = [take_tokens(each, data_args.max_train_tokens, seed + number) for number, each in enumerate(rows)]
+        train_dataset = rows[0]
+        if epochs is not None:
+            batch_size = training_args.train_batch_size * training_args.gradient_accumulation_steps
+            train_dataset = join_draws(rows, epochs.order, batch_size * training_args.world_size, seed)
+        elif data_args.max_train_tokens is None and training_args.train_sampling_strategy == "batch_rebalance":
+            # which draws the same order with every seed
             train_dataset = train_dataset.shuffle(seed=seed)
         eval_dataset = questions = None
         if eval_split is not None:
+            eval_split = select_tasks(eval_split, "validation", data_args.tasks)
             if data_args.ie_f1_records:
                 questions = take_records(eval_split, tokenizer, data_args, max_length, seed)
                 if data_args.max_eval_samples is None:  # the whole split would take longer than the answers
@@ -130,6 +154,7 @@ def main(data_args: SftArguments, training_args: SFTConfig, model_args: ModelCon
                 peft_config=get_peft_config(model_args) if adapter is None else None,
                 questions=questions,
                 empty_weight=data_args.empty_weight,
+                callbacks=[] if epochs is None else [epochs],
             )
     except ValueError as error:  # options that exclude each other, or do not suit the model
         raise InputError(first_line(error)) from None
@@ -147,13 +172,14 @@ def main(data_args: SftArguments, training_args: SFTConfig, model_args: ModelCon
     settings = {
         "packing": training_args.packing_strategy if training_args.packing else "none",
         "longest row": f"{max_length} tokens",
+        **({} if epochs is None else {"labels asked": "another draw in each epoch"}),
     }
     if data_args.answer_loss == "decisions":
         settings["learned"] = "what a grammar leaves open in the answers"
     if data_args.empty_weight != 1:
         settings["weight of nothing found"] = f"{data_args.empty_weight} in the loss"
     training.train_and_keep(
-        trainer, data_args, model_args, repo_id, settings, rows=len(train_dataset), **find_kinds(train_split)
+        trainer, data_args, model_args, repo_id, settings, rows=len(train_dataset), **find_kinds(train_splits[0])
     )
 
 

@@ -211,7 +211,8 @@ class IEPileConfig(InstanceOptions, datasets.BuilderConfig):
         """Raise an `InputError` for an option with an impossible value."""
         check_choices("task", self.tasks, TASKS)
         check_choices("split", self.splits, SPLIT_FILES)
-        check_choices("negatives", self.negatives_schedule or [self.negatives], ("hard", "random", "all", "ratio"))
+        modes = [self.negatives, *(self.negatives_schedule or ())]
+        check_choices("negatives", modes, ("hard", "random", "all", "ratio"))
         check_choices("schema_order", [self.schema_order], ("random", "sorted", "grouped"))
         check_choices("on_error", [self.on_error], ("raise", "skip", "fix"))
         check_choices("deduplicate", [self.deduplicate], ("none", "exact", "near"))

@@ -12,7 +12,8 @@ class DataArguments:
     Args:
         dataset_name (`str`):
             A folder that `iepile build` wrote, a JSON, JSON lines or Parquet file, or a Hub id: anything with the
-            columns `instruction` and `output`, and `task` for GRPO.
+            columns `instruction` and `output`, and `task` for GRPO. For `iepile train` also a YAML file with options
+            of `iepile build`: each epoch then is another draw of instances from the corpora.
         tasks (`list[str]`, *optional*):
             The tasks to train on, all by default.
         val_set_size (`int`, *optional*, defaults to 0):
@@ -37,7 +38,8 @@ class SftArguments(DataArguments):
 
     Args:
         max_train_tokens (`int`, *optional*):
-            Train on a random subset of the rows, of about this many tokens in all.
+            Train on a random subset of the rows, of about this many tokens in all; another one in each epoch if the
+            instances are drawn anew.
         answer_loss (`str`, *optional*, defaults to `"all"`):
             What is learned of an answer: `all`, or `decisions`, which leaves out the tokens that a grammar forces
             (keys, most brackets and separators). A model trained so needs the grammar when it answers. The end token

@@ -7,10 +7,12 @@ import os
 from inspect import signature
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import PartialState
 from accelerate.utils import gather_object
+from datasets import Dataset, concatenate_datasets
 from peft import PeftModel
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy
@@ -24,6 +26,7 @@ from iepile_builder.engines.loading import load_model
 from iepile_builder.engines.transformers import TransformersEngine
 from iepile_builder.errors import InputError
 from iepile_builder.training.data import Questions
+from iepile_builder.training.draws import DRAW
 from iepile_builder.training.labels import EMPTY
 
 
@@ -145,6 +148,17 @@ class AnswerTrainer(SFTTrainer):
                     # Otherwise the first evaluation packs the weights for inference, permanently, and no gradient
                     # passes through them any more.
                     module.support_avx512bf16_for_cpu = False
+
+    def _prepare_dataset(self, dataset: Dataset, processing_class: Any, args: SFTConfig, *rest: Any) -> Dataset:
+        if DRAW not in dataset.column_names:
+            return super()._prepare_dataset(dataset, processing_class, args, *rest)
+        ends = np.cumsum(np.bincount(dataset[DRAW]))  # each draw by itself: packing would mix them
+        parts = []
+        for start, end in zip([0, *ends], ends, strict=False):
+            part = dataset.select(range(start, end)).remove_columns(DRAW)
+            part = super()._prepare_dataset(part, processing_class, args, *rest)
+            parts.append(part.shuffle(seed=args.seed) if args.packing else part)
+        return concatenate_datasets(parts)
 
     def compute_loss(
         self,
