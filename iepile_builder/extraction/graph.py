@@ -24,11 +24,12 @@ class Node(NamedTuple):
 
 
 class Edge(NamedTuple):
-    """An edge: the names of its nodes, and what it is called."""
+    """An edge: the names of its nodes, what it is called, and the score of its fact."""
 
     source: str
     label: str
     target: str
+    score: float | None = None
 
 
 class _Box(NamedTuple):

@@ -149,7 +149,7 @@ class Extraction:
         Equal strings are one node; an event is a node of its own, with an edge to each of its arguments.
         """
         nodes: dict[str, Node] = {}
-        edges: dict[Edge, None] = {}
+        edges: dict[tuple[str, str, str], Edge] = {}
 
         def node(mention: str, kind: str = "") -> str:
             name = str(mention)
@@ -157,19 +157,25 @@ class Extraction:
                 nodes[name] = Node(name, kind)
             return name
 
-        for fact in () if self.events else self.facts:
+        def edge(*ends: str, score: float | None) -> None:
+            source, label, target = ends
+            known = edges.get((source, label, target))
+            if known is None or (known.score or 0) < (score or 0):
+                edges[source, label, target] = Edge(source, label, target, score)
+
+        for fact, score in () if self.events else zip(self.facts, self.scores, strict=True):
             ends = [node(mention, kind) for mention, kind in fact.nodes]
             if len(ends) == 2:
-                edges[Edge(ends[0], fact.edge, ends[1])] = None
-        for number, event in enumerate(self.events, start=1):
+                edge(ends[0], fact.edge, ends[1], score=score)
+        for number, (event, score) in enumerate(zip(self.events, self.event_scores, strict=True), start=1):
             label = f"{event.event_type}: {event.trigger}" if event.trigger else event.event_type
             nodes[f"event {number}"] = Node(label, event.event_type)
             for argument in event.arguments:
-                edges[Edge(f"event {number}", argument.role, node(argument.argument))] = None
-        return nodes, list(edges)
+                edge(f"event {number}", argument.role, node(argument.argument), score=score)
+        return nodes, list(edges.values())
 
     def to_networkx(self) -> networkx.MultiDiGraph:
-        """Make the same graph with `networkx`: nodes have a `label` and a `type`, edges have a `label`."""
+        """Make it with `networkx`: nodes have a `label` and a `type`, edges a `label` and, where known, a `score`."""
         try:
             import networkx
         except ImportError:
@@ -179,7 +185,8 @@ class Extraction:
         for name, node in nodes.items():
             graph.add_node(name, label=node.label, type=node.kind)
         for edge in edges:
-            graph.add_edge(edge.source, edge.target, key=edge.label, label=edge.label)
+            score = {} if edge.score is None else {"score": edge.score}
+            graph.add_edge(edge.source, edge.target, key=edge.label, label=edge.label, **score)
         return graph
 
     def to_html(self) -> str:

@@ -95,6 +95,16 @@ def test_an_event_has_the_score_of_its_item() -> None:
     assert extract(Sure(EVENT, decisions), "EE", {"meet": ["who"]}, min_score=0.6).events == []
 
 
+def test_edges_of_the_graph_have_the_scores_of_their_facts() -> None:
+    pair, turned = {"subject": "Ada", "object": "Bob"}, {"subject": "Bob", "object": "Ada"}
+    result = extract(Sure({"met": [pair, turned]}, {"met": [HALF, HIGH, END]}), "RE", ["met"])
+    expected = {("Ada", "Bob"): 0.5, ("Bob", "Ada"): 0.5 / (1 + exp(-3))}
+    edges = {(source, target): data["score"] for source, target, data in result.to_networkx().edges(data=True)}
+    assert edges == pytest.approx(expected)
+    event = extract(Sure(EVENT, {"meet": [HALF, END]}), "EE", {"meet": ["who"]})
+    assert [edge.score for edge in event.graph()[1]] == [0.5, 0.5]
+
+
 def test_of_two_passages_the_higher_score_counts() -> None:
     text = "Bob slept. Bob ate. Ada met Bob in Rome. Bob slept. Bob ate."
     engine = Sure({"person": ["Ada"]}, {"person": [HALF, END]}, {"person": [HIGH, END]})
