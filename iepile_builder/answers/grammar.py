@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from iepile_builder.answers.repair import repair_json
+from iepile_builder.answers.repair import repair_json, without_repeats
 from iepile_builder.errors import InputError
 from iepile_builder.io import to_json
 
@@ -128,7 +128,7 @@ class Grammars:
     def close(self, schema: Mapping[str, Any], text: str) -> str:
         """
         Close an answer that was cut: without its last item, which may be unfinished, and with nothing for the labels
-        that it has not reached.
+        that it has not reached. Items that their list has already are left out.
         """
         found = repair_json(text) or {}
         nothing: dict[str, Any] = {key: _nothing(value) for key, value in schema["properties"].items()}
@@ -137,7 +137,7 @@ class Grammars:
                 last.popitem()
             elif isinstance(last, list):
                 last.pop()
-        closed = to_json({key: found.get(key, value) for key, value in nothing.items()})
+        closed = without_repeats(to_json({key: found.get(key, value) for key, value in nothing.items()}))
         matcher = self.matcher(schema)
         tokens = self.tokenizer.tokenize_str(closed)
         valid = matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_stopped()

@@ -9,6 +9,7 @@ import json
 import re
 from typing import Any
 
+from iepile_builder.io import to_json
 from iepile_builder.tasks.facts import NOTHING
 
 
@@ -163,6 +164,48 @@ def without_nothings(value: Any) -> Any:
     if isinstance(value, list):
         return [inner for inner in map(without_nothings, value) if not says_nothing(inner)]
     return NOTHING if isinstance(value, str) and value.strip().lower() in NOTHINGS else value
+
+
+def without_repeats(text: str) -> str:
+    """
+    Take out of an answer the items that its lists, and the keys that its objects, have already.
+
+    Args:
+        text (`str`):
+            The answer. Returned as it is if nothing is repeated, or if it is no JSON object.
+
+    Returns:
+        `str`: The answer. A list inside an item of which one value is left becomes that value.
+    """
+    repeated = False
+
+    def first_of_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        nonlocal repeated
+        found: dict[str, Any] = {}
+        for key, value in pairs:
+            found.setdefault(key, value)
+        repeated |= len(found) < len(pairs)
+        return found
+
+    def distinct(value: Any, depth: int = 0) -> Any:
+        nonlocal repeated
+        if isinstance(value, dict):
+            return {key: distinct(inner, depth + 1) for key, inner in value.items()}
+        if not isinstance(value, list):
+            return value
+        values = {json.dumps(inner): inner for inner in [distinct(inner, depth + 1) for inner in value]}
+        if len(values) < len(value):
+            repeated = True
+            if depth > 1 and len(values) == 1:
+                return next(iter(values.values()))
+        return list(values.values())
+
+    try:
+        value = json.loads(text, object_pairs_hook=first_of_each)
+        value = distinct(value)
+    except (ValueError, RecursionError):
+        return text
+    return to_json(value) if repeated and isinstance(value, dict) else text
 
 
 def says_nothing(value: Any) -> bool:

@@ -279,4 +279,4 @@ def to_request(instance: dict[str, Any], number: int, options: EngineOptions) ->
         except InputError as error:
             if options.constrain == "on":
                 raise InputError(f"instance {number}: {error}; leave it free with --constrain auto or off") from None
-    return Request(to_prompt(instance), schema)
+    return Request(to_prompt(instance), schema, instance.get("task", ""))

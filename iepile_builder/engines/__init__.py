@@ -60,7 +60,12 @@ class EngineOptions(ModelOptions):
         copied (`bool`, *optional*, defaults to `False`):
             Let answers contain only strings that are copied from the text.
         scores (`bool`, *optional*, defaults to `False`):
-            Tell how sure the model was of each item of an answer, and of each label without one.
+            Tell how sure the model was of each item of an answer, and of each label without one. Takes about a third
+            more time.
+        empty_bias (`float` or `dict[str, float]`, *optional*):
+            What is added to the log-odds that a label has an item, in nats: above 0, fewer labels are answered with
+            nothing. A number, or one for each task such as {"NER": 0.5}; by default what `iepile calibrate` found, if
+            it has written into the folder of the adapter or model, else 0.
         speculative_tokens (`int`, *optional*, defaults to 0):
             Tokens that vLLM drafts from the prompt; 8 is a good start.
     """
@@ -75,7 +80,33 @@ class EngineOptions(ModelOptions):
     constrain: Literal["auto", "on", "off"] = "auto"
     copied: bool = False
     scores: bool = False
+    empty_bias: float | dict[str, float] | None = None
     speculative_tokens: int = 0
+
+
+def find_empty_bias(options: EngineOptions) -> float | dict[str, float]:
+    """
+    Find the bias that the options ask for: their own, else what `iepile calibrate` wrote beside the adapter or model.
+
+    Args:
+        options ([`EngineOptions`]):
+            The options.
+
+    Returns:
+        `float` or `dict[str, float]`: The bias, or that of each task; 0.0 where none changes an answer.
+
+    Raises:
+        `InputError`: If there is a calibration that cannot be read.
+    """
+    bias: float | dict[str, float] | None = options.empty_bias
+    if bias is None and options.base_url is None and options.engine == "transformers" and options.constrain != "off":
+        from iepile_builder.engines.loading import find_calibration
+
+        calibration = find_calibration(options.model_name_or_path, options.adapter_name_or_path)
+        bias = None if calibration is None else calibration.empty_bias
+    if isinstance(bias, dict):
+        bias = {task: value for task, value in bias.items() if value}
+    return bias or 0.0
 
 
 def load_engine(options: EngineOptions) -> Engine:
@@ -94,6 +125,12 @@ def load_engine(options: EngineOptions) -> Engine:
     """
     if options.copied and options.constrain == "off":
         raise InputError("--copied needs constrained answers: leave out --constrain off")
+    bias = find_empty_bias(options)
+    if bias and options.constrain == "off":
+        raise InputError("--empty_bias needs constrained answers: leave out --constrain off")
+    if bias and (options.base_url is not None or options.engine != "transformers"):
+        other = "a server" if options.base_url is not None else {"vllm": "vLLM"}.get(options.engine, options.engine)
+        raise InputError(f"--empty_bias: not available with {other}, only with --engine transformers")
     if options.base_url is not None:
         if options.engine != "transformers" or options.adapter_name_or_path or options.chat_template_path:
             raise InputError(
@@ -134,4 +171,5 @@ def load_engine(options: EngineOptions) -> Engine:
         batch_size=options.batch_size,
         constrain=options.constrain,
         scores=options.scores,
+        empty_bias=bias,
     )

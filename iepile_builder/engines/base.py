@@ -19,14 +19,25 @@ class Request(NamedTuple):
         answer_schema (`dict[str, Any]`, *optional*):
             JSON schema that the answer must satisfy, from [`~iepile_builder.tasks.base.Task.answer_schema`]; `None`
             leaves the answer free.
+        task (`str`, *optional*, defaults to `""`):
+            Name of the task, where an engine has a bias for each.
     """
 
     messages: list[Message]
     answer_schema: dict[str, Any] | None = None
+    task: str = ""
 
 
 # For each label, pairs of log-odds and log-probability; see `Completion`
 Decisions = dict[str, list[tuple[float, float | None]]]
+
+
+EmptyBias = float | dict[str, float]
+
+
+def bias_of(empty_bias: EmptyBias, task: str) -> float:
+    """Give the bias of a task, 0 for a task that has none."""
+    return empty_bias.get(task, 0.0) if isinstance(empty_bias, dict) else empty_bias
 
 
 class Completion(NamedTuple):

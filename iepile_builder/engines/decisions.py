@@ -13,7 +13,7 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -94,6 +94,52 @@ def find_points(text: bytes) -> list[Point]:
     return points
 
 
+def first_decision(text: bytes, remainder: bytes) -> Choice | None:
+    """Give the first decision of a label if an answer so far, which ends with the remainder, comes to it."""
+    if not text.endswith((b"[", b"{")):
+        return None
+    brackets = [found[0] for found in _LEXEME.finditer(text)]
+    depth = sum((lexeme in (b"[", b"{")) - (lexeme in (b"]", b"}")) for lexeme in brackets)
+    if depth != 2:
+        return None
+    return Choice(remainder, _IN_LIST, b"]") if text.endswith(b"[") else Choice(remainder, _IN_OBJECT, b"}")
+
+
+def find_repeat(text: bytes, start: int) -> int | None:
+    """
+    Find, in an answer so far, the first comma behind an item that its list has already, or a key that its object has.
+
+    Args:
+        text (`bytes`):
+            The answer so far.
+        start (`int`):
+            Where to begin to look.
+    """
+    seen: list[set[bytes]] = []  # of each open list and object
+    begins: list[int] = []
+    is_list: list[bool] = []
+    item = b""
+    for found in _LEXEME.finditer(text):
+        lexeme, place = found[0], found.start()
+        if lexeme in (b"[", b"{"):
+            seen.append(set())
+            begins.append(found.end())
+            is_list.append(lexeme == b"[")
+        elif lexeme in (b"]", b"}") and seen:
+            seen.pop()
+            begins.pop()
+            is_list.pop()
+        elif lexeme == b"," and seen:
+            item = text[begins[-1] : place].strip()
+            if not is_list[-1] and (key := _LEXEME.match(item)):
+                item = key[0]
+            if item in seen[-1] and place >= start:
+                return place
+            seen[-1].add(item)
+            begins[-1] = found.end()
+    return None
+
+
 class Vocabulary:
     """
     Tell which tokens settle a decision.
@@ -109,15 +155,18 @@ class Vocabulary:
         self._sorted = sorted(zip(self.texts, range(len(self.texts)), strict=True))
         self.settling = lru_cache(maxsize=4096)(self._settling)
 
+    def starting(self, text: bytes) -> list[int]:
+        """List the tokens that start with a text."""
+        first = bisect_left(self._sorted, (text, -1))
+        return [token for _, token in takewhile(lambda pair: pair[0].startswith(text), self._sorted[first:])]
+
     def _settling(self, choice: Choice) -> tuple[list[int], list[int]]:
         """List the tokens that open an item, and those that close."""
         remainder, opens, close = choice
         starts = [opened[:1] for opened in opens]
         opening, closing = [], []
-        for text, token in self._sorted[bisect_left(self._sorted, (remainder, -1)) :]:
-            if not text.startswith(remainder):
-                break
-            following = text[len(remainder) : len(remainder) + 1]
+        for token in self.starting(remainder):
+            following = self.texts[token][len(remainder) : len(remainder) + 1]
             if following in starts:
                 opening.append(token)
             elif following == close:

@@ -10,20 +10,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
-from iepile_builder.errors import InputError
+from iepile_builder.engines.rows import Row, allowed, as_text
 
-
-if TYPE_CHECKING:
-    from llguidance import LLMatcher
-
-_LONGEST_DRAFT = 8
 
 # The chance that a drafted token is accepted if the one before it was
 _HIT = 0.6
@@ -60,55 +54,6 @@ class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         held = (room[:, :, : self.get_seq_length()] for room in self.room)
         self.room = [room.index_select(0, rows).index_select(2, columns) for room in held]
         self.keys, self.values = self.room
-
-
-class Row:
-    """
-    A prompt and its answer so far.
-
-    Args:
-        prompt (`Sequence[int]`):
-            The prompt's tokens.
-        prefix (`tuple[int, ...]`, *optional*):
-            The first of them, which other prompts share.
-        matcher (`LLMatcher`, *optional*):
-            The grammar of the answer.
-    """
-
-    def __init__(self, prompt: Sequence[int], prefix: tuple[int, ...] = (), matcher: LLMatcher | None = None) -> None:
-        self.tokens = list(prompt)
-        self.start = len(prompt)
-        self.prefix = prefix
-        self.matcher = matcher
-        self.computed = len(prefix)  # how many of the tokens the cache holds
-        self.ended = False
-        self.earlier = ""
-
-    @property
-    def answer(self) -> list[int]:
-        """The answer's tokens."""
-        return self.tokens[self.start :]
-
-    def complete(self, end_tokens: set[int]) -> bool:
-        """Whether the answer ended by itself."""
-        if self.matcher is not None and self.matcher.is_error():
-            raise InputError(f"an answer's grammar cannot be followed: {self.matcher.get_error().splitlines()[0]}")
-        return self.tokens[-1] in end_tokens or (self.matcher is not None and self.matcher.is_stopped())
-
-    def draft(self) -> list[int]:
-        """Draft the next tokens: those that followed an earlier occurrence of the last ones."""
-        text = as_text(self.tokens)
-        for source in (self.earlier, text[:-1]):
-            for size in (3, 2):
-                found = source.rfind(text[-size:])
-                if found >= 0:
-                    return [ord(token) for token in source[found + size : found + size + _LONGEST_DRAFT]]
-        return []
-
-
-def as_text(tokens: Sequence[int]) -> str:
-    """Write tokens as a string, one character each, for fast substring search."""
-    return "".join(map(chr, tokens))
 
 
 class GreedyDecoder:
@@ -304,10 +249,10 @@ class GreedyDecoder:
 
     def add(self, row: Row, token: int, logits: torch.Tensor) -> None:
         """Append the best token that the grammar allows to a row, and the tokens that it forces."""
-        if row.matcher is not None and row.matcher.try_consume_tokens([token]) == 0:
-            token = int(logits.masked_fill(~allowed(row.matcher, logits), -torch.inf).argmax())
-            row.matcher.consume_token(token)
-        row.tokens.append(token)
+        if row.matcher is None:
+            row.tokens.append(token)
+        else:
+            token = row.choose(token, logits)
         row.ended = token in self.end_tokens or len(row.answer) >= self.max_new_tokens
         if not row.ended:
             self.force(row)
@@ -322,26 +267,22 @@ class GreedyDecoder:
         row.ended = row.matcher.is_stopped() or len(row.answer) >= self.max_new_tokens
 
 
-def allowed(matcher: LLMatcher, logits: torch.Tensor) -> torch.Tensor:
-    """Mask the logits of the tokens that may come next."""
-    bits = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
-    return torch.from_numpy(np.unpackbits(bits, bitorder="little")[: logits.shape[-1]]).to(logits.device).bool()
-
-
 class GrammarProcessor(LogitsProcessor):
-    """Restrict [`~transformers.GenerationMixin.generate`] to the tokens that each row's grammar allows."""
+    """Hold [`~transformers.GenerationMixin.generate`] to the tokens that each row chooses."""
 
-    def __init__(self, matchers: Sequence[LLMatcher | None], width: int) -> None:
-        self.matchers = matchers
-        self.width = width  # of the prompts
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.rows = rows
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        for row, matcher in enumerate(self.matchers):
-            if matcher is None:
+        for row, logits in zip(self.rows, scores, strict=True):
+            if row.matcher is None:
                 continue
-            if input_ids.shape[1] > self.width and not matcher.is_stopped():
-                matcher.consume_token(int(input_ids[row, -1]))
-            scores[row] = scores[row].masked_fill(~allowed(matcher, scores[row]), -torch.inf)
+            masked = logits.masked_fill(~allowed(row.matcher, logits), -torch.inf)
+            token = int(masked.argmax())
+            if not row.matcher.is_stopped():
+                token = row.choose(token, masked)
+            logits.fill_(-torch.inf)
+            logits[token] = 0.0
         return scores
 
 
@@ -364,8 +305,8 @@ def generate_padded(model: Any, rows: Sequence[Row], end_tokens: set[int], max_n
                 [[0] * (width - row.start) + [1] * row.start for row in rows], device=model.device
             ),
             generation_config=config,
-            logits_processor=LogitsProcessorList([GrammarProcessor([row.matcher for row in rows], width)]),
+            logits_processor=LogitsProcessorList([GrammarProcessor(rows)]),
         )
     for row, tokens in zip(rows, generated[:, width:].tolist(), strict=True):
         end = next((place for place, token in enumerate(tokens) if token in end_tokens), len(tokens))
-        row.tokens += tokens[: end + 1]
+        row.tokens = row.tokens[: row.start] + tokens[: end + 1]

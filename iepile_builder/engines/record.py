@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from iepile_builder.engines import EngineOptions
+from iepile_builder.engines import EngineOptions, find_empty_bias
 from iepile_builder.errors import InputError
 from iepile_builder.io import first_line, hash_file
 
@@ -41,8 +41,11 @@ def describe_engine(options: EngineOptions) -> dict[str, Any]:
         `InputError`: If there is no such model, adapter or chat template.
     """
     decoding: dict[str, Any] = {"copied": options.copied, "max_new_tokens": options.max_new_tokens}
-    if options.scores:  # a record without it is one of before
+    # Only where they are used: records of before know neither
+    if options.scores:
         decoding["scores"] = True
+    if bias := find_empty_bias(options):
+        decoding["empty_bias"] = bias
     if options.base_url is not None:
         return {
             "engine": "server",

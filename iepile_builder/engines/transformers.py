@@ -9,8 +9,9 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from iepile_builder.answers.grammar import Grammars
+from iepile_builder.answers.repair import without_repeats
 from iepile_builder.chat import break_control_tokens, encode, load_tokenizer, render
-from iepile_builder.engines.base import Completion, Decisions, Request, check_room
+from iepile_builder.engines.base import Completion, Decisions, EmptyBias, Request, bias_of, check_room
 from iepile_builder.engines.decisions import AllSteps, Vocabulary, read_decisions
 from iepile_builder.engines.loading import load_model, tokenizer_of
 from iepile_builder.errors import InputError
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from iepile_builder.engines.decoding import Row
+    from iepile_builder.engines.rows import Row
 
 
 class TransformersEngine:
@@ -48,9 +49,11 @@ class TransformersEngine:
             Whether to draft tokens from the prompt and from earlier answers.
         scores (`bool`, *optional*, defaults to `False`):
             Whether completions have `decisions`; costs one more pass over prompts and answers.
+        empty_bias (`float` or `dict[str, float]`, *optional*, defaults to 0.0):
+            What is added to the log-odds that a label has an item, in nats; or that of each task.
 
     Raises:
-        `InputError`: If answers are to be constrained or scored and `llguidance` is not installed.
+        `InputError`: If answers are to be constrained, scored or biased and `llguidance` is not installed.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class TransformersEngine:
         share_prefix: bool = True,
         lookup: bool = True,
         scores: bool = False,
+        empty_bias: EmptyBias = 0.0,
     ) -> None:
         self.model: Any = model
         self.tokenizer: Any = tokenizer
@@ -69,6 +73,7 @@ class TransformersEngine:
         self.share_prefix = share_prefix
         self.lookup = lookup
         self.scores = scores
+        self.empty_bias = empty_bias
         self.end_tokens: set[int] = {tokenizer.eos_token_id}
         if (configured := model.generation_config.eos_token_id) is not None:
             self.end_tokens |= {configured} if isinstance(configured, int) else set(configured)
@@ -78,6 +83,11 @@ class TransformersEngine:
             raise InputError("answers are constrained with llguidance: pip install 'iepile-builder[extract]'")
         if scores and find_spec("llguidance") is None:
             raise InputError("answers are scored with llguidance: pip install 'iepile-builder[extract]'")
+        if empty_bias and not self.constrained:
+            raise InputError(
+                "empty_bias shifts the decisions of constrained answers: leave out --constrain off, and "
+                "pip install 'iepile-builder[extract]'"
+            )
 
     @classmethod
     def from_pretrained(
@@ -151,7 +161,7 @@ class TransformersEngine:
         return self.context - max_new_tokens - len(self.prompt_ids(request))
 
     def generate(self, requests: Sequence[Request], max_new_tokens: int) -> list[Completion]:
-        from iepile_builder.engines.decoding import GreedyDecoder, Row, generate_padded
+        from iepile_builder.engines.decoding import GreedyDecoder, generate_padded
 
         prompts = [render(request.messages, self.tokenizer) for request in requests]
         token_ids = encode(prompts, self.tokenizer)
@@ -166,7 +176,7 @@ class TransformersEngine:
         order = sorted(range(len(prompts)), key=lambda index: len(token_ids[index]) - len(prefixes[index]))
         for start in range(0, len(order), self.batch_size):
             batch = order[start : start + self.batch_size]
-            rows = [Row(token_ids[index], prefixes[index], self.matcher(requests[index])) for index in batch]
+            rows = [self.row(requests[index], token_ids[index], prefixes[index]) for index in batch]
             if own_loop:
                 decoder(rows)
             else:
@@ -198,7 +208,8 @@ class TransformersEngine:
         Raises:
             `InputError`: If a request with its answer does not fit into the model's context.
         """
-        from iepile_builder.engines.decoding import GreedyDecoder, Row
+        from iepile_builder.engines.decoding import GreedyDecoder
+        from iepile_builder.engines.rows import Row
 
         prompts = [render(request.messages, self.tokenizer) for request in requests]
         asked = encode(prompts, self.tokenizer)
@@ -227,7 +238,18 @@ class TransformersEngine:
         cut = not row.complete(self.end_tokens)
         if cut and row.matcher is not None and request.answer_schema is not None:
             text = self.grammars.close(request.answer_schema, text)
+        elif row.matcher is not None:
+            text = without_repeats(text)
         return Completion(text, cut)
+
+    def row(self, request: Request, prompt: Sequence[int], prefix: tuple[int, ...] = ()) -> Row:
+        """Start the answer to a request."""
+        from iepile_builder.engines.rows import Row
+
+        matcher = self.matcher(request)
+        if matcher is None:
+            return Row(prompt, prefix)
+        return Row(prompt, prefix, matcher, self.vocabulary, bias_of(self.empty_bias, request.task))
 
     def matcher(self, request: Request) -> LLMatcher | None:
         """Start the grammar of a request's answer, if it is constrained."""

@@ -113,8 +113,11 @@ class Extractor:
         if options.get("min_score"):
             kwargs.setdefault("scores", True)
         try:
+            calibration = find_calibration(model, adapter)
+            if calibration is not None and options.get("constrained", True) and kwargs.get("constrain") != "off":
+                kwargs.setdefault("empty_bias", calibration.empty_bias)
             engine = TransformersEngine.from_pretrained(model, adapter, **kwargs)
-            options.setdefault("calibration", find_calibration(model, adapter))
+            options.setdefault("calibration", calibration)
         except ModuleNotFoundError as error:
             raise InputError(f"{error.name} is not installed: pip install 'iepile-builder[extract]'") from None
         return cls(engine, **options)
@@ -315,7 +318,8 @@ class Extractor:
             if self.constrained:
                 items = read_instruction(instruction)["schema"]
                 form = task.answer_schema(items, text if self.copied else None)
-            jobs.append(Job(work, passage, labels, instruction, Request(to_prompt(instance), form), annotations))
+            request = Request(to_prompt(instance), form, task.name)
+            jobs.append(Job(work, passage, labels, instruction, request, annotations))
         return jobs
 
     def _context_error(self, job: Job, room: int) -> InputError:

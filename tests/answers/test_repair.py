@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from iepile_builder import Schema, SchemaBatching
 from iepile_builder.answers.parse import parse_answer
-from iepile_builder.answers.repair import read_objects, repair_json
+from iepile_builder.answers.repair import read_objects, repair_json, without_repeats
 from iepile_builder.data.instructions import asked_schema
 from iepile_builder.tasks.facts import Entity, Relation
 
@@ -169,3 +169,38 @@ def test_no_text_raises(text: str) -> None:
     for task in ALL_TASKS:
         schema = Schema(("a_b_c",)) if task == "SPO" else PEOPLE
         parse_answer(text, task, schema, repair=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "distinct"),
+    [
+        ('{"person": ["Ada", "Bob", "Ada", "Eve", "Bob"]}', '{"person": ["Ada", "Bob", "Eve"]}'),
+        (
+            '{"": [{"subject": "A", "object": "B"}, {"subject": "A", "object": ""}, {"subject": "A", "object": "B"}]}',
+            '{"": [{"subject": "A", "object": "B"}, {"subject": "A", "object": ""}]}',
+        ),
+        # an event is another if an argument is; within an item, one value is no list
+        (
+            '{"hit": [{"trigger": "t", "arguments": {}}, {"trigger": "t", "arguments": {"by": ["x", "x"]}}]}',
+            '{"hit": [{"trigger": "t", "arguments": {}}, {"trigger": "t", "arguments": {"by": "x"}}]}',
+        ),
+        ('{"person": ["Ada", "Ada"]}', '{"person": ["Ada"]}'),
+        ('{"person": {"Ada": {"born": "1"}, "Ada": {"born": "2"}}}', '{"person": {"Ada": {"born": "1"}}}'),
+        # left as it is
+        ('{"person":["Ada"]}', None),
+        ('{"person": ["Ada", "Ada"', None),
+        ('["Ada", "Ada"]', None),
+        ("", None),
+    ],
+)
+def test_without_repeats(text: str, distinct: str | None) -> None:
+    assert without_repeats(text) == (text if distinct is None else distinct)
+
+
+@given(st.dictionaries(st.text(max_size=2), st.lists(st.text(max_size=1) | st.lists(st.text(max_size=1)), max_size=6)))
+def test_what_is_distinct_stays_in_order(value: dict) -> None:
+    once = without_repeats(json.dumps(value))
+    assert without_repeats(once) == once
+    for label, items in json.loads(once).items():
+        if not any(isinstance(item, list) for item in value[label]):
+            assert items == list(dict.fromkeys(value[label]))

@@ -151,6 +151,10 @@ def test_another_model_or_other_options_are_refused(
         ({"adapter_name_or_path": str(adapter)}, f"adapter None, not {adapter}"),
         ({"constrain": "auto"}, "constrain False, not True"),
         ({"scores": True}, "scores None, not True"),
+        (
+            {"constrain": "on", "empty_bias": {"NER": 0.5}},
+            "constrain False, not True; empty_bias None, not {'NER': 0.5}",
+        ),
         ({"max_new_tokens": 9, "dtype": "bfloat16"}, "dtype float32, not bfloat16; max_new_tokens 8, not 9"),
     ):
         with pytest.raises(InputError) as refused:

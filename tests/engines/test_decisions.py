@@ -10,8 +10,11 @@ from helpers.tiny import save_tiny_model
 from iepile_builder import InputError
 from iepile_builder.chat import encode
 from iepile_builder.engines.base import Completion, Request
-from iepile_builder.engines.decisions import find_points
+from iepile_builder.engines.decisions import find_points, find_repeat
+from iepile_builder.engines.decoding import GreedyDecoder, generate_padded
+from iepile_builder.engines.rows import Row
 from iepile_builder.engines.transformers import TransformersEngine
+from iepile_builder.tasks import TASKS
 
 
 # "|" is where a decision is settled
@@ -152,8 +155,6 @@ def test_answers_without_decisions(engine: TransformersEngine) -> None:
 
 
 def test_they_come_with_completions_if_asked_for(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from iepile_builder.tasks import TASKS
-
     requests = [ask(text)._replace(answer_schema=TASKS["NER"].answer_schema(["city"])) for text in ("a", "by train")]
     plain = TransformersEngine.from_pretrained(model, dtype="float32").generate(requests, 30)
     engine = TransformersEngine.from_pretrained(model, dtype="float32", scores=True)
@@ -165,3 +166,136 @@ def test_they_come_with_completions_if_asked_for(model: str, monkeypatch: pytest
     monkeypatch.setattr("iepile_builder.engines.transformers.find_spec", lambda name: None)
     with pytest.raises(InputError, match="answers are scored with llguidance"):
         TransformersEngine(engine.model, engine.tokenizer, scores=True)
+
+
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [
+        ('{"a": ["x", "y", "x"|, ', True),
+        ('{"a": ["x", "y", "x"], "b": ["x", ', False),
+        ('{"a": ["x, ", "x"], "b": ["y", "y"|, "y", ', True),
+        ('{"a": [{"subject": "x", "object": "x"}, {"subject": "x", "object": "y"}, ', False),
+        ('{"a": [{"subject": "x", "object": "y"}, {"subject": "x", "object": "y"}|, {', True),
+        ('{"a": [{"trigger": "t", "arguments": {}}, {"trigger": "t", "arguments": {"r": ["v", "w", "v"|, ', True),
+        ('{"a": {"x": {"born": "1"}, "y": {"born": "1"}, "x": {"died": "2"}|, ', True),
+        ('{"a": {"x": {"born": "1", "died": "1"}, ', False),
+        ("", False),
+    ],
+)
+def test_where_an_item_is_repeated(answer: str, found: bool) -> None:
+    text = answer.replace("|", "").encode()
+    assert find_repeat(text, 0) == (answer.index("|") if found else None)
+    assert find_repeat(text, len(text)) is None
+
+
+def make_requests(count: int) -> list[Request]:
+    kinds = [
+        ("NER", ["city", "river"]),
+        ("RE", ["place of birth", "spouse"]),
+        ("EE", [{"event_type": "attack", "trigger": True, "arguments": ["target"]}]),
+        ("KG", [{"entity_type": "person", "attributes": ["born", "died"]}]),
+    ]
+    requests = []
+    for number in range(count):
+        task, items = kinds[number % len(kinds)]
+        text = f"to {number} by train"
+        # Strings of the text, for there are few, and a random model repeats them
+        requests.append(
+            ask(text)._replace(answer_schema=TASKS[task].answer_schema(items, text[: 1 + number % 8]), task=task)
+        )
+    return requests
+
+
+def repeats(text: str) -> bool:
+    """Whether a list has an item, or an object a key, twice."""
+    found = False
+
+    def pairs(items: list) -> dict:
+        nonlocal found
+        found |= len(dict(items)) < len(items)
+        return dict(items)
+
+    def look(value: object) -> None:
+        nonlocal found
+        if isinstance(value, list):
+            found |= len({json.dumps(item) for item in value}) < len(value)
+        for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+            look(inner)
+
+    look(json.loads(text, object_pairs_hook=pairs))
+    return found
+
+
+def test_nothing_is_repeated(engine: TransformersEngine) -> None:
+    requests = make_requests(24)
+    answers = engine.generate(requests, 100)
+    assert not any(repeats(answer.text) for answer in answers)
+    assert sum(not answer.cut for answer in answers) > 8
+    refused = 0
+    for request, answer in zip(requests, answers, strict=True):
+        plain = Row(engine.prompt_ids(request), (), engine.matcher(request))  # which may repeat
+        row = engine.row(request, engine.prompt_ids(request))
+        for each in (plain, row):
+            if GreedyDecoder.supports(engine.model):
+                GreedyDecoder(engine.model, engine.end_tokens, 100, 3)([each])
+            else:
+                generate_padded(engine.model, [each], engine.end_tokens, 100)
+        assert engine.completion(row, request) == answer
+        if find_repeat(engine.tokenizer.decode(plain.answer).encode(), 0) is None:
+            assert row.answer == plain.answer
+        else:
+            refused += 1
+    assert 0 < refused < len(requests)
+
+
+def test_a_bias_shifts_the_log_odds_of_first_decisions_alone(model: str) -> None:
+    plain = TransformersEngine.from_pretrained(model, dtype="float32", batch_size=3)
+    requests = make_requests(8)
+    for bias, task in ((1.5, "NER"), (-2.0, "RE"), (0.7, "KG")):
+        engine = TransformersEngine(plain.model, plain.tokenizer, empty_bias={task: bias})
+        for request in requests:
+            row = engine.row(request, engine.prompt_ids(request))
+            assert row.empty_bias == (bias if request.task == task else 0.0)
+            if request.task != task:
+                continue
+            [answer] = engine.generate([request], 100)
+            decisions = plain.score_decisions([request], [answer.text])[0]
+            shifted = shifted_log_odds(engine, row, answer.text)
+            assert list(shifted) == list(decisions)
+            for label, pairs in decisions.items():
+                biases = [bias, *[0.0] * (len(pairs) - 1)]
+                found = [pair[0] for pair in shifted[label]]
+                assert found == pytest.approx([pair[0] + b for pair, b in zip(pairs, biases, strict=True)], abs=1e-3)
+
+
+def shifted_log_odds(engine: TransformersEngine, row: Row, answer: str) -> dict:
+    """Decisions as they are when the row has shifted the logits, for an answer that is given."""
+    from iepile_builder.engines.decisions import AllSteps, read_decisions
+
+    tokens = encode([answer], engine.tokenizer)[0]
+    log_probs = []
+    for token in tokens:
+        with torch.no_grad():
+            logits = engine.model(torch.tensor([row.tokens])).logits[0, -1]
+        # Probabilities as the model's, times the factor of the bias: log-odds need no normalization
+        log_probs.append(logits.log_softmax(-1) + row.shift(logits) - logits)
+        assert row.matcher.consume_token(token)
+        row.tokens.append(token)
+    return read_decisions(AllSteps(tokens, torch.stack(log_probs).numpy(), engine.vocabulary))
+
+
+def test_how_much_a_bias_opens(model: str) -> None:
+    plain = TransformersEngine.from_pretrained(model, dtype="float32", batch_size=3)
+    requests = make_requests(8)
+    empty = {}
+    for bias in (-1000.0, -2.0, 0.0, 2.0, 1000.0):
+        answers = TransformersEngine(plain.model, plain.tokenizer, empty_bias=bias).generate(requests, 100)
+        if bias == 0:
+            assert answers == plain.generate(requests, 100)
+        values = [value for answer in answers if not answer.cut for value in json.loads(answer.text).values()]
+        assert len(values) > 4
+        empty[bias] = sum(not value for value in values) / len(values)
+    assert list(empty.values()) == sorted(empty.values(), reverse=True)
+    assert (empty[-1000], empty[1000]) == (1, 0)
+    with pytest.raises(InputError, match="empty_bias shifts the decisions of constrained answers"):
+        TransformersEngine(plain.model, plain.tokenizer, constrain="off", empty_bias=1.0)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from helpers.tiny import save_tiny_model
 
 from iepile_builder import InputError
 from iepile_builder.engines import EngineOptions, load_engine
+from iepile_builder.engines.record import describe_engine
 from iepile_builder.engines.transformers import TransformersEngine
 
 
@@ -20,6 +22,9 @@ from iepile_builder.engines.transformers import TransformersEngine
         (EngineOptions("m", "a", base_url="http://127.0.0.1:9/v1"), "--base_url: start the server with the adapter"),
         (EngineOptions("m", base_url="http://127.0.0.1:9/v1", engine="vllm"), "--base_url: start the server"),
         (EngineOptions("m", engine="vllm", load_in_8bit=True), "--load_in_8bit .* for --engine transformers"),
+        (EngineOptions("m", empty_bias=0.5, constrain="off"), "--empty_bias needs constrained answers"),
+        (EngineOptions("m", engine="vllm", empty_bias={"NER": 1.0}), "--empty_bias: not available with vLLM"),
+        (EngineOptions(base_url="http://127.0.0.1:9/v1", empty_bias=1.0), "--empty_bias: not available with a server"),
         (EngineOptions("m", load_in_4bit=True, load_in_8bit=True), "exclude each other"),
     ],
 )
@@ -34,6 +39,27 @@ def test_a_model_with_its_options(tmp_path: Path) -> None:
     assert isinstance(engine, TransformersEngine)
     assert str(engine.model.dtype) == "torch.bfloat16"
     assert (engine.batch_size, engine.constrained) == (3, False)
+
+
+def test_the_bias_is_that_of_the_calibration_if_none_is_given(tmp_path: Path) -> None:
+    model = str(save_tiny_model(tmp_path))
+    assert load_engine(EngineOptions(model)).empty_bias == 0.0
+    (tmp_path / "calibration.json").write_text('{"empty_bias": {"NER": 0.5, "RE": 0.0}}')
+    for options, bias in (
+        (EngineOptions(model), {"NER": 0.5}),
+        (EngineOptions(model, constrain="off"), 0.0),
+        (EngineOptions(model, empty_bias=0.0), 0.0),
+        (EngineOptions(model, empty_bias={"RE": -1.0}), {"RE": -1.0}),
+        (EngineOptions("other", model, empty_bias=2.0), 2.0),
+    ):
+        assert describe_engine(replace(options, model_name_or_path=model)).get("empty_bias", 0.0) == bias
+        if options.adapter_name_or_path is None:
+            assert load_engine(options).empty_bias == bias
+    with pytest.raises(InputError, match="adapter/calibration.json"):
+        folder = tmp_path / "adapter"
+        folder.mkdir()
+        (folder / "calibration.json").write_text("[]")
+        load_engine(EngineOptions(model, str(folder)))
 
 
 def test_loading_an_adapter_says_nothing_of_other_libraries(tmp_path: Path) -> None:

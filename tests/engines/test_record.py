@@ -33,9 +33,13 @@ def test_a_model_on_a_server_is_known_by_its_name() -> None:
 
 def test_a_model_of_the_hub_is_known_by_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     commit = "0123456789" * 4
-    monkeypatch.setattr(
-        "transformers.utils.hub.cached_file", lambda name, file: f"/cache/models--a/snapshots/{commit}/{file}"
-    )
+
+    def cached_file(name: str, file: str) -> str:
+        if file == "calibration.json":
+            raise OSError("no such file")
+        return f"/cache/models--a/snapshots/{commit}/{file}"
+
+    monkeypatch.setattr("transformers.utils.hub.cached_file", cached_file)
     assert describe_engine(EngineOptions("a/b"))["model_version"] == f"commit {commit}"
 
 

@@ -12,8 +12,9 @@ from helpers.tiny import save_tiny_model
 from iepile_builder import InputError
 from iepile_builder.chat import encode, load_tokenizer, render
 from iepile_builder.engines.base import Completion, Request
-from iepile_builder.engines.decoding import GreedyDecoder, Row, generate_padded
+from iepile_builder.engines.decoding import GreedyDecoder, generate_padded
 from iepile_builder.engines.loading import load_model
+from iepile_builder.engines.rows import Row
 from iepile_builder.engines.transformers import TransformersEngine, shared_prefixes
 from iepile_builder.tasks import TASKS
 
@@ -47,7 +48,7 @@ def one_by_one(engine: TransformersEngine, requests: list[Request], longest: int
     """What the model's own `generate` says, without a batch, a draft, or a token that is not asked for."""
     completions = []
     for request in requests:
-        row = Row(engine.prompt_ids(request), (), engine.matcher(request))
+        row = engine.row(request, engine.prompt_ids(request))
         generate_padded(engine.model, [row], engine.end_tokens, longest)
         completions.append(engine.completion(row, request))
     return completions
