@@ -118,7 +118,8 @@ def main(options: BenchmarkOptions, engine_options: EngineOptions) -> None:
         raise InputError("give bootstrap a number of resamples, confidence a number between 0 and 1")
     if options.hub_dataset is not None and options.max_records is not None:
         raise InputError("--hub_dataset publishes scores of whole sets: leave out --max_records")
-    trained = read_trained_labels(options, engine_options)
+    matching = Matching(options.mode)
+    trained = read_trained_labels(options, engine_options) if matching.labelled else None
 
     from accelerate.utils import broadcast_object_list
 
@@ -165,7 +166,6 @@ def main(options: BenchmarkOptions, engine_options: EngineOptions) -> None:
     if not state.is_main_process:
         return
 
-    matching = Matching(options.mode)
     whole = Scorer()
     rows: list[dict[str, Any]] = []
     for each in (each for each in sets if each.name in made):
@@ -219,15 +219,20 @@ def _fold_label(label: str) -> str:
 
 
 def build_instances(corpus: Path, folder: Path, max_records: int | None, with_train: bool) -> None:
-    """Write the test instances of a corpus, and its training instances where they are looked up."""
+    """Write the test instances of a corpus, and the training ones where they are looked up; say what is left out."""
+    from iepile_builder.commands.build import NO_REASONS
     from iepile_builder.iepile import IEPile
 
     with without_dataset_bars(), TemporaryDirectory() as work:
         for split, limit in [("test", max_records), *([("train", None)] if with_train else [])]:
-            options: dict[str, Any] = {"splits": [split], "negatives": "all", "max_records": limit}
-            rows = IEPile(cache_dir=work, corpus_dirs=[str(corpus)], **options).as_dataset(split=split)
+            options: dict[str, Any] = {"splits": [split], "max_records": limit, "negatives": "all", "on_error": "skip"}
+            builder = IEPile(cache_dir=work, corpus_dirs=[str(corpus)], **options)
+            rows = builder.as_dataset(split=split)
             lines = (to_json({name: value for name, value in row.items() if value is not None}) for row in rows)
             write_whole(folder / f"{split}.jsonl", "".join(line + "\n" for line in lines))
+            for reason, number in builder.report()[0].items():
+                if reason not in NO_REASONS and number:
+                    print(f"{corpus.name}, {split}: {number} records left out: {reason}")
 
 
 def score_set(

@@ -61,7 +61,9 @@ def read_boson(files: list[Path]) -> Iterator[Record]:
         for line in file.read_text(encoding="utf-8").splitlines():
             if line.strip():
                 entities = [
-                    {"entity": mention.strip(), "entity_type": label} for label, mention in _BOSON.findall(line)
+                    {"entity": mention.strip(), "entity_type": label}
+                    for label, mention in _BOSON.findall(line)
+                    if mention.strip()
                 ]
                 yield {"text": _BOSON.sub(r"\2", line).strip(), "entity": entities}
 

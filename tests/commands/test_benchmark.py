@@ -94,6 +94,18 @@ def test_another_engine_answers_all_sets_and_a_second_run_answers_nothing_anew(
     assert len(loads) == 1
 
 
+def test_records_that_cannot_be_used_are_left_out_and_counted(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    bad = {"content": "甲", "events": [{"type": "减持", "mentions": [{"word": " ", "role": "sub"}]}]}
+    for name in ("train_base", "train_trans", "test_base"):
+        write_lines(data / "FewFC" / "rearranged" / f"{name}.json", [FEWFC, bad])
+    report = benchmark(data, tmp_path / "output", "--engine", "lookup", "--sets", "FewFC")
+    trigger, argument = report["benchmark"]["rows"]
+    assert (trigger["records"], trigger["f1"], argument["f1"]) == (2, 100, 100)
+    assert "FewFC, test: 1 records left out: " in capsys.readouterr().out
+
+
 def test_two_processes_give_the_same_report_though_one_has_nothing_to_answer(data: Path, tmp_path: Path) -> None:
     options = ["--data_dir", str(data), "--engine", "lookup", "--sets", "CrossNER", "--unchecked", "--bootstrap", "50"]
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -113,6 +125,8 @@ def test_labels_that_training_has_seen_are_scored_apart(data: Path, tmp_path: Pa
     mean, *_ = benchmark(data, tmp_path / "output", *options)["benchmark"]["rows"]
     assert (mean["seen"]["gold"], mean["seen"]["recall"]) == (4, 50)
     assert (mean["unseen"]["gold"], mean["unseen"]["f1"]) == (1, 100)
+    mean, *_ = benchmark(data, tmp_path / "output", *options, "--mode", "boundary")["benchmark"]["rows"]
+    assert "seen" not in mean  # a mode that ignores labels
 
 
 def test_labels_that_a_training_recorded_are_found_beside_the_model(data: Path, tmp_path: Path) -> None:

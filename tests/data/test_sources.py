@@ -134,7 +134,7 @@ CASES = {
         ],
     ),
     "boson": (
-        ["{{person_name: 王芳}}在{{location:北京}}。\n\n没有。\n"],
+        ["{{person_name: 王芳}}在{{location:北京}}。{{time:}}\n\n没有。\n"],
         [
             {"text": "王芳在北京。", "entity": entities(person_name="王芳", location="北京")},
             {"text": "没有。", "entity": []},
