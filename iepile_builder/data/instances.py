@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _FORMATS = {".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 
 
-def load_instances(name: str, columns: tuple[str, ...]) -> dict[str, Dataset]:
+def load_instances(name: str, columns: tuple[str, ...], used: Collection[str] | None = None) -> dict[str, Dataset]:
     """
     Load the splits of a dataset of instances.
 
@@ -30,6 +30,8 @@ def load_instances(name: str, columns: tuple[str, ...]) -> dict[str, Dataset]:
             `{train,dev,test}.json` are read.
         columns (`tuple[str, ...]`):
             The text columns that every split must have.
+        used (`Collection[str]`, *optional*):
+            The splits that must have them, if not every split: a test split may have no annotation.
 
     Returns:
         `dict[str, Dataset]`: The splits by name.
@@ -65,7 +67,7 @@ def load_instances(name: str, columns: tuple[str, ...]) -> dict[str, Dataset]:
         raise InputError(f"{name}: not a dataset of instances: {first_line(error)}") from None
 
     for split, dataset in splits.items():
-        for column in columns:
+        for column in columns if used is None or split in used else ():
             if dataset.features.get(column) not in (Value("string"), Value("large_string")):
                 raise InputError(
                     f"{files.get(split, name)}: no text column `{column}` in the {split} split, only "

@@ -46,7 +46,7 @@ class LookupEngine:
     context: int | None = None
 
     def __init__(self, dataset_name: str) -> None:
-        splits = load_instances(dataset_name, columns=("task", "instruction", "output"))
+        splits = load_instances(dataset_name, ("task", "instruction", "output"), used=["train"])
         if "train" not in splits:
             raise InputError(f"{dataset_name}: no train split to look up in, only {', '.join(splits)}")
         records: dict[str, dict[str, list[Annotation]]] = defaultdict(lambda: defaultdict(list))

@@ -78,7 +78,8 @@ def load_splits(
     Raises:
         `InputError`: If there is no such dataset, split, column or task.
     """
-    splits = load_instances(data_args.dataset_name, columns=columns)
+    used = ["train"] if training_args.eval_strategy == "no" else ["train", "validation"]
+    splits = load_instances(data_args.dataset_name, columns, used)
     if "train" not in splits:
         raise InputError(f"{data_args.dataset_name}: no train split, only {', '.join(splits)}")
     train, validation = splits["train"], splits.get("validation")

@@ -25,6 +25,7 @@ def test_a_folder_of_splits_with_different_columns(tmp_path: Path) -> None:
     assert splits["test"].to_list() == unlabelled
     with pytest.raises(InputError, match=r"test\.jsonl: no text column `output`"):
         load_instances(str(tmp_path), columns=("instruction", "output"))
+    assert set(load_instances(str(tmp_path), ("instruction", "output"), used=["train"])) == {"train", "test"}
 
 
 @pytest.mark.usefixtures("dataset_bars")

@@ -37,6 +37,13 @@ def test_no_answer_is_cut(model: str, tmp_path: Path, packing: bool) -> None:
     assert sorted(learned.split(tokenizer.eos_token)) == sorted(["", *kept])
 
 
+def test_a_test_split_without_annotation_is_no_obstacle(train: Callable[..., list[dict]], data: Path) -> None:
+    write_lines(data / "test.jsonl", [{"id": "1", "task": "NER", "instruction": "Find."}])
+    assert train(max_steps=1)
+    with pytest.raises(InputError, match="nothing to evaluate on"):
+        train(eval_strategy="steps", eval_steps=1)
+
+
 def test_rows_that_are_too_long_are_dropped_and_counted(
     train: Callable[..., list[dict]], model: str, capsys: pytest.CaptureFixture
 ) -> None:
