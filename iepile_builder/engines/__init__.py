@@ -138,10 +138,14 @@ def load_engine(options: EngineOptions) -> Engine:
             )
         from iepile_builder.engines.endpoint import EndpointEngine
 
-        return EndpointEngine(options.base_url, options.model_name_or_path, concurrency=options.batch_size)
+        return EndpointEngine(
+            options.base_url, options.model_name_or_path, concurrency=options.batch_size, scores=options.scores
+        )
     if options.model_name_or_path is None:
         raise InputError("no model: give --model_name_or_path, or --base_url of a server")
     if options.engine == "lookup":
+        if options.scores:
+            raise InputError("--scores: not available with --engine lookup")
         from iepile_builder.engines.lookup import LookupEngine
 
         return LookupEngine(options.model_name_or_path)
@@ -155,6 +159,7 @@ def load_engine(options: EngineOptions) -> Engine:
             options.adapter_name_or_path,
             options.chat_template_path,
             options.speculative_tokens,
+            options.scores,
             dtype=options.dtype,
             quantization="bitsandbytes" if options.load_in_4bit else None,
         )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import accumulate, takewhile
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -88,6 +88,8 @@ def find_points(text: bytes) -> list[Point]:
         elif depth == 1 and lexeme in (b"[", b"{"):
             close, opens = (b"]", _IN_LIST) if lexeme == b"[" else (b"}", _IN_OBJECT)
         elif depth == 2 and (opens is not _NEXT or lexeme in (b",", close)):
+            if opens is _IN_LIST and lexeme != close:  # the items that follow are of the kind of the first
+                opens = tuple(start for start in opens if start[:1] == lexeme[:1]) or opens
             points.append(Point(label, found.start(), opens, close, lexeme == close))
             opens = _NEXT
         depth += (lexeme in (b"[", b"{")) - (lexeme in (b"]", b"}"))
@@ -232,6 +234,46 @@ class AllSteps:
         return -np.inf
 
 
+class TopSteps:
+    """
+    Log-probabilities of the likeliest tokens, as servers and vLLM tell them.
+
+    Args:
+        texts (`Sequence[bytes]`):
+            What each of the answer's tokens says.
+        tops (`Sequence[Mapping[bytes, float]]`):
+            For each of them, the log-probabilities of the likeliest tokens there, with its own.
+        vocabulary ([`Vocabulary`], *optional*):
+            The vocabulary, if it is known.
+    """
+
+    def __init__(
+        self, texts: Sequence[bytes], tops: Sequence[Mapping[bytes, float]], vocabulary: Vocabulary | None = None
+    ) -> None:
+        self.texts = texts
+        self.tops = tops
+        self.vocabulary = vocabulary
+
+    def log_prob(self, step: int) -> float:
+        return self.tops[step][self.texts[step]]
+
+    def settle(self, step: int, choice: Choice, closed: bool) -> tuple[float, float, bool]:
+        remainder, opens, close = choice
+        starts = (tuple(remainder + opened[:1] for opened in opens), (remainder + close,))
+        found = [{text for text in self.tops[step] if text.startswith(start)} for start in starts]
+        if self.vocabulary is not None:
+            for texts, tokens in zip(found, self.vocabulary.settling(choice), strict=True):
+                texts |= self.tops[step].keys() & {self.vocabulary.texts[token] for token in tokens}
+        opening, closing = (
+            float(np.logaddexp.reduce([self.tops[step][text] for text in texts])) if texts else -np.inf
+            for texts in found
+        )
+        return opening, closing, self.texts[step] in found[closed]
+
+    def least(self, step: int) -> float:
+        return min(self.tops[step].values())
+
+
 def read_decisions(steps: Steps) -> Decisions | None:
     """
     Read the decisions of an answer.
@@ -242,7 +284,8 @@ def read_decisions(steps: Steps) -> Decisions | None:
 
     Returns:
         `Decisions` or `None`: The decisions, see [`~iepile_builder.engines.base.Completion`]; `None` for an answer
-        that is no JSON object. Values that are neither lists nor objects, and objects with a key twice, are left out.
+        that is no JSON object. A continuation that none of the known tokens begins counts as likely as the least of
+        them. Values that are neither lists nor objects, and objects with a key twice, are left out.
     """
     text = b"".join(steps.texts)
     value = load_answer(text.decode(errors="replace"))

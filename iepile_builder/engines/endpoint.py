@@ -17,7 +17,9 @@ from contextlib import contextmanager
 from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from iepile_builder.answers.repair import without_repeats
 from iepile_builder.engines.base import Completion, Request
+from iepile_builder.engines.decisions import TopSteps, read_decisions
 from iepile_builder.errors import InputError
 from iepile_builder.io import first_line
 
@@ -70,6 +72,9 @@ class EndpointEngine:
             above: after the time that the server names in `Retry-After`, or after 0.5, 1, 2, 4, 8, 8, ... seconds.
         api_key_variable (`str`, *optional*, defaults to `"OPENAI_API_KEY"`):
             The environment variable that holds the server's key, if it needs one.
+        scores (`bool`, *optional*, defaults to `False`):
+            Whether completions have `decisions`, from the log-probabilities of the 20 likeliest tokens that the server
+            tells; a warning says so if it tells none. Where the server tells what the schema leaves, so do they.
 
     Raises:
         `InputError`: If the server cannot be reached, refuses the key or does not have the model.
@@ -83,6 +88,7 @@ class EndpointEngine:
         timeout: float = 300.0,
         max_retries: int = 5,
         api_key_variable: str = "OPENAI_API_KEY",
+        scores: bool = False,
     ) -> None:
         try:
             from openai import AsyncOpenAI, Timeout
@@ -93,9 +99,10 @@ class EndpointEngine:
         self.concurrency = concurrency
         self.timeout = timeout
         self.api_key_variable = api_key_variable
+        self.scores = scores
         self.structured: bool | None = None
         self._lock = Lock()
-        self._warned = False
+        self._warned: set[str] = set()
         self._key = os.environ.get(api_key_variable, "")
         # The client insists on a key; servers that need none ignore it.
         self._client = AsyncOpenAI(
@@ -188,6 +195,8 @@ class EndpointEngine:
         # Not `max_completion_tokens`: not all the servers know it.
         body: dict[str, Any] = {"model": self.model, "messages": _escape(request), "max_tokens": max_new_tokens}
         body["temperature"] = 0.0
+        if self.scores:
+            body |= {"logprobs": True, "top_logprobs": 20}
         if schema is not None:
             known = {key: value for key, value in schema.items() if not key.startswith("x-")}  # ours alone
             json_schema = {"name": "answer", "strict": True, "schema": known}
@@ -206,7 +215,12 @@ class EndpointEngine:
             raise InputError(f"{self.base_url}: the server's answer is none of the chat API: {str(answer)[:80]!r}")
         if other:
             raise InputError(f"{self.base_url}: the server has no model {self.model!r}: name {self._models()}")
-        return Completion(_HALF_PAIR.sub("\N{REPLACEMENT CHARACTER}", text), cut)
+        said = _HALF_PAIR.sub("\N{REPLACEMENT CHARACTER}", text)
+        distinct = said if schema is None else without_repeats(said)
+        steps = _read_steps(choice, text) if self.scores and distinct == text else None
+        if self.scores and steps is None and distinct == text:
+            self._warn("tells no log-probabilities: scores are not available", "scores")
+        return Completion(distinct, cut, None if steps is None else read_decisions(steps))
 
     def _find_out_structured(self) -> None:
         from openai import APIStatusError
@@ -226,12 +240,12 @@ class EndpointEngine:
         if not self.structured:
             self._warn("does not take a JSON schema for its answers: they are not constrained")
 
-    def _warn(self, message: str) -> None:
+    def _warn(self, message: str, kind: str = "schema") -> None:
         """Once: what is wrong with one request is wrong with the others."""
         with self._lock:
-            if not self._warned:
+            if kind not in self._warned:
                 logger.warning("%s", self._hidden(f"{self.base_url} {message}"))
-            self._warned = True
+            self._warned.add(kind)
 
     def _models(self) -> str:
         return f"one of: {', '.join(self._served)}" if self._served else "the server lists none"
@@ -301,6 +315,27 @@ def _escape(request: Request) -> list[dict[str, str]]:
         return f"\\u{ord(found[0][0]):04x}{found[0][1:]}"
 
     return [{**message, "content": _CONTROL.sub(escape, message["content"])} for message in request.messages]
+
+
+def _read_steps(choice: dict[str, Any], text: str) -> TopSteps | None:
+    """Read the log-probabilities of an answer; `None` if they are not those of its text."""
+    texts: list[bytes] = []
+    tops = []
+    try:
+        for step in choice["logprobs"]["content"]:
+            known = {_token_bytes(each): float(each["logprob"]) for each in [*(step.get("top_logprobs") or ()), step]}
+            texts.append(_token_bytes(step))
+            tops.append(known)
+            if b"".join(texts) == text.encode():  # an end token may follow
+                return TopSteps(texts, tops)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        pass
+    return None
+
+
+def _token_bytes(token: dict[str, Any]) -> bytes:
+    said = token.get("bytes")
+    return str(token["token"]).encode() if said is None else bytes(said)
 
 
 def _message(error: APIStatusError) -> str:

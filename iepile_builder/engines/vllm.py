@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from iepile_builder.answers.grammar import lark_grammar
-from iepile_builder.chat import encode, load_tokenizer, render
-from iepile_builder.engines.base import Completion, Request, check_room
+from iepile_builder.answers.repair import without_repeats
+from iepile_builder.chat import break_control_tokens, encode, load_tokenizer, render
+from iepile_builder.engines.base import Completion, Decisions, Request, check_room
+from iepile_builder.engines.decisions import TopSteps, Vocabulary, read_decisions
 from iepile_builder.engines.loading import tokenizer_of
 from iepile_builder.errors import InputError
 from iepile_builder.io import first_line
@@ -22,6 +25,9 @@ from iepile_builder.io import first_line
 
 # The ranks that vLLM accepts
 _LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+
+# The likeliest tokens that it tells, at most, if it is not told otherwise
+_TOP = 20
 
 
 class VLLMEngine:
@@ -40,6 +46,9 @@ class VLLMEngine:
         speculative_tokens (`int`, *optional*, defaults to `0`):
             Tokens to draft by n-gram look-up in the prompt; the answers stay the same. 8 is a good start, 0 turns it
             off.
+        scores (`bool`, *optional*, defaults to `False`):
+            Whether completions have `decisions`, from the 20 likeliest tokens; costs one more pass over prompts and
+            answers. Not yet run: held against the arguments of 0.33 alone.
         **kwargs:
             Passed to [`~vllm.LLM`]: `dtype`, `quantization="bitsandbytes"`, `tensor_parallel_size`, `max_model_len`,
             `gpu_memory_utilization`, ...
@@ -54,6 +63,7 @@ class VLLMEngine:
         adapter: str | None = None,
         chat_template_path: str | None = None,
         speculative_tokens: int = 0,
+        scores: bool = False,
         **kwargs: Any,
     ) -> None:
         try:
@@ -66,6 +76,7 @@ class VLLMEngine:
             ) from None
         from huggingface_hub import snapshot_download
 
+        self.scores = scores
         name = tokenizer_of(model, adapter)
         self.tokenizer = load_tokenizer(name, chat_template_path)
         self._adapter: Any = None
@@ -116,11 +127,46 @@ class VLLMEngine:
         prompts = [{"prompt_token_ids": ids} for ids in token_ids]
         outputs = self._llm.generate(prompts, params, use_tqdm=False, lora_request=self._adapter)
         completions = []
-        for output in outputs:
+        for request, output in zip(requests, outputs, strict=True):
             answer = output.outputs[0]
             text: Any = self.tokenizer.decode(answer.token_ids, skip_special_tokens=True)
+            if request.answer_schema is not None:
+                text = without_repeats(text)
             completions.append(Completion(text, cut=answer.finish_reason == "length"))
-        return completions
+        if not self.scores:
+            return completions
+        decisions = self.score_decisions(requests, [completion.text for completion in completions])
+        return [answer._replace(decisions=each) for answer, each in zip(completions, decisions, strict=True)]
+
+    def score_decisions(self, requests: Sequence[Request], answers: Sequence[str]) -> list[Decisions | None]:
+        """Read the decisions of given answers, as [`~iepile_builder.engines.transformers.TransformersEngine`] does."""
+        from vllm import SamplingParams
+
+        asked = [self.prompt_ids(request) for request in requests]
+        told = encode([break_control_tokens(answer, self.tokenizer) for answer in answers], self.tokenizer)
+        tokens = [prompt + answer for prompt, answer in zip(asked, told, strict=True)]
+        check_room(tokens, 1, self.context)
+        # The prompt's log-probabilities are the model's own; those of an answer would be what its grammar leaves
+        params = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=_TOP, detokenize=False)
+        prompts = [{"prompt_token_ids": ids} for ids in tokens]
+        outputs = self._llm.generate(prompts, params, use_tqdm=False, lora_request=self._adapter)
+        decisions = []
+        for prompt, answer, output in zip(asked, told, outputs, strict=True):
+            texts = self.vocabulary.texts
+            tops = [
+                {texts[token]: found.logprob for token, found in step.items()}
+                for step in output.prompt_logprobs[len(prompt) :]
+            ]
+            decisions.append(read_decisions(TopSteps([texts[token] for token in answer], tops, self.vocabulary)))
+        return decisions
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """Read the texts of the tokens, when they are first needed."""
+        from llguidance.hf import from_tokenizer
+
+        tokenizer: Any = self.tokenizer
+        return Vocabulary(from_tokenizer(tokenizer))
 
 
 def _rank(adapter: str) -> int:

@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import json
 import logging
+import math
 import socket
 import subprocess
 import sys
@@ -326,6 +327,45 @@ def test_half_a_surrogate_pair_becomes_a_character_that_a_file_can_hold(
 ) -> None:
     monkeypatch.setattr(Odd, "answer", {"model": "m", "choices": [{"message": {"content": "a\ud800b😀"}}]})
     assert EndpointEngine(odd, max_retries=0).generate([ask("Say hi")], 8) == [("a\ufffdb😀", False, None)]
+
+
+def told(text: str, log_prob: float, **others: float) -> dict:
+    """A token as servers tell it, with others that are likely there."""
+    top = [{"token": token, "logprob": value, "bytes": list(token.encode())} for token, value in others.items()]
+    return {"token": text, "logprob": log_prob, "bytes": list(text.encode()), "top_logprobs": top}
+
+
+def test_decisions_are_read_off_the_log_probabilities(
+    odd: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = [
+        told('{"city":', 0.0),
+        told(' ["', -0.1, **{" []": -2.0, " [],": -3.0, "x": -4.0}),
+        told("R", -1.0),
+        told('"', -0.5, **{'",': -1.5}),  # settles nothing
+        told("]}", -0.2, **{",": -2.2}),
+        told("<|im_end|>", 0.0),
+    ]
+    answer: dict = {"message": {"content": '{"city": ["R"]}'}, "logprobs": {"content": content}}
+    monkeypatch.setattr(Odd, "answer", {"model": "m", "choices": [answer]})
+    engine = EndpointEngine(odd, max_retries=0, scores=True)
+    [completion] = engine.generate([ask("Say hi")], 8)
+    assert Odd.bodies[-1]["logprobs"] is True and Odd.bodies[-1]["top_logprobs"] == 20
+    closing, opening = math.log(math.exp(-2) + math.exp(-3)), math.log(math.exp(-1.5) + math.exp(-0.5 - 2.2))
+    end = -0.5 - 0.2
+    assert completion.decisions == {
+        "city": [
+            (pytest.approx(-0.1 - closing), pytest.approx(-1 + math.log(math.exp(opening) + math.exp(end)))),
+            (pytest.approx(opening - end), None),
+        ]
+    }
+    assert not caplog.records
+
+    del answer["logprobs"]
+    assert [each.decisions for each in engine.generate([ask("Say hi")] * 2, 8)] == [None, None]
+    assert [record.message for record in caplog.records] == [
+        f"{odd} tells no log-probabilities: scores are not available"
+    ]
 
 
 @pytest.mark.parametrize("models", NO_LISTS, ids=str)

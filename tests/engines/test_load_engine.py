@@ -25,6 +25,7 @@ from iepile_builder.engines.transformers import TransformersEngine
         (EngineOptions("m", empty_bias=0.5, constrain="off"), "--empty_bias needs constrained answers"),
         (EngineOptions("m", engine="vllm", empty_bias={"NER": 1.0}), "--empty_bias: not available with vLLM"),
         (EngineOptions(base_url="http://127.0.0.1:9/v1", empty_bias=1.0), "--empty_bias: not available with a server"),
+        (EngineOptions("m", engine="lookup", scores=True), "--scores: not available with --engine lookup"),
         (EngineOptions("m", load_in_4bit=True, load_in_8bit=True), "exclude each other"),
     ],
 )

@@ -174,6 +174,33 @@ def test_the_arguments_are_those_of_vllm(calls: dict[str, dict], model: Path, ad
     assert engine.context_left(ask("a"), 16) == 100 - 16 - len(ids)
 
 
+def test_decisions_are_read_in_a_second_pass(
+    calls: dict[str, dict], model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the log-probabilities of all tokens, they are those of the model."""
+    local = TransformersEngine.from_pretrained(str(model), dtype="float32")
+    engine = VLLMEngine(str(model), scores=True)
+    engine.context = 512
+    requests, answers = [ask("a"), ask("b", CITY)], ['{"city": ["Rome"], "river": []}', '{"city": [{"a": "b"}]}']
+
+    def generate(prompts: list, params: object, **kwargs: object) -> list:
+        assert (params.max_tokens, params.prompt_logprobs) == (1, 20)
+        outputs = []
+        for prompt in prompts:
+            ids = torch.tensor([prompt["prompt_token_ids"]])
+            with torch.no_grad():
+                log_probs = local.model(ids).logits[0].log_softmax(-1).tolist()
+            tops = [{token: SimpleNamespace(logprob=value) for token, value in enumerate(row)} for row in log_probs]
+            outputs.append(SimpleNamespace(prompt_logprobs=[None, *tops[:-1]]))
+        return outputs
+
+    monkeypatch.setattr(engine._llm, "generate", generate)
+    for found, right in zip(
+        engine.score_decisions(requests, answers), local.score_decisions(requests, answers), strict=True
+    ):
+        assert found == {label: [pytest.approx(pair, abs=1e-3) for pair in pairs] for label, pairs in right.items()}
+
+
 def test_a_rank_that_vllm_has_no_room_for(calls: dict[str, dict], model: Path, tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text('{"r": 8, "rank_pattern": {"q_proj": 1024}}')
     with pytest.raises(InputError, match="rank 1024.*iepile merge"):
