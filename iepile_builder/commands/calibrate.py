@@ -85,7 +85,7 @@ def main(options: CalibrateOptions) -> None:
         print(
             f"{task}: empty_bias {calibration.empty_bias[task]:+.2f}; F1 {of['f1_before']:.2f} without, "
             f"{of['f1_after']:.2f} with it, {of['f1_cross_validated']:.2f} cross-validated "
-            f"({of['records']} records of {split})"
+            f"(p {of['p_value']:.3f}, {of['records']} records of {split})"
         )
         if calibration.empty_bias[task] >= of["limit"]:
             print(f"{task}: no larger bias than that of the answers could be tried: predict with --empty_bias 3")

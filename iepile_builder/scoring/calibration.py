@@ -15,6 +15,7 @@ import numpy as np
 from iepile_builder.answers.scores import Calibration
 from iepile_builder.scoring.matching import Matching
 from iepile_builder.scoring.scorer import Scorer
+from iepile_builder.scoring.significance import paired_test, precision_recall_f1
 from iepile_builder.tasks import TASKS
 
 
@@ -22,6 +23,7 @@ FOLDS = 5
 MIN_RECORDS = 20  # of a task, to be calibrated
 MIN_FACTS = 20
 MAX_CUTS = 500  # biases that are tried
+RESAMPLES = 1000
 
 
 class Answered(NamedTuple):
@@ -65,8 +67,9 @@ def fit_calibration(scorer: Scorer, biases: dict[str, float]) -> tuple[Calibrati
     Returns:
         `tuple[Calibration, dict]`: The calibration, and for each task what it was fitted on: `records`, `facts`, and
         in percent `f1_before` (with bias 0), `f1_after` and `f1_cross_validated` (each fold scored with the bias that
-        the other folds choose); `limit` is the largest bias that could be tried. Tasks with fewer than 20 records are
-        left out; those with fewer than 20 facts left have no scaling of scores.
+        the other folds choose), with the `p_value` of its difference from `f1_before`; `limit` is the largest bias
+        that could be tried. Tasks with fewer than 20 records are left out; those with fewer than 20 facts left have no
+        scaling of scores.
     """
     empty_bias, score, fitted = {}, {}, {}
     for task, answered in _collect(scorer).items():
@@ -74,13 +77,15 @@ def fit_calibration(scorer: Scorer, biases: dict[str, float]) -> tuple[Calibrati
             continue
         limit = biases.get(task, 0.0)
         every = np.ones(len(answered.gold), dtype=bool)
-        before = _f1(_count(answered, min(0.0, limit), limit, every))
+        before = _count(answered, min(0.0, limit), limit)
         bias = _best_bias(answered, limit, every)
         folds = np.arange(len(answered.gold)) % FOLDS
-        held_out = sum(
-            _count(answered, _best_bias(answered, limit, folds != fold), limit, folds == fold) for fold in range(FOLDS)
-        )
-        if _f1(held_out) <= before:
+        held_out = np.zeros_like(before)
+        for fold in range(FOLDS):
+            chosen = _count(answered, _best_bias(answered, limit, folds != fold), limit)
+            held_out[folds == fold] = chosen[folds == fold]
+        test = paired_test(held_out, before, RESAMPLES, 0.95, seed=0)
+        if test["difference"] <= 0:
             bias = min(0.0, limit)
         empty_bias[task] = round(bias, 4)
         kept = _is_kept(answered, bias, limit)
@@ -90,9 +95,10 @@ def fit_calibration(scorer: Scorer, biases: dict[str, float]) -> tuple[Calibrati
             "records": len(answered.gold),
             "facts": int(kept.sum()),
             "limit": limit,
-            "f1_before": before,
-            "f1_after": _f1(_count(answered, bias, limit, every)),
-            "f1_cross_validated": _f1(held_out),
+            "f1_before": test["other_f1"],
+            "f1_after": _f1(_count(answered, bias, limit)),
+            "f1_cross_validated": test["f1"],
+            "p_value": test["p_value"],
         }
     return Calibration(empty_bias, score), fitted
 
@@ -125,15 +131,17 @@ def _is_kept(answered: Answered, bias: float, limit: float) -> np.ndarray[Any, A
     return (answered.opened + bias > 0) | (bias >= limit)
 
 
-def _count(answered: Answered, bias: float, limit: float, records: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Count right, predicted and gold facts of some records with a bias."""
-    kept = _is_kept(answered, bias, limit) & records[answered.records]
-    return np.array([(kept & answered.hits).sum(), kept.sum(), answered.gold[records].sum()])
+def _count(answered: Answered, bias: float, limit: float) -> np.ndarray[Any, Any]:
+    """Count the right, predicted and gold facts of each record with a bias."""
+    kept = _is_kept(answered, bias, limit)
+    right, predicted = (
+        np.bincount(answered.records[facts], minlength=len(answered.gold)) for facts in (kept & answered.hits, kept)
+    )
+    return np.stack([right, predicted, answered.gold], axis=-1)
 
 
-def _f1(counts: Any) -> float:
-    right, predicted, gold = map(float, counts)
-    return 200 * right / (predicted + gold) if right else 0.0
+def _f1(counts: np.ndarray[Any, Any]) -> float:
+    return float(precision_recall_f1(counts.sum(axis=0))[2])
 
 
 def _best_bias(answered: Answered, limit: float, records: np.ndarray[Any, Any]) -> float:
@@ -143,7 +151,7 @@ def _best_bias(answered: Answered, limit: float, records: np.ndarray[Any, Any]) 
     cuts = cuts[:: 1 + len(cuts) // MAX_CUTS]
     middles = -(cuts[1:] + cuts[:-1]) / 2  # between two labels, as far as possible from both
     biases = [min(0.0, limit), limit, *(float(each) for each in middles if each < limit)]
-    return max(biases, key=lambda bias: (_f1(_count(answered, bias, limit, records)), -abs(bias)))
+    return max(biases, key=lambda bias: (_f1(_count(answered, bias, limit)[records]), -abs(bias)))
 
 
 def fit_platt(logits: np.ndarray[Any, Any], hits: np.ndarray[Any, Any]) -> tuple[float, float]:

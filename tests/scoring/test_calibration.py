@@ -34,6 +34,7 @@ def test_the_bias_closes_what_is_wrong() -> None:
     assert (of["records"], of["facts"], of["limit"]) == (60, 30, 0.0)
     assert of["f1_before"] == pytest.approx(200 * 30 / (60 + 60))
     assert of["f1_after"] == of["f1_cross_validated"] == pytest.approx(200 * 30 / (30 + 60))
+    assert of["p_value"] < 0.01
 
 
 def test_a_generous_bias_leaves_room_on_both_sides() -> None:
@@ -60,6 +61,7 @@ def test_noise_gives_no_bias() -> None:
     calibration, fitted = fit_calibration(scorer_of(rows), {})
     assert fitted["NER"]["f1_cross_validated"] <= fitted["NER"]["f1_before"]
     assert calibration.empty_bias == {"NER": 0.0}
+    assert fitted["NER"]["p_value"] > 0.05
 
 
 def test_a_fact_without_a_decision_stays() -> None:
