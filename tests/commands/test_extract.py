@@ -51,6 +51,15 @@ def test_events_in_the_terminal(run: Callable[..., str], tmp_path: Path) -> None
     assert json.loads(facts.read_text())["events"][0]["trigger"]["start"] == 13
 
 
+def test_min_score_asks_the_engine_for_scores(run: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(extract, "load_engine", lambda options: asked.append(options.scores) or AnswerEngine(ANSWER))
+    arguments = ["--text", TEXT, "--task", "EE", "--schema", SCHEMA]
+    assert "left out" not in run(*arguments)
+    assert "4 facts left out: a score below" in run(*arguments, "--min_score", "0.5")
+    assert asked == [False, True]
+
+
 def test_a_text_with_a_byte_order_mark_and_odd_line_ends(run: Callable[..., str], tmp_path: Path) -> None:
     text = "Ada\u2028is\r\nin\u0085Rome."
     (tmp_path / "text.txt").write_bytes(f"\ufeff{text}".encode())
