@@ -9,7 +9,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
-from helpers.corpora import ALL_TASKS, SAMPLE_CORPUS
+from helpers.corpora import ALL_TASKS, ROOT, SAMPLE_CORPUS, SHARED, needs_shared
 from helpers.strategies import OPTIONS, annotated, asked_labels, batching_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -172,3 +172,34 @@ def test_names_and_drops_are_the_same_for_any_order_and_number_of_processes(task
     assert rows == list(records.to_iterable_dataset(3).map(batching, **options))
     batching.set_epoch(2)
     assert not {row["instruction"] for row in rows} & {*records.map(batching, **options)["instruction"]}
+
+
+RECIPE = ROOT / "recipes" / "smollm2-135m-instruct" / "zero_shot" / "label_synonyms.json"
+
+
+@pytest.mark.parametrize("path", [SAMPLE_CORPUS / "label_synonyms.json", RECIPE])
+def test_the_shipped_names_are_distinct_and_keep_the_label(path: Path) -> None:
+    table = load_synonyms(path)
+    for of_task in table.values():
+        for label, names in of_task.items():
+            assert names[0] == label
+            assert 2 <= len({name.strip() for name in names}) == len(names) <= 5
+
+
+def test_every_label_of_the_sample_corpus_has_names_of_its_own() -> None:
+    table = load_synonyms(SAMPLE_CORPUS / "label_synonyms.json")
+    for corpus in find_corpora([SAMPLE_CORPUS]):
+        labels = TASKS[corpus.task].labels(corpus.schema)
+        synonyms = corpus_synonyms(table, corpus.task, corpus.source)
+        names = Counter(name.casefold() for label in labels for name in synonyms[label])
+        assert names.total() == len(names), corpus.source
+
+
+@needs_shared
+def test_the_names_of_the_recipe_are_of_labels_of_the_corpora() -> None:
+    known: dict[str, set[str]] = {"NER": set(), "RE": set(), "EE": set()}
+    for corpus in find_corpora([str(SHARED / "corpora" / "IE-en")], list(known)):
+        known[corpus.task].update(TASKS[corpus.task].labels(corpus.schema))
+    table = load_synonyms(RECIPE)
+    for task, labels in known.items():
+        assert table[task].keys() <= labels
