@@ -61,11 +61,11 @@ class EngineOptions(ModelOptions):
             Let answers contain only strings that are copied from the text.
         scores (`bool`, *optional*, defaults to `False`):
             Tell how sure the model was of each item of an answer, and of each label without one. Takes about a third
-            more time.
+            more time; of a server, it needs log-probabilities.
         empty_bias (`float` or `dict[str, float]`, *optional*):
             What is added to the log-odds that a label has an item, in nats: above 0, fewer labels are answered with
-            nothing. A number, or one for each task such as {"NER": 0.5}; by default what `iepile calibrate` found, if
-            it has written into the folder of the adapter or model, else 0.
+            nothing. A number, or one for each task such as {"NER": 0.5}; by default what `iepile calibrate` wrote into
+            the folder of the adapter or model, else 0. Only where `transformers` runs the model, and constrained.
         speculative_tokens (`int`, *optional*, defaults to 0):
             Tokens that vLLM drafts from the prompt; 8 is a good start.
     """

@@ -25,7 +25,8 @@ from iepile_builder.engines.base import Decisions
 if TYPE_CHECKING:
     from llguidance import LLTokenizer
 
-_LEXEME = re.compile(rb'"(?:[^"\\]|\\.)*"|[][{},]|[^\s"\][{},]+', re.DOTALL)
+# The last string may be unfinished
+_LEXEME = re.compile(rb'"(?:[^"\\]|\\.)*(?:"|\\?\Z)|[][{},]|[^\s"\][{},]+', re.DOTALL)
 _WORD = re.compile(rb"[0-9A-Za-z\x80-\xff]")
 
 # How an item starts
@@ -120,7 +121,6 @@ def find_repeat(text: bytes, start: int) -> int | None:
     seen: list[set[bytes]] = []  # of each open list and object
     begins: list[int] = []
     is_list: list[bool] = []
-    item = b""
     for found in _LEXEME.finditer(text):
         lexeme, place = found[0], found.start()
         if lexeme in (b"[", b"{"):

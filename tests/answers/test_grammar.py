@@ -157,11 +157,13 @@ def test_a_cut_answer_is_closed(task: str, judge: Judge, data: st.DataObject) ->
 
 def test_what_a_cut_answer_keeps(judge: Judge) -> None:
     schema = TASKS["RE"].answer_schema(["a", "b"])
-    fact = '{"subject": "x", "object": "y"}'
+    fact, other = '{"subject": "x", "object": "y"}', '{"subject": "y", "object": "x"}'
     for cut, closed in [
         (f'{{"a": [{fact}, {fact}, {{"subj', f'{{"a": [{fact}], "b": []}}'),
         (f'{{"a": [{fact}, {{"subject": "z", "object": "unfin', f'{{"a": [{fact}], "b": []}}'),
         (f'{{"a": [{fact}], "b": [', f'{{"a": [{fact}], "b": []}}'),
+        # each item once
+        (f'{{"a": [{fact}, {other}, {fact}, {other}, {{"subject": "z", "obj', f'{{"a": [{fact}, {other}], "b": []}}'),
         ("", '{"a": [], "b": []}'),
     ]:
         assert judge.grammars.close(schema, cut) == closed

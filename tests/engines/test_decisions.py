@@ -179,6 +179,8 @@ def test_they_come_with_completions_if_asked_for(model: str, monkeypatch: pytest
         ('{"a": [{"trigger": "t", "arguments": {}}, {"trigger": "t", "arguments": {"r": ["v", "w", "v"|, ', True),
         ('{"a": {"x": {"born": "1"}, "y": {"born": "1"}, "x": {"died": "2"}|, ', True),
         ('{"a": {"x": {"born": "1", "died": "1"}, ', False),
+        ('{"a": ["x", "x, y, y, ', False),
+        ('{"a": ["x, y, y, \\', False),
         ("", False),
     ],
 )
