@@ -23,6 +23,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import yaml
 from report import write_report
 
 from iepile_builder import InputError, SchemaBatching
@@ -106,7 +107,7 @@ def main(options: StudyOptions) -> None:
         model = embedded_model()
         os.environ["HF_HUB_OFFLINE"] = "1"  # nothing else is needed from the Hub
     check_settings(options)
-    tokenizer = load_tokenizer(model)
+    tokenizer = load_tokenizer(model, yaml.safe_load(options.recipe.read_text()).get("chat_template_path"))
 
     corpora = find_corpora(options.corpus_dir, tasks=sorted({*TASKS} - {"SPO"}))
     questions = {}
