@@ -25,30 +25,12 @@ _CUT = "\ufdd0\ufdd1\ufdd0"  # Unicode keeps these two out of all texts; in one 
 
 
 def to_prompt(instance: Mapping[str, Any]) -> list[Message]:
-    """
-    Turn an instance into the messages that ask for its answer.
-
-    Args:
-        instance (`Mapping[str, Any]`):
-            An instance; its `instruction` is used.
-
-    Returns:
-        `list[dict[str, str]]`: One user message.
-    """
+    """Turn an instance into the message that asks for its answer."""
     return [{"role": "user", "content": instance["instruction"]}]
 
 
 def to_prompt_completion(instance: Mapping[str, Any]) -> dict[str, list[Message]]:
-    """
-    Turn an instance into TRL's conversational prompt-completion row, of which only the completion is learned.
-
-    Args:
-        instance (`Mapping[str, Any]`):
-            An instance; its `instruction` and `output` are used.
-
-    Returns:
-        `dict[str, list[dict[str, str]]]`: `prompt` and `completion`.
-    """
+    """Turn an instance into TRL's conversational prompt-completion row, of which only the completion is learned."""
     return {"prompt": to_prompt(instance), "completion": [{"role": "assistant", "content": instance["output"]}]}
 
 
@@ -56,23 +38,10 @@ def render(
     messages: list[Message], tokenizer: PreTrainedTokenizerBase, add_generation_prompt: bool = True, **kwargs: Any
 ) -> str:
     """
-    Render messages with the tokenizer's chat template.
+    Render messages with the tokenizer's chat template, for [`encode`]; `kwargs` are variables of the template.
 
     A message is data. Where its text holds a control token of the model, such as `<|im_end|>`, a mark is set within,
     at which [`encode`] cuts: the token is read as plain characters and cannot open or close a turn.
-
-    Args:
-        messages (`list[dict[str, str]]`):
-            The messages.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            A tokenizer with a chat template.
-        add_generation_prompt (`bool`, *optional*, defaults to `True`):
-            Whether an answer is to follow.
-        **kwargs:
-            Variables of the chat template.
-
-    Returns:
-        `str`: The text, for [`encode`].
     """
     plain = [{**message, "content": break_control_tokens(message["content"], tokenizer)} for message in messages]
     return str(
@@ -81,18 +50,7 @@ def render(
 
 
 def encode(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    """
-    Encode rendered texts; the template has written the special tokens.
-
-    Args:
-        texts (`Sequence[str]`):
-            Texts of [`render`].
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            The tokenizer that rendered them.
-
-    Returns:
-        `list[list[int]]`: The tokens of each.
-    """
+    """Encode texts of [`render`], in which the template has written the special tokens."""
     pieces = [text.split(_CUT) for text in texts]
     flat = [piece for each in pieces for piece in each]
     tokens = iter(tokenizer(flat, add_special_tokens=False)["input_ids"] if flat else [])

@@ -18,16 +18,8 @@ ENVIRONMENT = Environment(
 
 def render(template: str, **values: Any) -> str:
     """
-    Render a template.
-
-    Args:
-        template (`str`):
-            Name of a file in `resources/templates`.
-        **values:
-            What it shows; strings are escaped.
-
-    Returns:
-        `str`: The HTML, which any encoding can write: half a surrogate pair is a character reference.
+    Render a file of `resources/templates`; strings are escaped. Any encoding can write the HTML: half a surrogate pair
+    is a character reference.
     """
     html = ENVIRONMENT.get_template(template).render(values)
     return html.encode("utf-8", "xmlcharrefreplace").decode("utf-8")

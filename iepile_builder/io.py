@@ -31,17 +31,8 @@ def fold(text: str) -> str:
 
 def find_resource(folder: str, name: str) -> Path:
     """
-    Find a file of `recipes/` or `evaluate_metrics/` in a checkout or in the installed package.
-
-    Args:
-        folder (`str`):
-            The folder: `"recipes"` or `"evaluate_metrics"`.
-        name (`str`):
-            A file that exists, or its name in the folder, such as `"qwen3-4b/sft/config_lora.yaml"`; the folder may
-            stand before it.
-
-    Returns:
-        `Path`: The file.
+    Find a file of `recipes/` or `evaluate_metrics/` (the `folder`) in a checkout or in the installed package. `name`
+    is a file that exists, or a name in the folder, with or without it: `"qwen3-4b/sft/config_lora.yaml"`.
 
     Raises:
         `InputError`: If there is none of this name; the message lists the names there are.
@@ -59,40 +50,19 @@ def find_resource(folder: str, name: str) -> Path:
 
 
 def metric_path() -> str:
-    """
-    Find the metric: `evaluate.load(iepile_builder.metric_path())`.
-
-    Returns:
-        `str`: The path of `evaluate_metrics/ie_f1/ie_f1.py`, in a checkout or in the installed package.
-    """
+    """Find the path of the metric, for `evaluate.load(iepile_builder.metric_path())`."""
     return str(find_resource("evaluate_metrics", "ie_f1/ie_f1.py"))
 
 
 def first_line(error: BaseException) -> str:
-    """
-    The first line of an error's message, for a message that has only one.
-
-    Args:
-        error (`BaseException`):
-            The error.
-
-    Returns:
-        `str`: The line.
-    """
+    """Return the first line of an error's message, for a message that has only one."""
     return str(error).strip().partition("\n")[0]
 
 
 def read_lines(path: Path, start: int = 0, end: int = sys.maxsize) -> Iterator[tuple[int, int, bytes]]:
     """
-    Number (from 1), offset in bytes and content of each line that is not blank; none if there is no file.
-
-    Args:
-        path (`Path`):
-            The file.
-        start (`int`, *optional*, defaults to 0):
-            Offset of the first line to read, which gets the number 1.
-        end (`int`, *optional*):
-            Offset before which the last line starts.
+    Yield number (from 1), offset in bytes and content of each line that is not blank; none if there is no file.
+    `start` is the offset of a line, which gets the number 1; the last line starts before `end`.
     """
     if not path.exists():
         return
@@ -181,11 +151,8 @@ def hash_file(path: Path) -> str:
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """
-    Hold the lock of an output, so that no second run writes it; a killed run has let go of it.
-
-    Args:
-        path (`Path`):
-            The output, or a symbolic link to it; the lock is a hidden file beside the output.
+    Hold the lock of an output, a hidden file beside it, so that no second run writes it; a killed run has let go of
+    it.
 
     Raises:
         `InputError`: If another run holds it, or the output cannot be a file.

@@ -112,18 +112,11 @@ class _Automaton:
 
 def mark_answer(schema: Mapping[str, Any], output: str) -> list[int] | None:
     """
-    Tell the decisions in an answer from what follows from the schema and the characters before.
+    Mark each character of an answer that satisfies a schema of `Task.answer_schema`; `None` if it does not, or is not
+    written as the format is.
 
-    Args:
-        schema (`Mapping[str, Any]`):
-            The JSON schema, from `Task.answer_schema`.
-        output (`str`):
-            The answer.
-
-    Returns:
-        `list[int]`, *optional*: A mark for each character. `FORCED`: no other can follow, as in keys, separators and
-        most brackets. `NOTHING`: the bracket that closes the empty value of a label. `DECIDED`: all others. `None` if
-        the answer does not satisfy the schema, or is not written as the format is.
+    `FORCED`: no other can follow, as in keys, separators and most brackets. `NOTHING`: the bracket that closes the
+    empty value of a label. `DECIDED`: all others.
     """
     marks = _Automaton(schema).mark(output)
     if marks is None or to_json(answer := json.loads(output)) != output:

@@ -25,16 +25,8 @@ _CHARACTERS = r'/([^"\\\x00-\x1F]|\\["\\bfnrt]|\\u00(0[0-7bef]|1[0-9a-f]))+/'
 
 def lark_grammar(schema: Mapping[str, Any], start: str = "") -> str:
     """
-    Make the grammar of the answers that satisfy a schema of `Task.answer_schema`, written as the training format is.
-
-    Args:
-        schema (`Mapping[str, Any]`):
-            The JSON schema.
-        start (`str`, *optional*, defaults to `""`):
-            What may stand before the answer.
-
-    Returns:
-        `str`: The grammar, in the dialect of Lark that `llguidance` reads.
+    Make the grammar, in the dialect of Lark that `llguidance` reads, of the answers that satisfy a schema of
+    `Task.answer_schema`, written as the training format is. `start` is what may precede the answer.
     """
     rules: dict[str, str] = {}  # body to name: alike parts of a schema are one rule
 
@@ -97,17 +89,10 @@ def _nothing(schema: Mapping[str, Any]) -> Any:
 
 class Grammars:
     """
-    Make matchers, which tell the tokens that may come next, and keep compiled grammars.
+    Make matchers, which tell the tokens that may come next, and keep the last `size` compiled grammars.
 
-    Args:
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            A fast tokenizer.
-        vocab_size (`int`):
-            How many tokens the model has, which may be more than the tokenizer's.
-        end_tokens (`Iterable[int]`):
-            The tokens that end an answer.
-        size (`int`, *optional*, defaults to `256`):
-            How many compiled grammars are kept.
+    The tokenizer is a fast one. `vocab_size` is the number of tokens of the model, which may have more than the
+    tokenizer.
     """
 
     def __init__(

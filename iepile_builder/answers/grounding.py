@@ -280,17 +280,11 @@ def places(mention: str, text: str) -> Iterator[int]:
 
 def ground(groups: Sequence[Sequence[Fact]], locate: Locator) -> list[list[Fact]]:
     """
-    Replace the strings of facts by [`Mention`]s, strings that know their place in the text.
+    Replace the strings of facts by [`Mention`]s. A group is an event, its trigger first, or one other fact.
 
     A fact that is repeated gets a place of its own, in the order of the text, as far as there are any; so does an
-    event that has the type and trigger of another. Where a string stands in several places, those of one group are
+    event that has the type and trigger of another. Of the occurrences of the strings of one group, those are
     taken that are nearest to each other.
-
-    Args:
-        groups (`Sequence[Sequence[Fact]]`):
-            Facts that belong together: those of one event, its trigger first, or one alone.
-        locate ([`Locator`]):
-            Of the text.
     """
     anchors: list[Span | None] = [None] * len(groups)
     alike: dict[tuple[Any, ...], list[int]] = defaultdict(list)

@@ -20,24 +20,12 @@ from iepile_builder.tasks.facts import Fact
 
 @dataclass(frozen=True)
 class Answer:
-    """
-    A model's answer to one instruction.
+    """A model's answer to one instruction."""
 
-    Args:
-        facts (`list[Fact]`):
-            What it says, a multiset.
-        parsed (`bool`):
-            Whether it is a JSON object, or has been made one by repair.
-        outside (`int`):
-            How many of its keys are no label of the instruction's schema.
-        repaired (`bool`, *optional*, defaults to `False`):
-            Whether repair has changed what it says.
-    """
-
-    facts: list[Fact]
-    parsed: bool
-    outside: int
-    repaired: bool = False
+    facts: list[Fact]  # a multiset
+    parsed: bool  # it is a JSON object, or repair has made it one
+    outside: int  # keys that are no label of the instruction's schema
+    repaired: bool = False  # repair has changed what it says
 
 
 def strip_fence(text: str) -> str:
@@ -67,17 +55,8 @@ def load_json(text: str) -> Any:
 
 def parse_answer(text: str, task: str, schema: Schema, repair: bool = False) -> Answer:
     """
-    The facts of a model's answer. Never raises, whatever the text.
-
-    Args:
-        text (`str`):
-            What the model wrote.
-        task (`str`):
-            Name of the task.
-        schema (`Schema`):
-            What the instruction asked for, from [`asked_schema`].
-        repair (`bool`, *optional*, defaults to `False`):
-            Whether to read what is only nearly JSON, too; see [`repair_json`].
+    Parse the facts of a model's answer; with `repair` also of what is only nearly JSON, see [`repair_json`]. Never
+    raises.
     """
     strict = answer_facts(load_answer(text), task, schema)
     if not repair:

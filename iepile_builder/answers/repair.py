@@ -170,12 +170,8 @@ def without_repeats(text: str) -> str:
     """
     Take out of an answer the items that its lists, and the keys that its objects, have already.
 
-    Args:
-        text (`str`):
-            The answer. Returned as it is if nothing is repeated, or if it is no JSON object.
-
-    Returns:
-        `str`: The answer. A list inside an item of which one value is left becomes that value.
+    A list inside an item of which one value is left becomes that value. An answer that repeats nothing, or is no JSON
+    object, is returned as it is.
     """
     repeated = False
 

@@ -30,21 +30,11 @@ Decisions = Mapping[str, list[Any]]  # key of an answer -> [log_odds, logprob] o
 
 
 class Decision(NamedTuple):
-    """
-    What a model decided when it wrote an item.
+    """What a model decided when it wrote an item, in nats."""
 
-    Args:
-        opened (`float`):
-            Log-odds that the label has any item, from the first decision of its list.
-        continued (`float`):
-            Log-odds that the list went on with this item after those before it, in nats; infinite for the first item.
-        logprob (`float`):
-            Log-probability of the item's tokens, in nats.
-    """
-
-    opened: float
-    continued: float
-    logprob: float
+    opened: float  # log-odds that the label has any item, from the first decision of its list
+    continued: float  # log-odds of this item after those before it; infinite for the first item
+    logprob: float  # log-probability of the item's tokens
 
     @property
     def logit(self) -> float:
@@ -88,22 +78,11 @@ def decide_facts(
     answer: Mapping[str, Any] | None, decisions: Decisions | None, task: str, schema: Schema
 ) -> dict[Fact, Decision]:
     """
-    Find the decision behind each fact of an answer.
+    Find the decision behind each fact of an answer, where it is known.
 
-    Args:
-        answer (`dict[str, Any]` or `None`):
-            The answer's JSON object.
-        decisions (`dict[str, list]` or `None`):
-            The engine's decisions: for each key a pair of log-odds and log-probability for each item, then one for
-            the end of the list.
-        task (`str`):
-            Name of the task.
-        schema (`Schema`):
-            What the instruction asked for.
-
-    Returns:
-        `dict[Fact, Decision]`: The facts whose decision is known. All facts of an item (an event and its arguments)
-        have the item's; of two items that say the same, the one with the higher score counts.
+    `decisions` are the engine's: for each key a pair of log-odds and log-probability for each item, then one for the
+    end of the list. All facts of an item (an event and its arguments) have the item's; of two items that say the same,
+    the one with the higher score counts.
     """
     found: dict[Fact, Decision] = {}
     for key, pairs in (decisions or {}).items():

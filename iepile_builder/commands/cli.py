@@ -92,20 +92,8 @@ def _ended_in_one_line(name: str) -> Iterator[None]:
 
 def parse_options(name: str, doc: str, options: Sequence[type], argv: Sequence[str] | None = None) -> list[Any]:
     """
-    Read options from the command line and from the YAML file of `--config`.
-
-    Args:
-        name (`str`):
-            The command, for messages.
-        doc (`str`):
-            What it does, with an example.
-        options (`Sequence[type]`):
-            Dataclasses.
-        argv (`Sequence[str]`, *optional*):
-            The arguments, by default those of the process.
-
-    Returns:
-        `list`: An instance of each dataclass.
+    Read the options of a command, an instance of each dataclass, from `argv` (by default that of the process) and from
+    the YAML file of `--config`. `name` and `doc` are for messages and help.
 
     Raises:
         `InputError`: If an option is unknown, missing, or has a value of another type.

@@ -160,23 +160,10 @@ def convert(model: Path, file: Path, outtype: str) -> None:
 
 def write_modelfile(gguf: str, tokenizer: PreTrainedTokenizerBase, context: int, add_bos: bool) -> str:
     """
-    Write the Modelfile that makes Ollama prompt as the tokenizer's chat template does.
+    Write the Modelfile that makes Ollama prompt as the tokenizer's chat template does, in a context of so many tokens.
 
     Ollama's templates are written in Go. This one is what the chat template puts around a user message, with and
-    without a system message.
-
-    Args:
-        gguf (`str`):
-            Name of the GGUF file, which lies beside it.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            The tokenizer, with a chat template.
-        context (`int`):
-            The context to serve it with, in tokens.
-        add_bos (`bool`):
-            Whether the GGUF file makes Ollama add the tokenizer's first token by itself.
-
-    Returns:
-        `str`: The text of the Modelfile.
+    without a system message. `add_bos`: the GGUF file makes Ollama add the tokenizer's first token by itself.
 
     Raises:
         `InputError`: If the chat template cannot be expressed.

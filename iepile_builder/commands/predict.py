@@ -91,15 +91,8 @@ def predict(
     """
     Answer the instances that are not answered yet.
 
-    Args:
-        options ([`PredictOptions`]):
-            The instances, and where the answers go.
-        engine_options ([`~iepile_builder.engines.EngineOptions`]):
-            What answers.
-        description (`dict[str, Any]`, *optional*):
-            That of [`describe_engine`], if it has been made.
-        load (`Callable`, *optional*):
-            Gives the engine, when there is something to answer.
+    `description` is that of [`describe_engine`], if it has been made; `load` gives the engine, when there is something
+    to answer.
 
     Raises:
         `InputError`: If the options are wrong, or there are answers of another engine or to other instances.

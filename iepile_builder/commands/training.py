@@ -113,26 +113,9 @@ def parse(
     argv: Sequence[str] | None,
 ) -> Any:
     """
-    Read our options, those of a TRL config, and those of [`~trl.ModelConfig`].
+    Read our options, those of a class of TRL's options, and those of [`~trl.ModelConfig`].
 
-    Args:
-        name (`str`):
-            The command.
-        doc (`str`):
-            What it does, with an example.
-        data_class (`type`):
-            The class of our options.
-        config (`str`):
-            The class of TRL's options.
-        shown (`Mapping[str, str]`):
-            The options of TRL that the help lists, with their description.
-        recipe (`str`):
-            The recipe whose values are shown beside them.
-        argv (`Sequence[str]`, *optional*):
-            The arguments, by default those of the process.
-
-    Returns:
-        `tuple`: An instance of each class.
+    The help lists the options of TRL in `shown`, each with its description and its value in `recipe`.
 
     Raises:
         `InputError`: If an option is unknown or has a wrong value.
@@ -203,21 +186,10 @@ def train_and_keep(
     **record: Any,
 ) -> None:
     """
-    Train from the last whole checkpoint on; keep the model with its tokenizer, record, plot and card, and push it.
+    Train from the last whole checkpoint on; keep the model with its tokenizer, record, plot and card, and push it to
+    `repo_id` if one is given. The trainer cannot be used afterwards.
 
-    Args:
-        trainer ([`~transformers.Trainer`]):
-            Ready to train; it cannot be used afterwards.
-        data_args ([`DataArguments`]):
-            On which data.
-        model_args ([`~trl.ModelConfig`]):
-            Which model.
-        repo_id (`str`, *optional*):
-            The repository to push to.
-        own_settings (`Mapping[str, Any]`):
-            What only this kind of training has, for the card.
-        **record:
-            Passed to [`write_training`].
+    The card shows `own_settings`, which only this kind of training has; [`write_training`] gets `record`.
     """
     from iepile_builder.training.data import without_bars
     from iepile_builder.training.progress import show_progress

@@ -15,15 +15,10 @@ def choose_labels(
     num_random: int,
 ) -> np.ndarray:
     """
-    Choose the labels of each record: its own and negative ones; see [`SchemaBatching`] for the options.
+    Choose the labels of each record, its own and negative ones, by the options of [`SchemaBatching`].
 
-    Args:
-        positive (`np.ndarray` of shape `(records, labels)`):
-            Whether a record has the label.
-        hard (`np.ndarray` of shape `(records, labels)`):
-            Whether the label is a hard negative of one of the record's.
-        seeds (`np.ndarray` of shape `(records,)`):
-            Of the records.
+    `positive` and `hard`, of shape `(records, labels)`, tell which labels each record has, and which are hard
+    negatives of one of these.
     """
     if negatives == "all":
         return np.ones_like(positive)

@@ -54,14 +54,6 @@ def is_noise(text: str, annotated: bool, language: str) -> bool:
     Check whether the IEPile dataset would skip a text (https://huggingface.co/papers/2402.14710): more than 80% of its
     characters are not letters, or it has under 5 characters and no annotation, or more than 80% of its words (in
     Chinese, characters) are stop words.
-
-    Args:
-        text (`str`):
-            The text.
-        annotated (`bool`):
-            Whether anything is annotated in it.
-        language (`str`):
-            `"en"` or `"zh"`.
     """
     assert language in LANGUAGES
     letters = sum(map(str.isalpha, text))

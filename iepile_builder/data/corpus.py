@@ -17,25 +17,13 @@ SPLIT_FILES = {"train": "train.json", "validation": "dev.json", "test": "test.js
 @dataclass(frozen=True, eq=False)
 class Corpus:
     """
-    A corpus folder, read for one task.
-
-    Args:
-        path (`Path`):
-            The folder with `schema.json` and some of `train.json`, `dev.json` and `test.json`.
-        task (`str`):
-            The task to read it for; an EE folder also serves EET and EEA, an RE folder with typed triples SPO.
-        language (`str`):
-            `"en"` or `"zh"`.
-        source (`str`):
-            Name of the folder.
-        schema (`Schema`):
-            Its schema.
+    A corpus folder, read for one task. An EE folder also serves EET and EEA, an RE folder with typed triples SPO.
     """
 
-    path: Path
+    path: Path  # with `schema.json` and some of `train.json`, `dev.json` and `test.json`
     task: str
-    language: str
-    source: str
+    language: str  # `"en"` or `"zh"`
+    source: str  # name of the folder
     schema: Schema
 
     def names(self) -> dict[str, str]:

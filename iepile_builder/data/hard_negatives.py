@@ -32,18 +32,10 @@ def load_table(path: str | Path, is_flat: Callable[[object], bool], what: str, v
     """
     Read a table by label from a JSON file: nested by task and corpus, by task alone, or flat for any of them.
 
-    Args:
-        path (`str` or `Path`):
-            The file.
-        is_flat (`Callable`):
-            Whether an object is one from label to value.
-        what (`str`):
-            What the file should hold, for the error.
-        value (`str`):
-            What a label's value should be, for the error.
+    `is_flat` tells whether an object maps labels to values; `what` (the file's content) and `value` are for the error.
 
     Raises:
-        `InputError`: if the file is missing or has neither form.
+        `InputError`: If the file is missing or has neither form.
     """
     try:
         check_file(Path(path))

@@ -32,58 +32,30 @@ PART_BYTES = 8_000_000  # of a corpus file, read in one go by one process
 
 @dataclass(frozen=True, eq=False)
 class Shard:
-    """
-    Consecutive records of a corpus file, with their ids in the whole file.
-
-    Args:
-        corpus (`Corpus`):
-            The corpus.
-        split (`str`):
-            `"train"`, `"validation"` or `"test"`.
-        offsets (`np.ndarray` of shape `(records,)`):
-            Byte offset of each record's line.
-        occurrences (`np.ndarray` of shape `(records,)`):
-            1 for a text's first record in the file, 2 for its second, ...
-        repetition (`int`, *optional*, defaults to 0):
-            Number of earlier repetitions of these records.
-        fix (`bool`, *optional*, defaults to `False`):
-            Whether to fix the records.
-        state (`tuple[int, int]`, *optional*):
-            Size and time of the file when it was indexed; offsets into a file that was changed since are of no use.
-    """
+    """Consecutive records of a corpus file, with their ids in the whole file."""
 
     corpus: Corpus
-    split: str
-    offsets: np.ndarray
-    occurrences: np.ndarray
-    repetition: int = 0
-    fix: bool = False
-    state: tuple[int, int] | None = None
+    split: str  # `"train"`, `"validation"` or `"test"`
+    offsets: np.ndarray  # of each record, the byte offset of its line
+    occurrences: np.ndarray  # of each record, 1 for its text's first in the file, 2 for the second, ...
+    repetition: int = 0  # number of earlier repetitions of these records
+    fix: bool = False  # whether to fix the records
+    state: tuple[int, int] | None = None  # size and time of the file when it was indexed; a change invalidates offsets
 
 
 class Index(NamedTuple):
     """
     Offsets and hashes of the checked records of a split, or of a part of its file.
 
-    Args:
-        rows (`np.ndarray` of shape `(records, 4)`):
-            The byte offset of each record's line; and 64 bits of the hashes of its text, of the normalized text (or
-            0), and of text and annotation (or 0).
-        signatures (`np.ndarray` of shape `(records, PERMUTATIONS)`):
-            Their MinHash, if near duplicates are removed.
-        report (`Counter[str]`):
-            Number of records read, and of records skipped by reason.
-        first_fault (`str`, *optional*):
-            File, line and error of the first record that cannot be used as it is.
-        state (`tuple[int, int]`, *optional*):
-            Size and time of the file, before it was read.
+    The columns of `rows`: the byte offset of each record's line; and 64 bits of the hashes of its text, of the
+    normalized text (or 0), and of text and annotation (or 0).
     """
 
     rows: np.ndarray
-    signatures: np.ndarray
-    report: Counter[str]
-    first_fault: str | None
-    state: tuple[int, int] | None = None
+    signatures: np.ndarray  # of each record the MinHash, if near duplicates are removed
+    report: Counter[str]  # number of records read, and of records skipped by reason
+    first_fault: str | None  # file, line and error of the first record that cannot be used as it is
+    state: tuple[int, int] | None = None  # size and time of the file, before it was read
 
     def keep(self, kept: np.ndarray, reason: str) -> "Index":
         """Keep some of the records and count the others under `reason`."""
@@ -122,25 +94,11 @@ def index_split(
     num_proc: int | None = None,
 ) -> Index:
     """
-    Check every record of a split.
-
-    Args:
-        corpus (`Corpus`):
-            The corpus.
-        split (`str`):
-            `"train"`, `"validation"` or `"test"`.
-        cleaning (`Cleaning`, *optional*):
-            What to do about records that cannot or should not be used as they are.
-        max_records (`int`, *optional*):
-            Read only this many records from the start.
-        num_proc (`int`, *optional*):
-            Number of processes.
-
-    Returns:
-        `Index`: in file order; empty if the corpus has no such split.
+    Check every record of a split: an index in file order, empty if the corpus has no such split. Only the first
+    `max_records` are read.
 
     Raises:
-        `InputError`: that names file and line of the first record that cannot be used, with `on_error="raise"`.
+        `InputError`: With `on_error="raise"`, naming file and line of the first record that cannot be used.
     """
     path = corpus.file(split)
     state = file_state(path)
@@ -283,19 +241,9 @@ def to_shards(
     """
     Cut the records of a split into shards.
 
-    Args:
-        corpus (`Corpus`):
-            The corpus.
-        split (`str`):
-            `"train"`, `"validation"` or `"test"`.
-        index (`Index`):
-            Of the split, from [`index_split`].
-        weight (`float`, *optional*, defaults to 1.0):
-            Repetitions of each record: 0.1 gives about every tenth one, 2.5 all of them twice and half of them again.
-        seed (`str`, *optional*):
-            Another seed selects other records.
-        on_error (`str`, *optional*, defaults to `"raise"`):
-            As in [`index_split`]: `"fix"` gives fixed records.
+    `weight` is the number of repetitions of each record: 0.1 gives about every tenth one, 2.5 all of them twice and
+    half of them again; another `seed` selects others. With `on_error="fix"`, as in [`index_split`], shards give fixed
+    records.
     """
     draw = draws(index.rows[:, TEXT] ^ np.uint64(hash64(seed)), 0, 1)[:, 0] * 2.0**-64
     given = [index.rows[draw < weight - repetition] for repetition in range(ceil(weight))]

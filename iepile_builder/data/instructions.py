@@ -89,18 +89,10 @@ def read_instruction(instruction: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Asked:
-    """
-    What an instruction asks for, apart from the text.
-
-    Args:
-        schema (`Schema`):
-            Its labels.
-        language (`str`):
-            `"en"` or `"zh"` if its sentence is one of the format's, else `"other"`.
-    """
+    """What an instruction asks for, apart from the text."""
 
     schema: Schema
-    language: str
+    language: str  # `"en"` or `"zh"` if its sentence is one of the format's, else `"other"`
 
 
 def asked_schema(instruction: str, task: str) -> Schema:

@@ -30,14 +30,7 @@ MAX_MINED_LABELS = 5000  # all pairs are compared
 
 def lexical_scores(labels: Sequence[str]) -> Iterator[np.ndarray]:
     """
-    Score the similarity of spelling: the mean TF-IDF cosine of words and of character 1- to 4-grams.
-
-    Args:
-        labels (`Sequence[str]`):
-            The labels, in any language.
-
-    Yields:
-        `np.ndarray` of shape `(labels,)`: The scores of a label with all labels.
+    Score each label's similarity of spelling with all: the mean TF-IDF cosine of words and of character 1- to 4-grams.
     """
     lower = [re.sub(r"\s\s+", " ", label.lower()) for label in labels]
     words = [re.findall(r"[^\W_]+", label) for label in lower]
@@ -78,16 +71,8 @@ def _cosines(documents: Sequence[Sequence[str]]) -> Iterator[np.ndarray]:
 
 def embedding_scores(texts: Sequence[str], model_name_or_path: str) -> Iterator[np.ndarray]:
     """
-    Score the similarity of meaning: the cosine of embeddings.
-
-    Args:
-        texts (`Sequence[str]`):
-            Text to embed for each label: the label, with its description and mentions if they are known.
-        model_name_or_path (`str`):
-            Name or folder of a sentence-transformers model.
-
-    Yields:
-        `np.ndarray` of shape `(labels,)`: The scores of a label with all labels.
+    Score each label's similarity of meaning with all: the cosine of the embeddings of their texts (the label, with its
+    description and mentions if they are known) by a sentence-transformers model.
     """
     from sentence_transformers import SentenceTransformer
 
@@ -99,18 +84,11 @@ def embedding_scores(texts: Sequence[str], model_name_or_path: str) -> Iterator[
 
 def confusion_scores(labels: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> Iterator[np.ndarray]:
     """
-    Score how often a model confused a label with another one, as a share of the label's gold facts. A fact with the
-    same mentions under another label counts one; a fact of a label that was not asked counts one half for each gold
-    label of the instruction.
+    Score how often a model took each label for each other one, as a share of its gold facts. A fact with the same
+    mentions under another label counts one; a fact of a label that was not asked counts one half for each gold label
+    of the instruction.
 
-    Args:
-        labels (`Sequence[str]`):
-            The labels.
-        rows (`Iterable[Mapping]`):
-            Rows of a prediction file of one task and corpus: `task`, `instruction`, `label` and `output`.
-
-    Yields:
-        `np.ndarray` of shape `(labels,)`: How often a gold label was taken for each label.
+    `rows` are those of a prediction file of one task and corpus.
     """
     place = {label: number for number, label in enumerate(labels)}
     confused: dict[str, dict[int, float]] = defaultdict(lambda: defaultdict(float))
@@ -146,17 +124,8 @@ def nearest(
     labels: Sequence[str], scores: Iterable[np.ndarray], top_k: int, threshold: float = 0.0
 ) -> dict[str, list[str]]:
     """
-    Take the labels of the highest scores as hard negatives of each label, the best first, never the label itself.
-
-    Args:
-        labels (`Sequence[str]`):
-            The labels.
-        scores (`Iterable[np.ndarray]`):
-            The scores of each label with all labels, from one of the methods.
-        top_k (`int`):
-            Maximum number of hard negatives of a label.
-        threshold (`float`, *optional*, defaults to 0.0):
-            Scores must be above this.
+    Take as hard negatives of each label up to `top_k` others with the highest scores above `threshold`, the best
+    first. `scores` are those of each label with all labels, from one of the methods.
     """
     found = {}
     for number, (label, of_label) in enumerate(zip(labels, scores, strict=True)):
@@ -232,17 +201,9 @@ def frequent_mentions(
 
 def find_hard_negatives(corpus: Corpus, given: dict[str, Any] | None = None) -> tuple[dict[str, list[str]], str]:
     """
-    Find the hard negatives of a corpus: those given, else those of a `hard_negatives.json` in its folder or in
-    the tree above it, else the published ones, else mined from its label names.
-
-    Args:
-        corpus ([`~iepile_builder.data.corpus.Corpus`]):
-            The corpus.
-        given (`dict[str, Any]`, *optional*):
-            A dictionary of [`load_hard_negatives`].
-
-    Returns:
-        `tuple[dict[str, list[str]], str]`: The labels with their hard negatives, and where they are from.
+    Find the hard negatives of a corpus, and say where they are from: those given, else those of a
+    `hard_negatives.json` in its folder or in the tree above it, else the published ones, else mined from its label
+    names.
 
     Raises:
         `InputError`: If a `hard_negatives.json` is not a dictionary of hard negatives.

@@ -22,23 +22,12 @@ def group_labels(
     seed: int,
 ) -> list[list[int]]:
     """
-    Split labels into as many batches as [`split_labels`], with positives beside their hard negatives where they fit.
+    Split labels, in random order, into as many batches as [`split_labels`], with positives beside their hard negatives
+    (`confusable`) where they fit.
 
     Greedy: a batch begins with the largest group that has room in it, and next takes the label that is confusable with
     most of its labels. A group larger than any batch is cut. Within a batch, and from batch to batch, the order is
-    random: a place must not tell which label has an answer.
-
-    Args:
-        labels (`Sequence[int]`):
-            In random order.
-        confusable (`dict[int, Collection[int]]`):
-            Positive to its hard negatives.
-        split_num (`int`):
-            Number of labels in a batch; -1 for one batch.
-        answer_key (`Callable`):
-            Label to its key in an answer.
-        seed (`int`):
-            Of the order of the batches.
+    random (drawn with `seed`): a place must not tell which label has an answer.
     """
     cut = spans(len(labels), split_num)
     if len(cut) < 2:

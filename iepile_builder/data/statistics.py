@@ -27,21 +27,12 @@ class Statistics:
     """
     Statistics of the instances of a split.
 
-    Args:
-        instruction_lengths (`list[int]`):
-            Characters of each instruction.
-        output_lengths (`list[int]`):
-            Characters of each answer.
-        labels (`Counter[tuple[str, int]]`):
-            Number of instances by task and number of labels asked.
-        positive (`Counter[tuple[str, int]]`):
-            Number of instances by task and number of labels that have an answer.
-        together (`dict[tuple[str, str], Counter[tuple[str, str]]]`):
-            For each task and corpus, how often a label that has an answer (first) is asked together with another.
+    `labels` and `positive` count instances by task and number of labels that are asked and that have an answer;
+    `together`, for each task and corpus, how often a label that has an answer (first) is asked together with another.
     """
 
-    instruction_lengths: list[int] = field(default_factory=list)
-    output_lengths: list[int] = field(default_factory=list)
+    instruction_lengths: list[int] = field(default_factory=list)  # in characters
+    output_lengths: list[int] = field(default_factory=list)  # in characters
     labels: Counter[tuple[str, int]] = field(default_factory=Counter)
     positive: Counter[tuple[str, int]] = field(default_factory=Counter)
     together: dict[tuple[str, str], Counter[tuple[str, str]]] = field(default_factory=dict)
@@ -58,13 +49,7 @@ def count_instances(rows: datasets.Dataset) -> Counter[tuple[str, str, str]]:
 
 
 def look_into(rows: datasets.Dataset) -> Statistics:
-    """
-    Gather the statistics of a split from at most `SAMPLE` evenly spaced instances.
-
-    Args:
-        rows (`datasets.Dataset`):
-            Instances with the columns of the builder.
-    """
+    """Gather the statistics of a split from at most `SAMPLE` evenly spaced instances."""
     found = Statistics()
     for row in rows.select(range(0, len(rows), len(rows) // SAMPLE + 1)):
         task = TASKS[row["task"]]
@@ -82,16 +67,7 @@ def look_into(rows: datasets.Dataset) -> Statistics:
 
 def plot(found: Statistics, folder: Path) -> list[Path]:
     """
-    Draw lengths, labels per instance, positives against negatives, and which labels are asked together.
-
-    Args:
-        found (`Statistics`):
-            Statistics of a split.
-        folder (`Path`):
-            Folder for the PNG files.
-
-    Returns:
-        `list[Path]`: The files.
+    Draw lengths, labels per instance, positives against negatives, and which labels are asked together, as PNG files.
     """
     from matplotlib.figure import Figure
 

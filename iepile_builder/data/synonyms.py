@@ -31,19 +31,10 @@ def corpus_synonyms(table: dict[str, Any], task: str, source: str) -> dict[str, 
 
 def draw_names(labels: Sequence[str], synonyms: Mapping[str, Sequence[str]], seeds: np.ndarray) -> list[Sequence[str]]:
     """
-    Draw a name for each label, anew for each record. No two labels of a record get the same name, and no label gets
-    that of another one, whatever their case; a label for which no name is left keeps its own.
+    Draw for each record a name for each label, one of its synonyms; a label without any keeps its own.
 
-    Args:
-        labels (`Sequence[str]`):
-            All labels of the corpus.
-        synonyms (`Mapping[str, Sequence[str]]`):
-            Label to the names to draw from; the label is drawn only if it is among them. Others keep their name.
-        seeds (`np.ndarray` of shape `(records,)`):
-            Of the records.
-
-    Returns:
-        `list[Sequence[str]]`: For each record the names, in the order of `labels`.
+    No two labels of a record get the same name, and no label gets that of another one, whatever their case; a label
+    for which no name is left keeps its own. A label's own name is drawn only if it is among its synonyms.
     """
     owners = Counter(label.casefold() for label in labels)
     choices = {}

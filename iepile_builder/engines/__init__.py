@@ -86,14 +86,8 @@ class EngineOptions(ModelOptions):
 
 def find_empty_bias(options: EngineOptions) -> float | dict[str, float]:
     """
-    Find the bias that the options ask for: their own, else what `iepile calibrate` wrote beside the adapter or model.
-
-    Args:
-        options ([`EngineOptions`]):
-            The options.
-
-    Returns:
-        `float` or `dict[str, float]`: The bias, or that of each task; 0.0 where none changes an answer.
+    Find the bias that the options ask for: their own, else what `iepile calibrate` wrote beside the adapter or model,
+    if anything; 0.0 where none changes an answer.
 
     Raises:
         `InputError`: If there is a calibration that cannot be read.
@@ -112,13 +106,6 @@ def find_empty_bias(options: EngineOptions) -> float | dict[str, float]:
 def load_engine(options: EngineOptions) -> Engine:
     """
     Load the engine that the options name: a server, vLLM, the look-up, or a model of `transformers` in this process.
-
-    Args:
-        options ([`EngineOptions`]):
-            The options.
-
-    Returns:
-        [`~iepile_builder.engines.base.Engine`]: The engine.
 
     Raises:
         `InputError`: If options exclude each other, or the model cannot be loaded or reached.

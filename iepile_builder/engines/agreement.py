@@ -43,16 +43,7 @@ class AgreementOptions:
 
 def sample_requests(options: AgreementOptions, engine: Engine) -> list[Request]:
     """
-    Take requests evenly from a dataset that fit into the context of a model.
-
-    Args:
-        options ([`AgreementOptions`]):
-            The dataset, and how many requests.
-        engine ([`~iepile_builder.engines.base.Engine`]):
-            The engine that will answer them.
-
-    Returns:
-        `list[Request]`: The requests, whose answers are free.
+    Take requests with free answers evenly from a dataset, of those that fit into the engine's context.
 
     Raises:
         `InputError`: If the dataset cannot be read, or no instance fits.
@@ -80,16 +71,5 @@ def _take_evenly(items: Sequence[T], count: int) -> list[T]:
 
 
 def count_equal(answers: Sequence[Completion], others: Sequence[Completion]) -> int:
-    """
-    Count the answers that are equal, to the character.
-
-    Args:
-        answers (`Sequence[Completion]`):
-            Answers.
-        others (`Sequence[Completion]`):
-            As many answers to the same requests.
-
-    Returns:
-        `int`: How many are equal.
-    """
+    """Count the answers that are equal, to the character."""
     return sum(one.text == other.text for one, other in zip(answers, others, strict=True))

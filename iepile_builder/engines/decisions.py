@@ -36,45 +36,21 @@ _NEXT = (b', "', b', {"')
 
 
 class Choice(NamedTuple):
-    """
-    A decision, as it is before a token.
+    """A decision, as it is before a token."""
 
-    Args:
-        remainder (`bytes`):
-            What the answer says from here to the character that settles it.
-        opens (`tuple[bytes, ...]`):
-            How an item may start; its first character settles it.
-        close (`bytes`):
-            The character that closes the list or object.
-    """
-
-    remainder: bytes
-    opens: tuple[bytes, ...]
-    close: bytes
+    remainder: bytes  # the answer from here to the character that settles it
+    opens: tuple[bytes, ...]  # how an item may start; its first character settles it
+    close: bytes  # the character that closes the list or object
 
 
 class Point(NamedTuple):
-    """
-    A decision in an answer.
+    """A decision in an answer."""
 
-    Args:
-        label (`str`):
-            The key that it belongs to.
-        place (`int`):
-            Where the character is that settles it.
-        opens (`tuple[bytes, ...]`):
-            How an item may start.
-        close (`bytes`):
-            The character that closes the list or object.
-        closed (`bool`):
-            Whether it is closed here.
-    """
-
-    label: str
-    place: int
-    opens: tuple[bytes, ...]
-    close: bytes
-    closed: bool
+    label: str  # the key that it belongs to
+    place: int  # offset of the character that settles it
+    opens: tuple[bytes, ...]  # how an item may start
+    close: bytes  # the character that closes the list or object
+    closed: bool  # whether it is closed here
 
 
 def find_points(text: bytes) -> list[Point]:
@@ -110,13 +86,8 @@ def first_decision(text: bytes, remainder: bytes) -> Choice | None:
 
 def find_repeat(text: bytes, start: int) -> int | None:
     """
-    Find, in an answer so far, the first comma behind an item that its list has already, or a key that its object has.
-
-    Args:
-        text (`bytes`):
-            The answer so far.
-        start (`int`):
-            Where to begin to look.
+    Find, in an answer so far, the first comma from `start` behind an item that its list has already, or a key that its
+    object has.
     """
     seen: list[set[bytes]] = []  # of each open list and object
     begins: list[int] = []
@@ -143,13 +114,7 @@ def find_repeat(text: bytes, start: int) -> int | None:
 
 
 class Vocabulary:
-    """
-    Tell which tokens settle a decision.
-
-    Args:
-        tokenizer (`LLTokenizer`):
-            The tokenizer.
-    """
+    """Tell which tokens of a tokenizer settle a decision."""
 
     def __init__(self, tokenizer: LLTokenizer) -> None:
         self.tokenizer = tokenizer
@@ -204,17 +169,7 @@ class Steps(Protocol):
 
 
 class AllSteps:
-    """
-    Log-probabilities of the whole vocabulary.
-
-    Args:
-        tokens (`Sequence[int]`):
-            The answer's tokens.
-        log_probs (`np.ndarray`):
-            A row for each of them.
-        vocabulary ([`Vocabulary`]):
-            The vocabulary.
-    """
+    """The tokens of an answer, with a row of log-probabilities of the whole vocabulary for each."""
 
     def __init__(self, tokens: Sequence[int], log_probs: np.ndarray[Any, Any], vocabulary: Vocabulary) -> None:
         self.tokens = tokens
@@ -236,15 +191,7 @@ class AllSteps:
 
 class TopSteps:
     """
-    Log-probabilities of the likeliest tokens, as servers and vLLM tell them.
-
-    Args:
-        texts (`Sequence[bytes]`):
-            What each of the answer's tokens says.
-        tops (`Sequence[Mapping[bytes, float]]`):
-            For each of them, the log-probabilities of the likeliest tokens there, with its own.
-        vocabulary ([`Vocabulary`], *optional*):
-            The vocabulary, if it is known.
+    The tokens of an answer, with the log-probabilities of the likeliest tokens at each, as servers and vLLM tell them.
     """
 
     def __init__(
@@ -276,16 +223,11 @@ class TopSteps:
 
 def read_decisions(steps: Steps) -> Decisions | None:
     """
-    Read the decisions of an answer.
+    Read the decisions of an answer, see [`~iepile_builder.engines.base.Completion`]; `None` for one that is no JSON
+    object.
 
-    Args:
-        steps ([`Steps`]):
-            The answer's tokens with their log-probabilities.
-
-    Returns:
-        `Decisions` or `None`: The decisions, see [`~iepile_builder.engines.base.Completion`]; `None` for an answer
-        that is no JSON object. A continuation that none of the known tokens begins counts as likely as the least of
-        them. Values that are neither lists nor objects, and objects with a key twice, are left out.
+    A continuation that none of the known tokens begins counts as likely as the least of them. Values that are neither
+    lists nor objects, and objects with a key twice, are left out.
     """
     text = b"".join(steps.texts)
     value = load_answer(text.decode(errors="replace"))

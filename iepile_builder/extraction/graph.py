@@ -48,18 +48,8 @@ def hue(label: str, labels: list[str]) -> int:
 
 def draw(nodes: dict[str, Node], edges: list[Edge], colors: list[str]) -> str:
     """
-    Draw a graph.
-
-    Args:
-        nodes (`dict[str, Node]`):
-            Nodes by name; those without an edge are left out.
-        edges (`list[Edge]`):
-            Edges, at least one.
-        colors (`list[str]`):
-            Types of nodes, in the order of their colours.
-
-    Returns:
-        `str`: An SVG element.
+    Draw a graph as an SVG element. Nodes without an edge are left out; `colors` are the types of nodes, in the order
+    of their colours.
     """
     labels, mutual = _join_labels(edges)
     depth = _count_steps(edges)

@@ -21,21 +21,8 @@ def read_answer(
     completion: Completion, instruction: str, task: Task, repair: bool
 ) -> tuple[list[list[Fact]], list[Decision | None], Counter[str]]:
     """
-    Read the usable facts of a completion, and count what went wrong.
-
-    Args:
-        completion ([`~iepile_builder.engines.base.Completion`]):
-            The model's answer.
-        instruction (`str`):
-            The instruction that it answers.
-        task ([`~iepile_builder.tasks.base.Task`]):
-            The task.
-        repair (`bool`):
-            Whether to read near-JSON as well.
-
-    Returns:
-        `tuple`: Facts, those that belong together in one list; the decision of each list; and the counts `cut`,
-        `repaired`, `unparsed` and `left_out`.
+    Read the usable facts of a completion: those that belong together in one list, the decision of each list, and the
+    counts `cut`, `repaired`, `unparsed` and `left_out`. With `repair`, near-JSON is read as well.
     """
     text = completion.text
     if completion.cut:
@@ -57,21 +44,8 @@ def read_groups(
     value: dict[str, Any], task: Task, schema: Schema, decisions: Decisions | None
 ) -> tuple[list[list[Fact]], list[Decision | None], int]:
     """
-    Read the usable facts of an answer, and count the others.
-
-    Args:
-        value (`dict[str, Any]`):
-            The answer.
-        task ([`~iepile_builder.tasks.base.Task`]):
-            The task.
-        schema ([`Schema`]):
-            What was asked for.
-        decisions (`dict[str, list]`, *optional*):
-            The engine's decisions of the answer.
-
-    Returns:
-        `tuple[list[list[Fact]], list[Decision | None], int]`: The facts, those that belong together in one list; the
-        decision behind each list, where it is known; and how many facts are not usable.
+    Read the usable facts of an answer: those that belong together in one list, the decision behind each list where it
+    is known, and how many facts are not usable.
     """
     decided = decide_facts(value, decisions, task.name, schema)
     skipped = 0

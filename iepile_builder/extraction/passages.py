@@ -32,13 +32,8 @@ def detect_language(text: str) -> str:
 
 def sentences(text: str, language: str) -> list[Passage]:
     """
-    Split a text into sentences, each with the white space after it; joined, they are the text.
-
-    Args:
-        text (`str`):
-            Any text.
-        language (`str`):
-            `"en"` or `"zh"`, which decides about abbreviations.
+    Split a text into sentences, each with the white space after it; joined, they are the text. The language, `"en"` or
+    `"zh"`, decides about abbreviations.
     """
     text = SURROGATE.sub("\ufffd", text)  # half a pair is no text outside of Python
     ends = [0]
@@ -67,18 +62,10 @@ def pieces(text: str, sentence: Passage, size: int) -> Iterator[Passage]:
 
 def passages(text: str, language: str, size: int, overlap: int = 1) -> list[Passage]:
     """
-    Cut a text into passages of whole sentences, as many as `size` allows.
+    Cut a text into passages of whole sentences, as many as `size` (in characters) allows. A sentence of more than half
+    of `size` is cut.
 
-    Args:
-        text (`str`):
-            The text.
-        language (`str`):
-            `"en"` or `"zh"`.
-        size (`int`):
-            Maximum number of characters in a passage.
-        overlap (`int`, *optional*, defaults to 1):
-            Number of sentences at the end of a passage that the next one repeats, where they leave room for another
-            sentence. A sentence of more than half of `size` is cut.
+    A passage repeats the last `overlap` sentences of the one before, where they leave room for another sentence.
     """
     if len(text) <= size:
         units = [Passage(0, len(text))]

@@ -23,15 +23,7 @@ _ANSI = ("yellow", "cyan", "green", "magenta", "red", "blue")
 
 
 def show(result: Extraction, console: Console | None = None) -> None:
-    """
-    Print an extraction: the text with its mentions in colour, and the facts as a table.
-
-    Args:
-        result ([`Extraction`]):
-            The result.
-        console (`rich.console.Console`, *optional*):
-            Where to print; by default the terminal.
-    """
+    """Print an extraction: the text with its mentions in colour, and the facts as a table."""
     console = console or Console()
     colors = label_styles(list_colors(result), console.color_system)
     console.print(mark_text(result, colors))

@@ -87,14 +87,8 @@ def dataset_card(
             For each split, the number of instances of each task, language and corpus.
         report (`Sequence[Mapping[str, Any]]`):
             What was read and left out, from [`IEPile.report`].
-        command (`str`):
-            The command that built it.
-        licenses (`Mapping[str, str]`):
-            Corpus to licence, as far as they are known.
-        name (`str`):
-            Its Hub id, or the name of its folder.
-        notes (`Sequence[str]`, *optional*):
-            Further sentences on how it was built.
+        command, licenses, name, notes:
+            The command that built it, the known licences by corpus, its Hub id or folder, and notes.
         plots (`Sequence[Path]`, *optional*):
             PNG files of the `statistics` folder beside the card.
         example (`Mapping[str, Any]`, *optional*):

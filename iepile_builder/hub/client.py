@@ -89,14 +89,7 @@ def _explain(error: BaseException, what: str) -> str:
 
 def check_private(files: Mapping[str, Path | bytes]) -> None:
     """
-    Refuse files with a secret or, except in data, with a path in the user's home folder.
-
-    Args:
-        files (`Mapping[str, Path | bytes]`):
-            Path in the repository to local file or content.
-
-    Raises:
-        `InputError`: If a file holds one; the message does not show it.
+    Refuse files with a secret or, except in data, with a path in the user's home folder; the error does not show it.
     """
     own, home = (re.escape(each or "").encode() for each in (get_token(), os.path.expanduser("~")))
     patterns = SECRETS | ({"your token": own} if own else {})

@@ -75,28 +75,12 @@ def push(
     files: Files, repo_id: str, repo_type: str, message: str, public: bool = False, dry_run: bool = False
 ) -> str | None:
     """
-    Print the files and their destination, then commit them, and delete what only an earlier push had.
-
-    Args:
-        files (`Mapping[str, Path | bytes]`):
-            Path in the repository to local file or content.
-        repo_id (`str`):
-            The repository, `namespace/name`, created if it does not exist.
-        repo_type (`str`):
-            `"model"`, `"dataset"` or `"space"`.
-        message (`str`):
-            Title of the commit.
-        public (`bool`, *optional*, defaults to `False`):
-            Whether to make a new repository public; an existing one is not changed.
-        dry_run (`bool`, *optional*, defaults to `False`):
-            Whether to only print, card included.
-
-    Returns:
-        `str`, *optional*: The repository's newest commit.
+    Print the files and their destination, then commit them, and delete what only an earlier push had; return the
+    repository's newest commit. A repository that does not exist is created, private unless `public`.
 
     Raises:
-        `InputError`: If a file holds a secret, the repository holds something else, or the Hub refuses or cannot be
-            reached. Another call resumes an interrupted push.
+        `InputError`: If a file holds a secret, the repository holds something else, or the Hub refuses or cannot
+            be reached. Another call resumes an interrupted push.
     """
     check_private(files)
     api = HfApi()

@@ -27,27 +27,13 @@ RESAMPLES = 1000
 
 
 class Answered(NamedTuple):
-    """
-    The predicted facts of a task, in arrays, and the gold facts of each record.
+    """The predicted facts of a task, in arrays, and the gold facts of each record."""
 
-    Args:
-        opened (`np.ndarray`):
-            For each fact the log-odds that its label has any item.
-        logits (`np.ndarray`):
-            The log-odds of its uncalibrated score.
-        hits (`np.ndarray`):
-            Whether it is right.
-        records (`np.ndarray`):
-            Number of its record.
-        gold (`np.ndarray`):
-            For each record the number of gold facts.
-    """
-
-    opened: np.ndarray[Any, Any]
-    logits: np.ndarray[Any, Any]
-    hits: np.ndarray[Any, Any]
-    records: np.ndarray[Any, Any]
-    gold: np.ndarray[Any, Any]
+    opened: np.ndarray[Any, Any]  # of each fact, the log-odds that its label has any item
+    logits: np.ndarray[Any, Any]  # the log-odds of its uncalibrated score
+    hits: np.ndarray[Any, Any]  # whether it is right
+    records: np.ndarray[Any, Any]  # number of its record
+    gold: np.ndarray[Any, Any]  # of each record, the number of gold facts
 
 
 def fit_calibration(scorer: Scorer, biases: dict[str, float]) -> tuple[Calibration, dict[str, dict[str, Any]]]:

@@ -15,39 +15,21 @@ POINTS = 200  # of a curve that are kept
 
 
 class Ranked(NamedTuple):
-    """
-    Predicted facts with their scores.
+    """Predicted facts with their scores."""
 
-    Args:
-        scores (`np.ndarray`):
-            The score of each fact, from 0 to 1.
-        hits (`np.ndarray`):
-            Whether it is right.
-        gold (`int`):
-            Number of gold facts.
-        unscored (`int`):
-            Number of predicted facts without a score, which the others do not have.
-    """
-
-    scores: np.ndarray[Any, Any]
-    hits: np.ndarray[Any, Any]
-    gold: int
-    unscored: int
+    scores: np.ndarray[Any, Any]  # of each fact, from 0 to 1
+    hits: np.ndarray[Any, Any]  # whether it is right
+    gold: int  # number of gold facts
+    unscored: int  # predicted facts without a score, which the arrays do not have
 
 
 def report_confidence(scorer: Scorer) -> dict[str, Any] | None:
     """
-    Report how well scores separate right from wrong facts, and how well they are calibrated.
+    Report how well scores separate right from wrong facts, and how well they are calibrated: `overall` and `tasks`,
+    each as [`describe`] gives it; `None` if no answer has decisions.
 
     Strings are compared exactly, in every match mode; of facts that are repeated, the one with the highest score is
     right.
-
-    Args:
-        scorer ([`Scorer`]):
-            The answers.
-
-    Returns:
-        `dict` or `None`: `overall` and `tasks`, each as [`describe`] gives it; `None` if no answer has decisions.
     """
     if not scorer.has_decisions:
         return None

@@ -153,13 +153,7 @@ class Matching:
 
 class Overlaps:
     """
-    Tell whether a predicted mention overlaps a gold mention enough.
-
-    Args:
-        text (`str`):
-            The record's text.
-        min_overlap (`float`):
-            The share of a gold mention's characters that the predicted mention must cover.
+    Tell whether a predicted mention overlaps a gold mention enough: by a share `min_overlap` of the gold characters.
     """
 
     def __init__(self, text: str, min_overlap: float) -> None:
@@ -207,14 +201,8 @@ def _normalize_as_squad(mention: str) -> str:
 
 def max_matching(edges: list[list[int]]) -> int:
     """
-    Compute the size of a maximum bipartite matching by shortest augmenting paths.
-
-    Args:
-        edges (`list[list[int]]`):
-            For each node of one side its neighbours on the other.
-
-    Returns:
-        `int`: The number of pairs.
+    Compute the size of a maximum bipartite matching by shortest augmenting paths. For each node of one side, `edges`
+    lists its neighbours on the other.
     """
     mate: dict[int, int] = {}  # of this side
     owner: dict[int, int] = {}  # of the other side

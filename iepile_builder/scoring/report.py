@@ -74,22 +74,8 @@ def diagnose(
     gold: Iterable[Fact], predicted: Iterable[Fact], text: str, task: str, keys: frozenset[str]
 ) -> list[Finding]:
     """
-    Classify every gold and every predicted fact of a record as right or as one of `KINDS`.
-
-    Args:
-        gold (`Iterable[Fact]`):
-            Facts of the annotation.
-        predicted (`Iterable[Fact]`):
-            Facts of the answers.
-        text (`str`):
-            The record's text.
-        task (`str`):
-            Name of the task.
-        keys (`frozenset[str]`):
-            The keys that the answers may have.
-
-    Returns:
-        `list[Finding]`: One for each pair, and for each fact that has no pair.
+    Classify every gold and every predicted fact of a record as right or as one of `KINDS`: a finding for each pair,
+    and for each fact that has no pair. `keys` are those that the answers may have.
     """
     matching = Matching()
     block_of = TASKS[task].block_of

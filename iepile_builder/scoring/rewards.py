@@ -19,16 +19,6 @@ def answer_f1(answer: str, reference: str, instruction: str, task: str) -> float
 
     An empty answer to an empty reference is 1, and an answer that is no JSON object is 0. A repeated fact counts as
     wrong, and so does a fact whose label was not asked for.
-
-    Args:
-        answer (`str`):
-            The model's answer.
-        reference (`str`):
-            The reference answer, the `output` of an instance.
-        instruction (`str`):
-            The `instruction` of the instance.
-        task (`str`):
-            Name of the task.
     """
     asked, text = read_asked(instruction, task)
     predicted = parse_answer(answer, task, asked.schema)

@@ -11,18 +11,7 @@ CHUNK = 4_000_000  # weights held at a time
 
 def draw_resamples(records: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
     """
-    Draw records with replacement.
-
-    Args:
-        records (`int`):
-            Number of records, and of draws in each resample.
-        resamples (`int`):
-            Number of resamples.
-        seed (`int`):
-            The same seed gives the same resamples.
-
-    Yields:
-        `np.ndarray` of shape `(some resamples, records)`: how often each record was drawn.
+    Draw records with replacement: yields arrays of shape `(some resamples, records)`, how often each record was drawn.
     """
     rng = np.random.default_rng(seed)
     for size in _split_resamples(records, resamples):

@@ -31,13 +31,6 @@ def last_checkpoint(training_args: Any) -> str | None:
     """
     Find the checkpoint to continue from: the requested one, else the last whole one in the output folder.
 
-    Args:
-        training_args ([`~transformers.TrainingArguments`]):
-            With `output_dir`, `resume_from_checkpoint` and `save_only_model`.
-
-    Returns:
-        `str`, *optional*: The folder.
-
     Raises:
         `InputError`: If the requested one is damaged.
     """
@@ -73,16 +66,7 @@ def _checkpoints(folder: Path) -> dict[int, Path]:
 
 def average_checkpoints(folder: Path, count: int) -> list[int]:
     """
-    Replace the saved weights of a run by the mean of those of its last checkpoints.
-
-    Args:
-        folder (`Path`):
-            The output folder: the saved model or adapter, and checkpoints of it.
-        count (`int`):
-            How many checkpoints; all if there are fewer.
-
-    Returns:
-        `list[int]`: The steps of the checkpoints.
+    Replace the saved weights in an output folder by the mean of those of its last checkpoints; return their steps.
     """
     from safetensors.torch import load_file, save_file
 
@@ -100,16 +84,8 @@ def average_checkpoints(folder: Path, count: int) -> list[int]:
 
 def find_damage(checkpoint: Path, only_model: bool = False) -> str | None:
     """
-    Say which file of a checkpoint is missing or cannot be read.
-
-    Args:
-        checkpoint (`Path`):
-            Its folder.
-        only_model (`bool`, *optional*, defaults to `False`):
-            Whether it was saved without the states of optimizer, scheduler and random numbers.
-
-    Returns:
-        `str`, *optional*: The damage; `None` if the checkpoint is whole.
+    Say which file of a checkpoint is missing or cannot be read; `None` if it is whole. With `only_model`, it was saved
+    without the states of optimizer, scheduler and random numbers.
     """
     for names in (("trainer_state.json",), WEIGHTS, *(() if only_model else STATES)):
         if not any(list(checkpoint.glob(name)) for name in names):

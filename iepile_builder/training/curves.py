@@ -28,16 +28,8 @@ REWARDS = {
 
 def plot(log: Sequence[Mapping[str, Any]], file: Path) -> bool:
     """
-    Draw the losses over the steps, and below them the scores if there are any; of a GRPO run, the rewards.
-
-    Args:
-        log (`Sequence[Mapping[str, Any]]`):
-            The trainer's `log_history`.
-        file (`Path`):
-            PNG to write.
-
-    Returns:
-        `bool`: Whether there was anything to draw.
+    Draw the losses over the steps, and below them the scores if there are any; of a GRPO run, the rewards. Return
+    whether the trainer's `log_history` has anything to draw.
     """
     from matplotlib.figure import Figure
 
@@ -70,14 +62,8 @@ def plot(log: Sequence[Mapping[str, Any]], file: Path) -> bool:
 
 def curve_rows(log: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[Any]]]:
     """
-    List losses and scores, or rewards, as a table.
-
-    Args:
-        log (`Sequence[Mapping[str, Any]]`):
-            The trainer's `log_history`.
-
-    Returns:
-        `tuple[list[str], list[list[Any]]]`: The header, and the rows: all evaluations, and some of the losses.
+    List losses and scores, or rewards, of the trainer's `log_history` as a table: the header, and a row for each
+    evaluation and for some of the losses.
     """
     losses = [entry for entry in log if "loss" in entry]
     few = losses[:: max(1, round(len(losses) / LOSS_ROWS))]

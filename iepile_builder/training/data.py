@@ -31,18 +31,10 @@ REWARDED = ("task", "instruction", "output")  # columns that the reward needs
 
 @dataclass
 class Questions:
-    """
-    Hold whole validation records to answer and score during training.
+    """Whole validation records to answer and score during training."""
 
-    Args:
-        instances (`list[dict[str, Any]]`):
-            With the annotation of their record as `label`.
-        max_new_tokens (`int`):
-            Longest answer.
-    """
-
-    instances: list[dict[str, Any]]
-    max_new_tokens: int
+    instances: list[dict[str, Any]]  # with the annotation of their record as `label`
+    max_new_tokens: int  # longest answer
 
     def score(self, answers: list[str]) -> dict[str, float]:
         """Compute IE F1, precision and recall over all facts, and the share of answers that are JSON, in per cent."""
@@ -65,15 +57,7 @@ def load_splits(
     data_args: DataArguments, training_args: TrainingArguments, columns: tuple[str, ...]
 ) -> tuple[Dataset, Dataset | None]:
     """
-    Load the training split and, if there is an evaluation, the validation split.
-
-    Args:
-        data_args ([`DataArguments`]):
-            Which dataset, and which tasks of it.
-        training_args ([`~transformers.TrainingArguments`]):
-            Whether to evaluate, and the seed.
-        columns (`tuple[str, ...]`):
-            The text columns that are needed.
+    Load the training split and, if there is an evaluation, the validation split, both with these text columns.
 
     Raises:
         `InputError`: If there is no such dataset, split, column or task.
@@ -142,21 +126,11 @@ def tokenize_rows(
     empty_weight: float = 1.0,
 ) -> Dataset:
     """
-    Turn instances into rows of tokens and labels, with their `length`; drop rows without an answer or too long.
+    Turn instances into rows of tokens and labels, with their `length`; drop rows without an answer or of more than
+    `max_length` tokens, whose answers the trainer would cut.
 
-    Args:
-        dataset ([`~datasets.Dataset`]):
-            Instances with `instruction` and `output`.
-        split (`str`):
-            Its name, for messages.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            With a chat template.
-        max_length (`int`, *optional*):
-            Drop rows of more tokens: the trainer would cut the end of their answers.
-        answer_loss (`str`, *optional*, defaults to `"all"`):
-            See [`SftArguments`].
-        empty_weight (`float`, *optional*, defaults to 1.0):
-            See [`SftArguments`]. If it is not 1, the labels say where it applies; see [`tokenize_decisions`].
+    `answer_loss` and `empty_weight` are those of [`SftArguments`]; if the latter is not 1, the labels say where it
+    applies, see [`tokenize_decisions`].
 
     Raises:
         `InputError`: If no row is left.
@@ -192,17 +166,7 @@ def tokenize_rows(
 
 
 def take_tokens(rows: Dataset, max_tokens: int, seed: int) -> Dataset:
-    """
-    Select a random subset of the rows, in random order.
-
-    Args:
-        rows ([`~datasets.Dataset`]):
-            From [`tokenize_rows`].
-        max_tokens (`int`):
-            About this many tokens in all.
-        seed (`int`):
-            Of the draw.
-    """
+    """Select a random subset of the rows of about `max_tokens` tokens, in random order."""
     rows = rows.shuffle(seed=seed)
     total, count = 0, 0
     for length in rows["length"]:
@@ -217,19 +181,8 @@ def take_records(
     dataset: Dataset, tokenizer: PreTrainedTokenizerBase, data_args: SftArguments, max_length: int | None, seed: int
 ) -> Questions:
     """
-    Select random whole records of the validation split to answer at every evaluation.
-
-    Args:
-        dataset ([`~datasets.Dataset`]):
-            Instances with `task`, `instruction` and `output`.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            With a chat template.
-        data_args ([`SftArguments`]):
-            How many records, and the longest answer.
-        max_length (`int`, *optional*):
-            Skip records with longer rows.
-        seed (`int`):
-            Of the draw.
+    Select random whole records of the validation split to answer at every evaluation; skip records with a row of more
+    than `max_length` tokens.
 
     Raises:
         `InputError`: If no record is left, or one cannot be scored.
@@ -278,19 +231,8 @@ def make_prompts(
     dataset: Dataset, split: str, tokenizer: PreTrainedTokenizerBase, max_completion_length: int, context: int
 ) -> Dataset:
     """
-    Turn instances into prompts with the columns that the reward needs; drop those that cannot be answered.
-
-    Args:
-        dataset ([`~datasets.Dataset`]):
-            Instances with the columns of `REWARDED`.
-        split (`str`):
-            Its name, for messages.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            With a chat template.
-        max_completion_length (`int`):
-            Longest answer in tokens.
-        context (`int`):
-            Longest prompt and answer together.
+    Turn instances into prompts with the columns that the reward needs; drop those whose prompt and longest answer
+    exceed the context.
 
     Raises:
         `InputError`: If no row is left.

@@ -27,16 +27,11 @@ def is_build(dataset_name: str) -> bool:
 
 class EpochPerDraw(TrainerCallback):
     """
-    Make a trainer pass once through the draws of all epochs, in order. What happens once an epoch happens as often, in
-    equal distances, and the arguments and the count of epochs are as given after the training.
+    Make a trainer pass once through the draws of all epochs, in order, by changing its arguments. What happens once an
+    epoch happens as often, in equal distances, and the arguments and the count of epochs are as given after the
+    training.
 
-    Args:
-        args ([`~transformers.TrainingArguments`]):
-            Changed here.
-
-    Attributes:
-        number (`int`): of draws.
-        order (`str`): the `train_sampling_strategy` within a draw.
+    `number` is that of draws; `order` the `train_sampling_strategy` within a draw.
     """
 
     def __init__(self, args: TrainingArguments) -> None:
@@ -63,19 +58,8 @@ def load_draws(
     corpus_dirs: list[str], options: InstanceOptions, num_proc: int | None, number: int, evaluated: bool
 ) -> tuple[list[Dataset], Dataset | None]:
     """
-    Build the training instances of each epoch, and the validation instances.
-
-    Args:
-        corpus_dirs (`list[str]`):
-            Corpora, or trees of them.
-        options ([`InstanceOptions`]):
-            How they become instances; `epoch` is the number of the first draw.
-        num_proc (`int`, *optional*):
-            Number of processes.
-        number (`int`):
-            Of draws.
-        evaluated (`bool`):
-            Whether the validation instances are needed.
+    Build the training instances of `number` epochs, the first of which is `options.epoch`, and if `evaluated` the
+    validation instances.
 
     Raises:
         `InputError`: If there are no corpora, or an option or record cannot be used.
@@ -96,16 +80,8 @@ def join_draws(draws: list[Dataset], order: str, batch_size: int, seed: int) -> 
     """
     Put the rows of each draw behind those of the one before, with its number as column `draw`.
 
-    Args:
-        draws (`list[Dataset]`):
-            From [`tokenize_rows`].
-        order (`str`):
-            Within a draw, the `train_sampling_strategy`: `"random"`, `"sequential"`, `"group_by_length"`, or
-            `"batch_rebalance"`, random with the rows of each step ordered by length.
-        batch_size (`int`):
-            Rows of a step.
-        seed (`int`):
-            Of the order.
+    `order` is the `train_sampling_strategy` within a draw: `"random"`, `"sequential"`, `"group_by_length"`, or
+    `"batch_rebalance"`, random with the `batch_size` rows of each step ordered by length.
     """
     parts: list[Dataset] = []
     for number, rows in enumerate(draws):

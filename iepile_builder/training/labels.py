@@ -28,19 +28,11 @@ def tokenize_decisions(
     Turn an instance into tokens and labels as [`~iepile_builder.chat.tokenize`] does, and look into the answer.
 
     A token is forced if all its characters are, and if no token of the vocabulary reaches from one of them beyond the
-    forced ones: ` [` before a mention is a decision where ` []` is a token, too.
+    forced ones: ` [` before a mention is a decision where ` []` is a token, too. With `only_decisions`, forced tokens
+    are not learned.
 
-    Args:
-        instance (`Mapping[str, Any]`):
-            An instance; its `task`, `instruction` and `output` are used.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            A fast tokenizer with a chat template.
-        only_decisions (`bool`):
-            Whether forced tokens are not learned.
-
-    Returns:
-        `dict[str, list]`: `input_ids` and `labels`. A token that says that nothing was found for a label has the label
-        `EMPTY` minus the token. All tokens of an answer that the grammar does not accept are learned, as they are.
+    A token that says that nothing was found for a label has the label `EMPTY` minus the token. All tokens of an answer
+    that the grammar does not accept are learned, as they are.
 
     Raises:
         `InputError`: If the tokenizer is slow, or the instruction cannot be read.

@@ -120,19 +120,8 @@ def describe_settings(
     data_args: Any, training_args: Any, model_args: Any, state: Any, own: Mapping[str, Any]
 ) -> dict[str, Any]:
     """
-    Describe the arguments of a run for its card.
-
-    Args:
-        data_args (dataclass):
-            With `adapter_name_or_path`.
-        training_args ([`~transformers.TrainingArguments`]):
-            How it was trained.
-        model_args ([`~trl.ModelConfig`]):
-            From which model.
-        state ([`~transformers.TrainerState`]):
-            How long.
-        own (`Mapping[str, Any]`):
-            Settings of one kind of training, shown after the batch.
+    Describe the arguments of a run, and how long it took (`state`), for its card; `own` settings of one kind of
+    training follow the batch.
     """
     from transformers.trainer_utils import SchedulerType
     from transformers.training_args import OptimizerNames

@@ -67,16 +67,10 @@ def load_trainable(
     model_args: ModelConfig, training_args: SFTConfig | GRPOConfig, adapter: str | None
 ) -> PreTrainedModel | PeftModel:
     """
-    Load the model to train.
+    Load the model to train, with the adapter to continue if there is one.
 
-    Args:
-        model_args ([`~trl.ModelConfig`]):
-            Which model, in which precision.
-        training_args ([`~trl.SFTConfig`] or [`~trl.GRPOConfig`]):
-            `ddp_find_unused_parameters` is set if it is `None`: the search takes time and prints a long warning, and
-            most models use all weights in every step.
-        adapter (`str`, *optional*):
-            The adapter to continue.
+    `ddp_find_unused_parameters` is set if it is `None`: the search takes time and prints a long warning, and most
+    models use all weights in every step.
     """
     model = load_model(
         model_args.model_name_or_path,
@@ -232,14 +226,11 @@ class PromptTrainer(GRPOTrainer):
 
 def end(trainer: Trainer) -> None:
     """
-    Drop the model, then finish the trackers and leave the process group, as [`~transformers.Trainer.end`] does.
+    Drop the model, then finish the trackers and leave the process group, as [`~transformers.Trainer.end`] does; the
+    trainer cannot be used afterwards.
 
     The last owner of a Gloo group joins its threads. `DistributedDataParallel` does so without releasing the GIL,
     which the threads may need to free a tensor that they gathered: then the process never ends.
-
-    Args:
-        trainer ([`~transformers.Trainer`]):
-            Has trained and saved; it cannot be used afterwards.
     """
     trainer.model_wrapped = torch.nn.Module()
     trainer.accelerator.free_memory()
