@@ -45,7 +45,8 @@ def test_no_corpus_is_trained_on_and_held_out() -> None:
 def test_every_setting_changes_options_that_exist() -> None:
     levers = read("levers.yaml")
     building = {field.name for field in fields(InstanceOptions)}
-    training = {field.name for field in fields(SftArguments)} | {"num_train_epochs", "learning_rate", "chat_template_path"}
+    training = {field.name for field in fields(SftArguments)}
+    training |= {"num_train_epochs", "learning_rate", "chat_template_path"}  # TRL's
     for name, setting in {"all": levers["all"], **levers["settings"]}.items():
         assert setting.keys() <= {"tasks", "recycled", "build", "train"}, name
         assert setting.get("build", {}).keys() <= building, name
