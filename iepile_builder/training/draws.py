@@ -95,5 +95,6 @@ def join_draws(draws: list[Dataset], order: str, batch_size: int, seed: int) -> 
             before, lengths = sum(map(len, parts)), rows["length"][:]
             step_of_row = [(before + index) // batch_size for index in range(len(rows))]
             rows = rows.select(sorted(range(len(rows)), key=lambda index: (step_of_row[index], -lengths[index])))
-        parts.append(rows.add_column(DRAW, [number] * len(rows)))
+        with without_dataset_bars():
+            parts.append(rows.add_column(DRAW, [number] * len(rows)))
     return concatenate_datasets(parts)

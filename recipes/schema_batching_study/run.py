@@ -214,16 +214,17 @@ def train(*arguments: str | Path) -> None:
 
 def answer(questions: list[dict[str, Any]], place: Path, options: StudyOptions) -> None:
     """Answer the questions, and read off the log-odds of each label while the gold answers are given."""
-    engine = TransformersEngine.from_pretrained(
-        str(place / "model"), dtype="bfloat16", batch_size=options.batch_size, constrain="on"
-    )
     requests = []
     for question in questions:
         asked = read_instruction(question["instruction"])
         schema = TASKS[question["task"]].answer_schema(asked["schema"], asked["input"])
         requests.append(Request(to_prompt(question), schema))
-    decisions = engine.score_decisions(requests, [question["output"] for question in questions])
-    completions = engine.generate(requests, options.max_new_tokens)
+    settings: dict[str, Any] = {"batch_size": options.batch_size, "constrain": "on"}
+    # In bfloat16, log-odds move in steps of about 0.1.
+    scoring = TransformersEngine.from_pretrained(str(place / "model"), dtype="float32", **settings)
+    decisions = scoring.score_decisions(requests, [question["output"] for question in questions])
+    answering = TransformersEngine.from_pretrained(str(place / "model"), dtype="bfloat16", **settings)
+    completions = answering.generate(requests, options.max_new_tokens)
     lines = [
         to_json({
             **question,
