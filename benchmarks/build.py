@@ -137,14 +137,14 @@ def cpu_seconds(who: int) -> float:
 
 def plain_loop(folder: Path, negatives: str, output_file: Path) -> int:
     """Write the instances of a training split in the straightforward way."""
-    from iepile_builder.data.hard_negatives import corpus_hard_negatives, load_hard_negatives
+    from iepile_builder.data.hard_negatives import load_hard_negatives, select_corpus
     from iepile_builder.tasks import TASKS
 
     language, task, source = folder.parent.parent.name.removeprefix("IE-"), folder.parent.name, folder.name
     types, relations, type_roles = map(json.loads, (folder / "schema.json").read_text(encoding="utf-8").splitlines())
     labels = relations if task == "RE" else types
     split_num = 6 if task == "NER" else 4
-    hard = corpus_hard_negatives(load_hard_negatives(), task, source)
+    hard = select_corpus(load_hard_negatives(), task, source)
     random.seed(42)
     instances = 0
     with (folder / "train.json").open(encoding="utf-8") as file, output_file.open("w", encoding="utf-8") as output:

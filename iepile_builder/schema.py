@@ -36,12 +36,8 @@ class Schema:
         """
         Read a `schema.json` of three lines: types, roles, and a dictionary from type to roles.
 
-        Args:
-            path (`str` or `Path`):
-                The file.
-
         Raises:
-            `InputError`: if the file is missing or is not three lines of JSON of these shapes, or repeats a label.
+            `InputError`: If the file is missing or is not three lines of JSON of these shapes, or repeats a label.
         """
         try:
             check_file(Path(path))

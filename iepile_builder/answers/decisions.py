@@ -11,7 +11,7 @@ from iepile_builder.io import to_json
 
 FORCED, DECIDED, NOTHING = 0, 1, 2
 
-_OTHER = ""  # stands for every character of a string that has no step of its own
+_OTHER = ""  # any character of a string that has no step of its own
 
 
 class _Automaton:

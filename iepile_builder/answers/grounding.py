@@ -226,7 +226,7 @@ class Locator:
 class Form:
     """
     A text without differences of spelling: case-folded, in Unicode's compatibility form, without white space, and with
-    plain quotes and dashes; and where each of its characters stands in the text.
+    plain quotes and dashes; and the offset of each of its characters in the text.
     """
 
     # Not `io.fold`: a model may write spaces that a Chinese text has not, and each character must lead to its place.

@@ -33,7 +33,7 @@ def repair_json(text: str) -> dict[str, Any] | None:
     The JSON object in a text, or `None` if there is none. Never raises.
 
     Read besides JSON: text and code fences around the object, a cut tail (all that is open is closed), single quotes,
-    no quotes, quotes within quotes, commas too many or missing, brackets that do not match. A key that stands twice in
+    no quotes, quotes within quotes, commas too many or missing, brackets that do not match. A key that occurs twice in
     an object has the values of both; of several objects, the first that has a key gives its value. What says "nothing"
     (`None`, `null`, `NAN`, `N/A`, nothing at all) becomes the format's own word for it, or is left out of a list.
     """

@@ -3,12 +3,12 @@ Score the facts of an answer by the model's own decisions.
 
 A model that writes a label's list decides before each item whether to write one or to close the list. Engines report
 for each item the log-odds of that decision and the log-probability of the item's tokens. The *score* of the item's
-facts is the probability that the label has any item, times that the list goes on after the items before, times that
+facts is the probability that the label has any item, times that the list continues after the items before, times that
 this item comes next: `sigmoid(opened) * sigmoid(continued) * exp(logprob)`, for the first item without the second.
-(On validation records it ranks better than the item's own decision alone: a model that has begun a list goes on too
-easily.) It is between 0 and 1 but not calibrated: of facts that score 0.7, more or less than 70% may be right. With a
-[`Calibration`], which `iepile calibrate` fits on validation records, it estimates the probability that the fact is
-right.
+(On validation records it ranks better than the item's own decision alone: a model that has begun a list continues it
+too easily.) It is between 0 and 1 but not calibrated: of facts that score 0.7, more or less than 70% may be right.
+With a [`Calibration`], which `iepile calibrate` fits on validation records, it estimates the probability that the fact
+is right.
 """
 
 import json
@@ -48,11 +48,8 @@ class Calibration:
     """
     What `iepile calibrate` fits on validation records, for each task.
 
-    Args:
-        empty_bias (`dict[str, float]`, *optional*, defaults to `{}`):
-            Task to what is added to the log-odds of a label's first decision, in nats.
-        score (`dict[str, tuple[float, float]]`, *optional*, defaults to `{}`):
-            Task to slope and intercept of Platt scaling: a fact's score is `sigmoid(slope * logit + intercept)`.
+    `empty_bias` is added to the log-odds of a label's first decision, in nats; `score` holds slope and intercept of
+    Platt scaling: a fact's score is `sigmoid(slope * logit + intercept)`.
     """
 
     empty_bias: dict[str, float] = field(default_factory=dict)

@@ -7,8 +7,9 @@ Score a model, adapter or server on the test sets of the papers.
     iepile benchmark --data_dir data --engine lookup --output_dir outputs/benchmark_lookup
 
 The protocol is the paper's: all labels of a set, six (NER) or four to an instruction, strict F1, and the mean over the
-corpora of a set. Published scores stand beside. The data are yours: `--list_sets` says which files are there and where
-the others come from; sets without files are skipped. `benchmarks/BENCHMARK.md` has the protocol in full.
+corpora of a set. Published scores are shown beside it. The data are yours: `--list_sets` says which files are
+there and where the others come from; sets without files are skipped. `benchmarks/BENCHMARK.md` has the protocol in
+full.
 
 Answers are kept in `--output_dir`, and a killed run resumes. `report.json` there is a report of `iepile score`, with
 the table under `benchmark`; `iepile push --report_file` makes a model card of it. `--engine lookup` without a model
@@ -33,7 +34,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from iepile_builder.commands.score import MIN_RECORDS
+from iepile_builder.commands.score import MIN_RECORDS_OF_INTERVAL
 from iepile_builder.data.benchmark import BenchmarkSet, convert, read_benchmark
 from iepile_builder.data.corpus import check_choices
 from iepile_builder.data.instances import without_dataset_bars
@@ -41,6 +42,7 @@ from iepile_builder.engines import EngineOptions, load_engine
 from iepile_builder.errors import InputError
 from iepile_builder.io import fold, hash_file, read_json, read_lines, to_json, write_whole
 from iepile_builder.scoring.matching import Matching, Mode
+from iepile_builder.scoring.report import to_json_text
 from iepile_builder.scoring.significance import compute_interval, draw_resamples, precision_recall_f1
 from iepile_builder.scoring.tally import Counts, Tally
 from iepile_builder.tasks import TASKS
@@ -192,9 +194,7 @@ def main(options: BenchmarkOptions, engine_options: EngineOptions) -> None:
         "systems": systems,
         "files": files,
     }
-    # a label that a model made up may hold half a surrogate pair, which only JSON's escape can write
-    text = json.dumps(report, ensure_ascii=False, indent=2).encode("utf-8", "backslashreplace").decode() + "\n"
-    write_whole(options.output_dir / "report.json", text)
+    write_whole(options.output_dir / "report.json", to_json_text(report))
     if options.hub_dataset is not None:
         write_eval_results(options, rows)
     print_rows(report["benchmark"], shown, trained is not None, options)
@@ -333,7 +333,7 @@ def print_rows(benchmark: dict[str, Any], shown: list[str], with_labels: bool, o
         title = f"  {row['corpus']}" if row["corpus"] else f"{row['set']}{of}"
         cells = [f"{row['records']:,}", f"{row['gold']:,.0f}"]
         cells += [f"{row[measure]:.1f}" for measure in ("precision", "recall", "f1")]
-        few = row["records"] < MIN_RECORDS * row["corpora"]
+        few = row["records"] < MIN_RECORDS_OF_INTERVAL * row["corpora"]
         cells += ["n too small" if few else " to ".join(f"{bound:.1f}" for bound in row["interval"])]
         if with_labels:
             labels = [row.get(part, {}) for part in ("seen", "unseen")]

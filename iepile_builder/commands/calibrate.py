@@ -16,13 +16,12 @@ records are seldom enough.
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from iepile_builder.answers.scores import CALIBRATION
-from iepile_builder.engines.record import run_file
 from iepile_builder.errors import InputError
+from iepile_builder.hub.cards import read_run
 from iepile_builder.io import write_whole
-from iepile_builder.scoring.calibration import MIN_RECORDS, fit_calibration
+from iepile_builder.scoring.calibration import MIN_RECORDS_TO_FIT, fit_calibration
 from iepile_builder.scoring.scorer import NO_SCORES, read_predictions
 
 
@@ -53,7 +52,7 @@ def main(options: CalibrateOptions) -> None:
     file, folder = options.predictions_file, options.adapter_name_or_path
     if not any((folder / name).is_file() for name in ("adapter_config.json", "config.json")):
         raise InputError(f"{folder}: not the folder of an adapter or model; give --adapter_name_or_path")
-    run = _read_run(file)
+    run = read_run(file)
     data, engine = run.get("data", {}), run.get("engine", {})
     split = options.split or data.get("split")
     if split is None:
@@ -69,7 +68,7 @@ def main(options: CalibrateOptions) -> None:
     biases = {task: float(used.get(task, 0.0) if isinstance(used, dict) else used) for task in tasks}
     calibration, fitted = fit_calibration(scorer, biases)
     if not fitted:
-        raise InputError(f"{file}: fewer than {MIN_RECORDS} records of each task; predict more")
+        raise InputError(f"{file}: fewer than {MIN_RECORDS_TO_FIT} records of each task; predict more")
 
     dataset = data.get("dataset_name")
     value = {
@@ -92,17 +91,7 @@ def main(options: CalibrateOptions) -> None:
             print(f"{task}: no larger bias than that of the answers could be tried: predict with --empty_bias 3")
     for task in tasks:
         if task not in fitted:
-            print(f"{task}: fewer than {MIN_RECORDS} records, not calibrated")
+            print(f"{task}: fewer than {MIN_RECORDS_TO_FIT} records, not calibrated")
         elif task not in calibration.score:
             print(f"{task}: too few facts to scale scores")
     print(f"calibration: {folder / CALIBRATION}")
-
-
-def _read_run(file: Path) -> dict[str, Any]:
-    """Read the run record beside the answers; empty where there is none."""
-    path = file.resolve()
-    try:
-        run = json.loads(run_file(path).read_bytes())
-        return {name: run[name] for name in ("data", "engine") if isinstance(run.get(name), dict)}
-    except (OSError, ValueError, AttributeError):
-        return {}

@@ -200,18 +200,9 @@ def look() -> dict[str, Any]:
 
 def build_demo(extractor: Extractor, max_characters: int = 20_000, max_seconds: float = 120) -> gr.Blocks:
     """
-    Build the page.
+    Build the page that shows an extractor's answers; `launch` it with [`look`].
 
-    Args:
-        extractor ([`Extractor`]):
-            Answers the page's requests.
-        max_characters (`int`, *optional*, defaults to 20,000):
-            Longest text.
-        max_seconds (`float`, *optional*, defaults to 120):
-            Longest time that one extraction may take.
-
-    Returns:
-        `gradio.Blocks`: The page; `launch` it with [`look`].
+    A request has at most `max_characters` of text, and may take `max_seconds`.
     """
     import gradio as gr
 

@@ -25,9 +25,7 @@ from iepile_builder.training.arguments import GrpoArguments
 if TYPE_CHECKING:
     from trl import GRPOConfig, ModelConfig
 
-SHOWN = {
-    "model_name_or_path": "a folder or a Hub id",
-    "output_dir": "folder for checkpoints and the result",
+SHOWN = training.SHOWN | {
     "num_generations": "answers to each prompt",
     "max_completion_length": "maximum length of an answer in tokens",
     "temperature": "sampling temperature",
@@ -36,13 +34,7 @@ SHOWN = {
     "learning_rate": "far lower than for fine-tuning",
     "max_steps": "number of steps",
     "per_device_train_batch_size": "answers at a time on each device",
-    "gradient_accumulation_steps": "batches before each step",
     "use_vllm": "answer with vLLM",
-    "use_cpu": "train on the CPU",
-    "save_steps": "steps between checkpoints; below 1 a share of all",
-    "report_to": "none, trackio, tensorboard or wandb",
-    "push_to_hub": "push the result, private by default",
-    "seed": "random seed",
 }
 
 

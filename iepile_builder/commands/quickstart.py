@@ -31,6 +31,7 @@ from iepile_builder.engines.loading import SMOLLM2, embedded_model
 from iepile_builder.errors import InputError
 from iepile_builder.iepile import IEPileConfig
 from iepile_builder.io import SAMPLE_CORPUS, find_resource, to_json, write_whole
+from iepile_builder.scoring.report import list_scores
 
 
 # A 135M English model learns this much in a few minutes; the sample also has other tasks, and Chinese.
@@ -205,16 +206,13 @@ def take_test_records(data: Path, output_file: Path, max_instances: int) -> None
 
 def score_table(reports: dict[str, Path]) -> Table:
     """Show the reports of several systems by task."""
-    loaded = {system: json.loads(path.read_text()) for system, path in reports.items()}
+    loaded = {system: dict(list_scores(json.loads(path.read_text()))) for system, path in reports.items()}
     table = Table("task", "records", "answers", "system", "precision", "recall", "F1", "95% interval")
-    for task, blocks in {**loaded["base"]["tasks"], "all": loaded["base"]["overall"]}.items():
-        for block in (None,) if "f1" in blocks else tuple(blocks):
-            for system, report in loaded.items():
-                scores = {**report["tasks"], "all": report["overall"]}[task]
-                scores = scores if block is None else scores[block]
-                first = [f"{task} {block or ''}", str(scores["records"]), str(scores["answers"])]
-                numbers = [f"{scores[name]:.1f}" for name in ("precision", "recall", "f1")]
-                low, high = scores["intervals"]["f1"]
-                row = [*(first if system == "base" else ["", "", ""]), system, *numbers, f"{low:.1f} to {high:.1f}"]
-                table.add_row(*row, end_section=system == "tuned")
+    for name in loaded["base"]:
+        for system, of in loaded.items():
+            scores = of[name]
+            first = [name, str(scores["records"]), str(scores["answers"])] if system == "base" else ["", "", ""]
+            numbers = [f"{scores[measure]:.1f}" for measure in ("precision", "recall", "f1")]
+            low, high = scores["intervals"]["f1"]
+            table.add_row(*first, system, *numbers, f"{low:.1f} to {high:.1f}", end_section=system == "tuned")
     return table

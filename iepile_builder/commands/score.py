@@ -12,8 +12,6 @@ corpus, language and label, goes to `--output_file` as JSON, or to the standard 
 In Python: `evaluate.load(iepile_builder.metric_path())`.
 """
 
-import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,11 +27,11 @@ from iepile_builder.io import write_whole
 from iepile_builder.scoring.confidence import report_confidence
 from iepile_builder.scoring.confusable import count_confusable, describe_confusable
 from iepile_builder.scoring.matching import Matching
-from iepile_builder.scoring.report import by_task_and_block, write_report
+from iepile_builder.scoring.report import list_scores, to_json_text, write_report
 from iepile_builder.scoring.scorer import read_predictions
 
 
-MIN_RECORDS = 10  # below, resamples of the records say little about others
+MIN_RECORDS_OF_INTERVAL = 10  # below, resamples of the records say little about others
 
 
 @dataclass
@@ -109,8 +107,7 @@ def main(options: ScoreOptions, matching: Matching) -> None:
         other = read_predictions(options.compare, options.repair, options.min_score, calibration)
         report["comparison"] = scorer.compare(other, matching, resamples, options.confidence, options.seed)
 
-    # a label that a model made up may hold half a surrogate pair, which only JSON's escape can write
-    text = json.dumps(report, ensure_ascii=False, indent=2).encode("utf-8", "backslashreplace").decode() + "\n"
+    text = to_json_text(report)
     written = []
     if options.output_file is not None:
         write_whole(options.output_file, text)
@@ -145,7 +142,7 @@ def _print_scores(report: dict[str, Any], options: ScoreOptions, mode: str) -> N
     names = ["records", "answers", "valid JSON", "precision", "recall", "F1"]
     names += [f"{options.confidence:.0%} interval"] if options.bootstrap else []
     scores = _make_table(f"{options.predictions_file} ({mode})", names)
-    for name, of in _rows(report):
+    for name, of in list_scores(report):
         valid = 100 - 100 * of["unparsed"] / of["answers"]
         cells = [str(of["records"]), str(of["answers"]), f"{valid:.1f}%"]
         cells += [f"{of[measure]:.2f}" for measure in ("precision", "recall", "f1")]
@@ -160,10 +157,10 @@ def _print_scores(report: dict[str, Any], options: ScoreOptions, mode: str) -> N
             soft_wrap=True,
         )
     if "comparison" in report:
-        records = {name: of["records"] for name, of in _rows(report)}
+        records = {name: of["records"] for name, of in list_scores(report)}
         names = ["F1", "other F1", "difference", f"{options.confidence:.0%} interval", "p"]
         tests = _make_table(f"F1 against {options.compare}", names)
-        for name, of in _rows(report["comparison"]):
+        for name, of in list_scores(report["comparison"]):
             cells = [f"{of['f1']:.2f}", f"{of['other_f1']:.2f}", f"{of['difference']:+.2f}"]
             tests.add_row(name, *cells, _format_interval(of["interval"], records[name]), f"{of['p_value']:.4f}")
         console.print(tests)
@@ -176,12 +173,5 @@ def _make_table(title: str, names: list[str]) -> Table:
     return table
 
 
-def _rows(report: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the parts of a report by task and block, then the whole."""
-    for task, block, of in by_task_and_block(report["tasks"]):
-        yield f"{task} {block}".strip(), of
-    yield "all facts", report["overall"]
-
-
 def _format_interval(interval: list[float], records: int) -> str:
-    return f"{interval[0]:.2f} to {interval[1]:.2f}" if records >= MIN_RECORDS else "n too small"
+    return f"{interval[0]:.2f} to {interval[1]:.2f}" if records >= MIN_RECORDS_OF_INTERVAL else "n too small"

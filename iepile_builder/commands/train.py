@@ -30,9 +30,7 @@ from iepile_builder.training.arguments import SftArguments
 if TYPE_CHECKING:
     from trl import ModelConfig, SFTConfig
 
-SHOWN = {
-    "model_name_or_path": "a folder or a Hub id",
-    "output_dir": "folder for checkpoints and the result",
+SHOWN = training.SHOWN | {
     "chat_template_path": "a Jinja file in place of the tokenizer's template",
     "use_peft": "train a LoRA adapter, not all weights",
     "lora_r": "rank of the adapter",
@@ -44,14 +42,8 @@ SHOWN = {
     "num_train_epochs": "passes over the data",
     "max_steps": "number of steps, instead of epochs",
     "per_device_train_batch_size": "batch size on each device",
-    "gradient_accumulation_steps": "batches before each step",
     "activation_checkpointing": "save memory with a second forward pass",
-    "use_cpu": "train on the CPU",
     "eval_strategy": "no, steps or epoch",
-    "save_steps": "steps between checkpoints; below 1 a share of all",
-    "report_to": "none, trackio, tensorboard or wandb",
-    "push_to_hub": "push the result, private by default",
-    "seed": "random seed",
 }
 
 

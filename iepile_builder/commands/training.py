@@ -31,6 +31,17 @@ if TYPE_CHECKING:
     from transformers import Trainer
     from trl import ModelConfig
 
+SHOWN = {
+    "model_name_or_path": "a folder or a Hub id",
+    "output_dir": "folder for checkpoints and the result",
+    "push_to_hub": "push the result, private by default",
+    "report_to": "none, trackio, tensorboard or wandb",
+    "save_steps": "steps between checkpoints; below 1 a share of all",
+    "seed": "random seed",
+    "use_cpu": "train on the CPU",
+    "gradient_accumulation_steps": "batches before each step",
+}
+
 
 @dataclass
 class LaunchOptions:

@@ -74,16 +74,14 @@ def convert(
     unchecked: bool = False,
 ) -> list[str]:
     """
-    Write a corpus of a test set to a tree of the unified format, without the labels of `drop` unless `keep_misc`.
+    Write a corpus of a test set to a tree of the unified format, without the labels of `drop` unless `keep_misc`;
+    return the corpora that were written: this one, or one for each first part of an event type.
 
     Labels are in the order of the schema, or alphabetical; that of a set that is `shuffled` is drawn with `seed`.
 
-    Returns:
-        `list[str]`: The corpora that were written: the corpus, or one for each first part of an event type.
-
     Raises:
-        `InputError`: If a file is not of the reader's format, or, unless `unchecked`, holds another number of records
-        than the published one.
+        `InputError`: If a file is not of the reader's format, or, unless `unchecked`, holds another number of
+            records than the published one.
     """
     task = TASKS[benchmark.task]
     key = task.names[0]

@@ -17,21 +17,7 @@ SCHEME = "affine32"  # of the permutations, in datasketch
 
 @dataclass(frozen=True)
 class Cleaning:
-    """
-    What to do about records that cannot or should not be used as they are.
-
-    Args:
-        on_error (`str`, *optional*, defaults to `"raise"`):
-            What to do at a record that cannot be used: `"raise"`; `"skip"` it; or `"fix"` it, which leaves out its
-            annotations that cannot be used, and puts mentions in the spelling of the text.
-        clean (`bool`, *optional*, defaults to `False`):
-            Skip texts that are not natural language, see [`is_noise`].
-        deduplicate (`str`, *optional*, defaults to `"none"`):
-            Skip training records that repeat another one of the corpus: `"exact"`, text and annotation, or `"near"`,
-            most of the text.
-        drop_evaluation_texts (`bool`, *optional*, defaults to `False`):
-            Skip training records whose text occurs in a validation or test split of any of the corpora.
-    """
+    """What to do about records that cannot or should not be used as they are, see [`CleaningOptions`]."""
 
     on_error: str = "raise"
     clean: bool = False

@@ -43,25 +43,20 @@ def find_corpora(
 ) -> list[Corpus]:
     """
     Find corpora in folders: each a corpus itself or a tree `{IE-en,IE-zh}/{TASK}/{corpus}`, or any part of such a
-    tree.
+    tree; sorted by task, language and name.
 
     Args:
         corpus_dirs (`Sequence` of `str` or `Path`):
             The folders; `"sample_corpus"` is the corpus in this package unless there is a folder of that name.
         tasks (`Sequence[str]`, *optional*):
-            Tasks to find, by default each folder's own. EET and EEA are also served by EE folders, SPO by
-            RE folders whose triples are typed, unless a folder of their own has the same name.
-        languages (`Sequence[str]`, *optional*):
-            Languages to find.
-        sources (`Sequence[str]`, *optional*):
-            Names of corpora to find.
-
-    Returns:
-        `list[Corpus]`: sorted by task, language and name.
+            Tasks to find, by default each folder's own. EET and EEA are also served by EE folders, SPO by RE
+            folders whose triples are typed, unless a folder of their own has the same name.
+        languages, sources (`Sequence[str]`, *optional*):
+            Languages and names of corpora to find.
 
     Raises:
-        `InputError`: if nothing is found, a `schema.json` is missing or wrong, or a folder's task or language is
-        neither in its path nor given.
+        `InputError`: If nothing is found, a `schema.json` is missing or wrong, or a folder's task or language is
+            neither in its path nor given.
     """
     check_choices("task", tasks, TASKS)
     check_choices("language", languages, LANGUAGES)

@@ -60,8 +60,8 @@ def is_flat(table: object) -> bool:
     )
 
 
-def corpus_hard_negatives(table: dict[str, Any], task: str, source: str) -> dict[str, list[str]]:
-    """Select the confusable labels of a corpus's labels; empty if the dictionary does not have the corpus."""
+def select_corpus(table: dict[str, Any], task: str, source: str) -> dict[str, list[str]]:
+    """Select a corpus's part of a table of labels, by label; empty if the table does not have the corpus."""
     of_task: dict[str, Any] = table if is_flat(table) else table.get(task, {})
     found: dict[str, list[str]] = of_task if is_flat(of_task) else of_task.get(source, {})
     return found

@@ -97,7 +97,7 @@ class Asked:
 
 def asked_schema(instruction: str, task: str) -> Schema:
     """
-    What an instruction asks for.
+    Read what an instruction asks for.
 
     Raises:
         `InputError`: if the instruction is not JSON with a schema of the task's items.
@@ -107,9 +107,9 @@ def asked_schema(instruction: str, task: str) -> Schema:
 
 def read_asked(instruction: str, task: str) -> tuple[Asked, str]:
     """
-    What an instruction asks for, and its text.
+    Read what an instruction asks for, and its text.
 
-    Many instructions differ in their text alone, which comes last: what stands before it is read once.
+    Many instructions differ in their text alone, which comes last: the part before it is read once.
 
     Raises:
         `InputError`: if the instruction is not JSON with a schema of the task's items.
@@ -124,7 +124,7 @@ def read_asked(instruction: str, task: str) -> tuple[Asked, str]:
 
 @lru_cache(maxsize=4096)
 def read_head(instruction: str, task: str) -> Asked:
-    """What an instruction asks for, or an `InputError`."""
+    """Read what an instruction asks for, or raise an `InputError`."""
     value = read_instruction(instruction)
     try:
         schema = TASKS[task].read_items(value["schema"])

@@ -15,7 +15,7 @@ import numpy as np
 
 from iepile_builder.answers.parse import parse_answer
 from iepile_builder.data.corpus import Corpus
-from iepile_builder.data.hard_negatives import PUBLISHED, corpus_hard_negatives, load_hard_negatives
+from iepile_builder.data.hard_negatives import PUBLISHED, load_hard_negatives, select_corpus
 from iepile_builder.data.instructions import Description, asked_schema, description_texts
 from iepile_builder.errors import InputError
 from iepile_builder.schema import Schema
@@ -208,18 +208,18 @@ def find_hard_negatives(corpus: Corpus, given: dict[str, Any] | None = None) -> 
     Raises:
         `InputError`: If a `hard_negatives.json` is not a dictionary of hard negatives.
     """
-    if given is not None and (found := corpus_hard_negatives(given, corpus.task, corpus.source)):
+    if given is not None and (found := select_corpus(given, corpus.task, corpus.source)):
         return found, "the given file"
     for folder in (corpus.path, *corpus.path.parents[:3]):  # of {tree}/IE-en/NER/{corpus}
         file = folder / "hard_negatives.json"
-        if file.exists() and (found := corpus_hard_negatives(load_hard_negatives(file), corpus.task, corpus.source)):
+        if file.exists() and (found := select_corpus(load_hard_negatives(file), corpus.task, corpus.source)):
             return found, f"{folder.name}/{file.name}"
     return default_hard_negatives(corpus.task, corpus.source, corpus.schema)
 
 
 def default_hard_negatives(task: str, source: str, schema: Schema) -> tuple[dict[str, list[str]], str]:
     """Take the published hard negatives of a corpus, else mine them from its label names."""
-    if found := corpus_hard_negatives(load_hard_negatives(PUBLISHED), task, source):
+    if found := select_corpus(load_hard_negatives(PUBLISHED), task, source):
         return found, "published"
     labels = TASKS[task].labels(schema)
     if len(labels) > MAX_MINED_LABELS:

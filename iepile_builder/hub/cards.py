@@ -19,6 +19,7 @@ from iepile_builder.data.instructions import LANGUAGES
 from iepile_builder.engines.record import run_file
 from iepile_builder.errors import InputError
 from iepile_builder.io import to_json
+from iepile_builder.scoring.report import by_task_and_block
 from iepile_builder.tasks import TASKS
 from iepile_builder.training.curves import PLOT, curve_rows
 from iepile_builder.training.record import RECORD
@@ -151,7 +152,7 @@ def model_card(
     record = read_json(folder / RECORD) if (folder / RECORD).exists() else {}
     calibration = read_json(folder / CALIBRATION) if (folder / CALIBRATION).exists() else {}
     report = _read_report(facts.report_file) if facts.report_file else {}
-    run = _read_run(facts.predictions_file)
+    run = read_run(facts.predictions_file) if facts.predictions_file else {}
     split = facts.split or run.get("data", {}).get("split")
     base_model = facts.base_model or record.get("base_model")
     datasets = facts.datasets or ([record["dataset"]] if record.get("dataset") else [])
@@ -210,8 +211,7 @@ def _score_rows(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for task, scores in report["tasks"].items():
         corpora = {corpus: tasks[task] for corpus, tasks in report["sources"].items() if task in tasks}
         for corpus, part in {"all": scores, **(corpora if len(corpora) > 1 else {})}.items():
-            for block in TASKS[task].blocks:
-                found = part[block] if block else part
+            for _, block, found in by_task_and_block({task: part}):
                 yield {"corpus": corpus, "task": task, "name": f"{task} {block}".strip(), **found}
 
 
@@ -278,10 +278,10 @@ def _read_report(path: Path) -> dict[str, Any]:
     return report
 
 
-def _read_run(predictions: Path | None) -> dict[str, Any]:
+def read_run(predictions: Path) -> dict[str, Any]:
     """Read the record that `iepile predict` wrote beside the answers, if there is one."""
-    file = predictions and run_file(predictions)
-    return read_json(file) if file and file.is_file() else {}
+    file = run_file(predictions.resolve())
+    return read_json(file) if file.is_file() else {}
 
 
 # Filters of the templates

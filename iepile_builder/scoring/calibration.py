@@ -20,8 +20,8 @@ from iepile_builder.tasks import TASKS
 
 
 FOLDS = 5
-MIN_RECORDS = 20  # of a task, to be calibrated
-MIN_FACTS = 20
+MIN_RECORDS_TO_FIT = 20  # of a task
+MIN_FACTS_TO_FIT = 20
 MAX_CUTS = 500  # biases that are tried
 RESAMPLES = 1000
 MAX_P = 0.05  # of a bias that is not 0: with few records, most that look good do not hold on others
@@ -60,7 +60,7 @@ def fit_calibration(scorer: Scorer, biases: dict[str, float]) -> tuple[Calibrati
     """
     empty_bias, score, fitted = {}, {}, {}
     for task, answered in _collect(scorer).items():
-        if len(answered.gold) < MIN_RECORDS:
+        if len(answered.gold) < MIN_RECORDS_TO_FIT:
             continue
         limit = biases.get(task, 0.0)
         every = np.ones(len(answered.gold), dtype=bool)
@@ -76,7 +76,7 @@ def fit_calibration(scorer: Scorer, biases: dict[str, float]) -> tuple[Calibrati
             bias = min(0.0, limit)
         empty_bias[task] = round(bias, 4)
         kept = _is_kept(answered, bias, limit)
-        if kept.sum() >= MIN_FACTS:
+        if kept.sum() >= MIN_FACTS_TO_FIT:
             score[task] = fit_platt(answered.logits[kept], answered.hits[kept])
         fitted[task] = {
             "records": len(answered.gold),

@@ -1,11 +1,11 @@
-"""Count facts that are right but for the label, where the label is easily confused with the right one."""
+"""Count facts that are right except for a label that is easily confused with the right one."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from iepile_builder.data.hard_negatives import corpus_hard_negatives
+from iepile_builder.data.hard_negatives import select_corpus
 from iepile_builder.data.mining import default_hard_negatives
 from iepile_builder.scoring.scorer import Scorer
 from iepile_builder.tasks import TASKS
@@ -99,7 +99,7 @@ def _find_dictionaries(
         for each in record.asked:
             asked[key.task, key.source].update(dict.fromkeys(task.labels(each.schema), ()))
     for (name, source), labels in asked.items():
-        found = corpus_hard_negatives(given, name, source) if given is not None else {}
+        found = select_corpus(given, name, source) if given is not None else {}
         if found:
             yield (name, source), (found, "given")
         else:

@@ -1,5 +1,6 @@
 """The error report: one HTML page with scores, confusions, kinds of error and the worst records."""
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -132,34 +133,11 @@ def write_report(
     confidences: dict[str, Any] | None = None,
 ) -> Path:
     """
-    Write the error report of a system as one page, `index.html`, that needs no network.
+    Write the error report of a system as one page, `index.html`, that needs no network; return its path.
 
-    Args:
-        folder (`Path`):
-            Folder of the page.
-        scorer ([`Scorer`]):
-            The system's answers.
-        resamples (`int`, *optional*, defaults to 1000):
-            Bootstrap resamples for the intervals.
-        confidence (`float`, *optional*, defaults to 0.95):
-            Confidence of the intervals.
-        seed (`int`, *optional*, defaults to 0):
-            Seed of the bootstrap.
-        system (`str`, *optional*):
-            Name of the system.
-        other (`str`, *optional*):
-            Name of the system that it is compared with.
-        comparison (`dict`, *optional*):
-            The result of [`Scorer.compare`].
-        mode (`str`, *optional*, defaults to `"strict"`):
-            Match mode of the comparison.
-        confusable (`dict`, *optional*):
-            The result of [`count_confusable`]; by default counted here.
-        confidences (`dict`, *optional*):
-            The result of [`report_confidence`]; by default computed here.
-
-    Returns:
-        `Path`: The page.
+    `resamples`, `confidence` and `seed` are those of the intervals; `comparison` is a result of [`Scorer.compare`]
+    with the system `other` in a match `mode`. `confusable` and `confidences`, by default computed here, are those of
+    [`count_confusable`] and [`report_confidence`].
     """
     confusable = count_confusable(scorer) if confusable is None else confusable
     confidences = report_confidence(scorer) if confidences is None else confidences
@@ -220,6 +198,18 @@ def by_task_and_block(report: dict[str, Any]) -> Iterator[tuple[str, str, dict[s
         for block in TASKS[task].blocks:
             if block in blocks or not block:
                 yield task, block, blocks[block] if block else blocks
+
+
+def list_scores(report: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the scores of a report or of a comparison with their names: of each task and block, then of all facts."""
+    for task, block, of in by_task_and_block(report["tasks"]):
+        yield f"{task} {block}".strip(), of
+    yield "all facts", report["overall"]
+
+
+def to_json_text(report: dict[str, Any]) -> str:
+    """Write a report as JSON: a made-up label may hold half a surrogate pair, which only an escape can write."""
+    return json.dumps(report, ensure_ascii=False, indent=2).encode("utf-8", "backslashreplace").decode() + "\n"
 
 
 def _score_modes(scorer: Scorer) -> Iterator[tuple[str, Counts]]:

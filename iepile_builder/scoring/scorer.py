@@ -276,24 +276,11 @@ def read_predictions(
     path: Path, repair: bool = False, min_score: float = 0.0, calibration: Calibration | None = None
 ) -> Scorer:
     """
-    Read the answers of a file of JSON lines into a scorer, line by line.
-
-    Args:
-        path (`Path`):
-            The file.
-        repair (`bool`, *optional*, defaults to `False`):
-            Also read answers that are only nearly JSON.
-        min_score (`float`, *optional*, defaults to 0.0):
-            Leave out predicted facts with a lower score.
-        calibration ([`Calibration`], *optional*):
-            Turns scores into probabilities.
-
-    Returns:
-        [`Scorer`]: The scorer.
+    Read the answers of a file of JSON lines into a [`Scorer`] with these options, line by line.
 
     Raises:
-        `InputError`: With file and line, if an instance cannot be scored; if there is a `min_score` and no answer has
-            decisions.
+        `InputError`: With file and line, if an instance cannot be scored; if there is a `min_score` and no answer
+            has decisions.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file of predictions")

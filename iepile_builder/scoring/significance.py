@@ -43,10 +43,8 @@ def paired_test(first: np.ndarray, second: np.ndarray, resamples: int, confidenc
     Compare the F1 of two systems on the same records.
 
     Args:
-        first (`np.ndarray` of shape `(records, 3)`):
-            Matches, predicted and gold facts of one system.
-        second (`np.ndarray` of shape `(records, 3)`):
-            The other system's.
+        first, second (`np.ndarray` of shape `(records, 3)`):
+            Matches, predicted and gold facts of each system.
         resamples (`int`):
             Number of resamples, of the bootstrap and of the randomization.
         confidence (`float`):

@@ -212,17 +212,10 @@ class Task:
 
     def answer_schema(self, items: Sequence[Any], text: str | None = None) -> dict[str, Any]:
         """
-        Make the JSON schema of the answer to a schema batch.
+        Make the JSON schema of the answer to schema items; keys come in the order of its `properties`.
 
-        Args:
-            items (`Sequence[Any]`):
-                The schema items, as the instruction has them.
-            text (`str`, *optional*):
-                The text, if the answer's strings are to be substrings of it. JSON schema has no word for that: it
-                stands under `x-text`, which [`~iepile_builder.answers.grammar.Grammars`] knows and others ignore.
-
-        Returns:
-            `dict[str, Any]`: The JSON schema. Keys come in the order of its `properties`.
+        With `text`, strings must be substrings of it. JSON schema has no word for that: the text is under `x-text`,
+        which [`~iepile_builder.answers.grammar.Grammars`] knows and others ignore.
 
         Raises:
             `InputError`: If the items are not the task's.
@@ -252,15 +245,10 @@ class Task:
 
     def parse(self, answer: dict[str, Any], schema: Schema) -> list[Fact]:
         """
-        List the facts of an answer to a schema batch, a multiset.
+        List the facts of an answer's JSON object, a multiset. `schema` is what the instruction asked for, from
+        `read_items`.
 
-        Nothing is repaired: a value that has not the form of the task becomes a fact that equals no gold fact.
-
-        Args:
-            answer (`dict`):
-                The answer as JSON gives it.
-            schema (`Schema`):
-                What the instruction asked for, from `read_items`.
+        Nothing is repaired: a value that does not have the form of the task becomes a fact that equals no gold fact.
         """
         raise NotImplementedError
 

@@ -328,20 +328,10 @@ class Attribute(_Attribute, Fact):
 
 
 class Event(NamedTuple):
-    """
-    An event with its arguments.
-
-    Args:
-        event_type (`str`):
-            Its type.
-        trigger (`str`):
-            The word that says it; `""` where the answer has none.
-        arguments (`tuple[Argument, ...]`):
-            Its arguments.
-    """
+    """An event with its arguments."""
 
     event_type: str
-    trigger: str
+    trigger: str  # the word that says it; `""` where the answer has none
     arguments: tuple[Argument, ...]
 
     @property

@@ -86,7 +86,7 @@ def malformed(value: Any) -> list[str]:
 
 
 def parse_list(value: Any) -> list[str]:
-    """Read the strings of a JSON list; `null`, `""` and `"NAN"` stand for nothing."""
+    """Read the strings of a JSON list; `null`, `""` and `"NAN"` mean nothing."""
     if not isinstance(value, list):
         return malformed(value)
     texts = []

@@ -46,12 +46,8 @@ def write_training(
     Args:
         folder (`Path`):
             Where the model or adapter is.
-        data_args (dataclass):
-            With `dataset_name`.
-        training_args ([`~transformers.TrainingArguments`]):
-            How it was trained.
-        model_args ([`~trl.ModelConfig`]):
-            From which model.
+        data_args, training_args, model_args (dataclass):
+            All arguments of the run.
         rows (`int`):
             Number of training rows.
         settings (`Mapping[str, Any]`):
@@ -62,12 +58,8 @@ def write_training(
             The step whose weights are kept.
         how (`str`, *optional*):
             What was learned from, for the card.
-        tasks (`Sequence[str]`, *optional*):
-            The tasks of the training rows, if known.
-        languages (`Sequence[str]`, *optional*):
-            Their languages, if known.
-        labels (`Mapping[str, Sequence[str]]`, *optional*):
-            Task to the labels that they ask for, if known.
+        tasks, languages, labels (*optional*):
+            Of the training rows, if known; the labels by task.
     """
     base, data = model_args.model_name_or_path, data_args.dataset_name
     note = Path(base, BASE_NOTE)  # in the folder of the embedded model alone

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from iepile_builder import InputError, Schema
 from iepile_builder.data.corpus import find_corpora
-from iepile_builder.data.hard_negatives import corpus_hard_negatives, load_hard_negatives
+from iepile_builder.data.hard_negatives import load_hard_negatives, select_corpus
 from iepile_builder.data.index import count_occurrences, index_split, read_split
 from iepile_builder.tasks import TASKS
 
@@ -220,12 +220,12 @@ def test_hard_negatives_are_nested_or_flat(tmp_path: Path) -> None:
         sum(len(near) for corpora in published.values() for table in corpora.values() for near in table.values())
         == 5615
     )
-    assert "genre" in corpus_hard_negatives(published, "NER", "mit-movie")
-    assert corpus_hard_negatives(published, "NER", "no such corpus") == {}
-    assert corpus_hard_negatives(published, "KG", "mit-movie") == {}
+    assert "genre" in select_corpus(published, "NER", "mit-movie")
+    assert select_corpus(published, "NER", "no such corpus") == {}
+    assert select_corpus(published, "KG", "mit-movie") == {}
     path = tmp_path / "flat.json"
     path.write_text('{"person": ["city"]}')
-    assert corpus_hard_negatives(load_hard_negatives(path), "NER", "any") == {"person": ["city"]}
+    assert select_corpus(load_hard_negatives(path), "NER", "any") == {"person": ["city"]}
     for text, message in (("{", "not JSON"), ('{"person": "city"}', "neither"), ("[]", "neither")):
         path.write_text(text)
         with pytest.raises(InputError, match=message):
@@ -247,7 +247,7 @@ def test_the_sample_corpus_is_as_rich_as_it_says() -> None:
     texts = []
     for corpus in corpora:
         labels = TASKS[corpus.task].labels(corpus.schema)
-        near = corpus_hard_negatives(table, corpus.task, corpus.source)
+        near = select_corpus(table, corpus.task, corpus.source)
         assert near or corpus.task == "EEA"
         for label, others in near.items():
             assert {label, *others} <= set(labels)

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from iepile_builder import InputError, Schema, SchemaBatching
 from iepile_builder.answers.parse import parse_answer
 from iepile_builder.data.corpus import find_corpora
+from iepile_builder.data.hard_negatives import select_corpus
 from iepile_builder.data.index import read_split
 from iepile_builder.data.instructions import asked_schema
-from iepile_builder.data.synonyms import corpus_synonyms, draw_names, load_synonyms
+from iepile_builder.data.synonyms import draw_names, load_synonyms
 from iepile_builder.scoring.scorer import Scorer
 from iepile_builder.tasks import TASKS
 
@@ -146,10 +147,10 @@ def test_the_table_is_by_label_by_task_or_by_corpus(tmp_path: Path) -> None:
     for table in tables:
         (tmp_path / "names.json").write_text(json.dumps(table))
         read = load_synonyms(tmp_path / "names.json")
-        assert corpus_synonyms(read, "NER", "mine") == {"a": ["b"]}
-    assert corpus_synonyms(read, "NER", "other") == {}
-    assert corpus_synonyms(read, "RE", "other") == {"a": ["c"]}
-    assert corpus_synonyms(read, "EE", "mine") == {}
+        assert select_corpus(read, "NER", "mine") == {"a": ["b"]}
+    assert select_corpus(read, "NER", "other") == {}
+    assert select_corpus(read, "RE", "other") == {"a": ["c"]}
+    assert select_corpus(read, "EE", "mine") == {}
     (tmp_path / "names.json").write_text('{"a": "b"}')
     with pytest.raises(InputError, match=r"names\.json: neither .* nor \{label: \[names\]\}"):
         load_synonyms(tmp_path / "names.json")
@@ -190,7 +191,7 @@ def test_every_label_of_the_sample_corpus_has_names_of_its_own() -> None:
     table = load_synonyms(SAMPLE_CORPUS / "label_synonyms.json")
     for corpus in find_corpora([SAMPLE_CORPUS]):
         labels = TASKS[corpus.task].labels(corpus.schema)
-        synonyms = corpus_synonyms(table, corpus.task, corpus.source)
+        synonyms = select_corpus(table, corpus.task, corpus.source)
         names = Counter(name.casefold() for label in labels for name in synonyms[label])
         assert names.total() == len(names), corpus.source
 
