@@ -32,7 +32,7 @@ class Progress(ProgressCallback):
                 dynamic_ncols=True,
                 disable=args.disable_tqdm or None,
             )
-        self.current_step = state.global_step
+        self.current_step = self.first_step = state.global_step
 
     def on_prediction_step(self, *args: Any, **kwargs: Any) -> None:
         if self.training_bar is not None and not self.training_bar.disable:
@@ -43,6 +43,8 @@ class Progress(ProgressCallback):
     ) -> None:
         if self.training_bar is None or not logs:
             return
+        if "train_runtime" in logs and state.global_step == self.first_step:
+            return  # nothing was left to train
         values = {title: format_value(logs[key], key) for key, title in TITLES.items() if key in logs}
         if "train_runtime" in logs:
             loss = format_value(logs["train_loss"], "train_loss")

@@ -90,7 +90,15 @@ def load_trainable(
     return model
 
 
-class AnswerTrainer(SFTTrainer):
+class ResumedTrainer(Trainer):
+    """Train no step after `max_steps` from a checkpoint at that step, where [`~transformers.Trainer`] trains one."""
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(*args, **kwargs)
+
+
+class AnswerTrainer(ResumedTrainer, SFTTrainer):
     """
     Train as [`~trl.SFTTrainer`] does. On a CPU, compute logits only at positions where a row of the batch has an
     answer token; at evaluations, score answers to validation records.
@@ -212,7 +220,7 @@ class AnswerTrainer(SFTTrainer):
         return [text for _, text in sorted(dict(gather_object(list(zip(share, answers, strict=True)))).items())]
 
 
-class PromptTrainer(GRPOTrainer):
+class PromptTrainer(ResumedTrainer, GRPOTrainer):
     """
     Train as [`~trl.GRPOTrainer`] does, with prompts that are encoded as in use: a control token in a text is plain
     characters.

@@ -58,6 +58,22 @@ main(SftArguments({str(data)!r}), SFTConfig(**{ {**args, "output_dir": str(kille
 
 
 @pytest.mark.parametrize("name, peft", [("adapter_model", True), ("model", False)])
+def test_a_run_killed_after_its_last_checkpoint_trains_no_further_step(
+    train: Callable[..., list[dict]], tmp_path: Path, capsys: pytest.CaptureFixture, name: str, peft: bool
+) -> None:
+    args = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4, "lr_scheduler_type": "constant"}
+    whole = train("whole", model_args={"use_peft": peft}, **args)
+    shutil.copytree(tmp_path / "whole" / "checkpoint-4", tmp_path / "killed" / "checkpoint-4")
+    capsys.readouterr()
+    resumed = train("killed", model_args={"use_peft": peft}, **args)
+    assert losses(resumed) == losses(whole) and resumed[-1]["step"] == 4
+    assert "mean loss" not in capsys.readouterr().out  # of no step
+    weights = [load_file(tmp_path / folder / f"{name}.safetensors") for folder in ("whole", "killed")]
+    for key, weight in weights[0].items():
+        torch.testing.assert_close(weights[1][key], weight, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name, peft", [("adapter_model", True), ("model", False)])
 def test_the_mean_of_the_last_checkpoints(
     train: Callable[..., list[dict]], model: str, tmp_path: Path, name: str, peft: bool
 ) -> None:
