@@ -73,6 +73,7 @@ def main(data_args: SftArguments, training_args: SFTConfig, model_args: ModelCon
     from iepile_builder.training.trainer import (
         AnswerTrainer,
         check_processes,
+        compile_layers,
         keep_best,
         keep_checkpoints,
         load_trainable,
@@ -133,6 +134,8 @@ def main(data_args: SftArguments, training_args: SFTConfig, model_args: ModelCon
     # Model
     adapter = data_args.adapter_name_or_path
     model = load_trainable(model_args, training_args, adapter)
+    if data_args.compile_layers:
+        compile_layers(model)
     if training_args.padding_free and not training_args.packing:
         training_args.max_length = None  # the trainer insists; no row that is longer is left
     try:

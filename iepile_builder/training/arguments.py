@@ -51,6 +51,9 @@ class SftArguments(DataArguments):
         average_checkpoints (`int`, *optional*, defaults to 0):
             Keep the mean of the weights of this many last checkpoints in place of the last weights. `save_total_limit`
             is raised to it. Not with FSDP or DeepSpeed.
+        compile_layers (`bool`, *optional*, defaults to `False`):
+            Compile the layers of the model in the first steps (`torch.compile`; needs a C++ compiler): on a CPU the
+            later ones then take less time. Evaluations run as without it.
         ie_f1_records (`int`, *optional*, defaults to 0):
             Answer this many random validation records at every evaluation and report the IE F1 of the answers. By
             default, evaluate whenever a checkpoint is saved, and keep the best one. The validation
@@ -63,6 +66,7 @@ class SftArguments(DataArguments):
     answer_loss: Literal["all", "decisions"] = "all"
     empty_weight: float = 1.0
     average_checkpoints: int = 0
+    compile_layers: bool = False
     ie_f1_records: int = 0
     ie_f1_max_new_tokens: int | None = None
 

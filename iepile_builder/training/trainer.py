@@ -14,7 +14,10 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from datasets import Dataset, concatenate_datasets
 from peft import PeftModel
+from torch._inductor.cpp_builder import get_cpp_compiler
+from torch._inductor.exc import InvalidCxxCompiler
 from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy
 from transformers.utils.import_utils import is_bitsandbytes_available
 from trl import GRPOConfig, GRPOTrainer, ModelConfig, SFTConfig, SFTTrainer, get_quantization_config
@@ -88,6 +91,30 @@ def load_trainable(
     if training_args.ddp_find_unused_parameters is None and not has_other_inputs and not has_experts:
         training_args.ddp_find_unused_parameters = False
     return model
+
+
+def compile_layers(model: torch.nn.Module) -> None:
+    """
+    Compile the repeated layers of a model in place, for rows of any length, when they are first called.
+
+    `dynamo_use_regional_compilation` of accelerate compiles the layers of a copy, and TRL's `forward` calls the model.
+
+    Args:
+        model (`torch.nn.Module`):
+            From transformers, with or without an adapter.
+
+    Raises:
+        `InputError`: If there is no C++ compiler, or the model's code is not from transformers.
+    """
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler:
+        raise InputError("--compile_layers: no C++ compiler: install g++, or name another one in CXX") from None
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if not layers:
+        raise InputError(f"--compile_layers: not with {type(model).__name__}, which has no layers of transformers")
+    for layer in layers:
+        layer.compile(dynamic=True)
 
 
 class ResumedTrainer(Trainer):
@@ -194,6 +221,8 @@ class AnswerTrainer(ResumedTrainer, SFTTrainer):
         # `num_items_in_batch` counts the tokens of all processes, whose gradients are then averaged.
         return loss * self.accelerator.num_processes if self.args.average_tokens_across_devices else loss
 
+    # Its shapes and the cache of generation would be compiled anew, the latter for every layer.
+    @torch.compiler.set_stance("force_eager")
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         if self.questions is not None:
