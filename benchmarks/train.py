@@ -39,6 +39,8 @@ HEADS = {"num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embe
 # Instead of the recipe's batches: the same number of rows a step in one batch, or packs of about as many tokens
 IN_ONE = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 1}
 PACKED = {"packing": True, "max_length": 512, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 1}
+# With `recipe` the settings of config_full.yaml. The first batches, which compile, are not timed.
+FULL = {"ours": True, "recipe": True, "use_peft": False, "dtype": "float32", "untimed": 8}
 # Options of SFTConfig and ModelConfig that differ from their defaults. A pack holds about as much as 8 rows.
 SETTINGS: dict[str, dict[str, Any]] = {
     "TRL's defaults": {},
@@ -55,6 +57,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "recipe, random batches": {"ours": True, "recipe": True, "train_sampling_strategy": "random", **IN_ONE},
     "recipe, packed": {"ours": True, "recipe": True, **PACKED},
     "recipe, padding-free": {"ours": True, "recipe": True, "padding_free": True, "max_length": None, **IN_ONE},
+    "all weights": FULL,
+    "all weights, compiled": {**FULL, "compile_layers": True},
 }
 ON_GPU: dict[str, dict[str, Any]] = {
     name: options for name, options in SETTINGS.items() if "recipe" not in options and "ours" not in options
@@ -131,10 +135,10 @@ def measure(task: dict[str, Any]) -> dict[str, Any]:
     from iepile_builder.chat import load_tokenizer
     from iepile_builder.engines.loading import load_model
     from iepile_builder.training.data import take_tokens, tokenize_rows
-    from iepile_builder.training.trainer import AnswerTrainer
+    from iepile_builder.training.trainer import AnswerTrainer, compile_layers
 
     options = dict(task["options"])
-    ours = options.pop("ours", False)
+    ours, untimed = options.pop("ours", False), options.pop("untimed", 1)
     if options.pop("recipe", False):
         options = {**yaml.safe_load(RECIPE.read_text()), **options}
 
@@ -153,7 +157,8 @@ def measure(task: dict[str, Any]) -> dict[str, Any]:
     config = {name: value for name, value in options.items() if name in names - ours_alone}
     fixed = {"output_dir": task["cache"], "report_to": "none", "save_strategy": "no", "disable_tqdm": True}
     args = SFTConfig(**{**config, **fixed, "use_cpu": not task["on_gpu"], "num_train_epochs": 1})
-    model_args = ModelConfig(**LORA, dtype=options.get("dtype", "float32"))
+    lora = LORA if options.get("use_peft", True) else {}
+    model_args = ModelConfig(**lora, dtype=options.get("dtype", "float32"))
     kwargs = {"dtype": getattr(torch, model_args.dtype), "attn_implementation": options.get("attn_implementation")}
     if task["model"] in SHAPES:
         shape = LlamaConfig(vocab_size=len(tokenizer), **HEADS, **SHAPES[task["model"]])
@@ -161,6 +166,8 @@ def measure(task: dict[str, Any]) -> dict[str, Any]:
             model = AutoModelForCausalLM.from_config(shape, **kwargs)
     else:
         model = load_model(task["model"], **kwargs)
+    if options.get("compile_layers"):
+        compile_layers(model)
 
     class Counted(AnswerTrainer if ours else SFTTrainer):  # type: ignore[misc]
         """Record the tokens and the time of every batch."""
@@ -182,15 +189,16 @@ def measure(task: dict[str, Any]) -> dict[str, Any]:
     trainer.train()
 
     notes = trainer.notes
-    useful = sum(note[0] for note in notes[1:])
-    all_tokens = sum(note[1] for note in notes[1:])
-    per_s = useful / (notes[-1][2] - notes[0][2])
+    first, timed = notes[untimed - 1], notes[untimed:]
+    useful = sum(note[0] for note in timed)
+    all_tokens = sum(note[1] for note in timed)
+    per_s = useful / (notes[-1][2] - first[2])
     result = {
         "tokens": useful,
         "useful": useful / all_tokens,
-        "batches": len(notes) - 1,
+        "batches": len(timed),
         "per_s": per_s,
-        "per_cpu_s": useful / (notes[-1][3] - notes[0][3]),
+        "per_cpu_s": useful / (notes[-1][3] - first[3]),
         "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
     if task["on_gpu"]:
