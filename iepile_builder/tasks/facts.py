@@ -16,15 +16,17 @@ Texts = Mapping[str, str]  # descriptions of a label and of its roles, by their 
 
 class Fact(tuple[str, ...]):
     """
-    What all facts have in common. Each class says which of its fields are names and which are strings of the text.
+    What all facts have in common. The first `names` fields are names of the schema, the others strings of the text.
 
     Attributes:
+        names (`int`): number of fields that are names.
         block (`str`): the block of scores that it belongs to, in a task whose scores have several.
         leads (`bool`): whether the facts after it in a group belong to it, as an event's arguments to its trigger.
         columns (`tuple[tuple[str, str], ...]`): of a table of such facts, the head and the field.
     """
 
     __slots__ = ()
+    names: ClassVar[int] = 1
     block: ClassVar[str] = ""
     leads: ClassVar[bool] = False
     columns: ClassVar[tuple[tuple[str, str], ...]]
@@ -32,12 +34,12 @@ class Fact(tuple[str, ...]):
     @property
     def label(self) -> tuple[str, ...]:
         """The names of the schema in it, that of the asked label first."""
-        raise NotImplementedError
+        return self[: self.names]
 
     @property
     def mentions(self) -> tuple[str, ...]:
         """The strings of the text that it states, the one that names it first."""
-        raise NotImplementedError
+        return self[self.names :]
 
     @property
     def strings(self) -> tuple[str, ...]:
@@ -86,7 +88,7 @@ class Fact(tuple[str, ...]):
 
     def map_strings(self, function: Callable[[str], Any]) -> Any:
         """Give the same fact with what `function` makes of each of its `strings`."""
-        raise NotImplementedError
+        return type(self)(*self[: self.names], *map(function, self[self.names :]))
 
     def unlinked(self) -> "Fact":
         """Give the same fact without the trigger of its event."""
@@ -108,17 +110,6 @@ class Entity(_Entity, Fact):
     __slots__ = ()
     columns = (("type", "entity_type"), ("entity", "entity"))
 
-    @property
-    def label(self) -> tuple[str, ...]:
-        return (self.entity_type,)
-
-    @property
-    def mentions(self) -> tuple[str, ...]:
-        return (self.entity,)
-
-    def map_strings(self, function: Callable[[str], Any]) -> "Entity":
-        return Entity(self.entity_type, function(self.entity))
-
     def to_annotation(self) -> Annotation:
         return {"entity": str(self.entity), "entity_type": self.entity_type}
 
@@ -136,23 +127,12 @@ class Relation(_Relation, Fact):
     columns = (("head", "head"), ("relation", "relation"), ("tail", "tail"))
 
     @property
-    def label(self) -> tuple[str, ...]:
-        return (self.relation,)
-
-    @property
-    def mentions(self) -> tuple[str, ...]:
-        return self.head, self.tail
-
-    @property
     def nodes(self) -> tuple[tuple[str, str], ...]:
         return (self.head, ""), (self.tail, "")
 
     @property
     def edge(self) -> str:
         return self.relation
-
-    def map_strings(self, function: Callable[[str], Any]) -> "Relation":
-        return Relation(self.relation, function(self.head), function(self.tail))
 
     def to_annotation(self) -> Annotation:
         return {"head": str(self.head), "relation": self.relation, "tail": str(self.tail)}
@@ -170,6 +150,7 @@ class TypedRelation(_TypedRelation, Fact):
     """A relation between two mentions whose types belong to it."""
 
     __slots__ = ()
+    names = 3
     columns = (
         ("type", "head_type"),
         ("head", "head"),
@@ -177,14 +158,6 @@ class TypedRelation(_TypedRelation, Fact):
         ("type", "tail_type"),
         ("tail", "tail"),
     )
-
-    @property
-    def label(self) -> tuple[str, ...]:
-        return self.head_type, self.relation, self.tail_type
-
-    @property
-    def mentions(self) -> tuple[str, ...]:
-        return self.head, self.tail
 
     @property
     def untyped_label(self) -> tuple[str, ...]:
@@ -210,9 +183,6 @@ class TypedRelation(_TypedRelation, Fact):
     def edge(self) -> str:
         return self.relation
 
-    def map_strings(self, function: Callable[[str], Any]) -> "TypedRelation":
-        return TypedRelation(self.head_type, self.relation, self.tail_type, function(self.head), function(self.tail))
-
     def to_annotation(self) -> Annotation:
         triple = {"head": str(self.head), "relation": self.relation, "tail": str(self.tail)}
         return {**triple, "head_type": self.head_type, "tail_type": self.tail_type}
@@ -231,17 +201,6 @@ class Trigger(_Trigger, Fact):
     leads = True
     columns = (("event type", "event_type"), ("trigger", "trigger"))
 
-    @property
-    def label(self) -> tuple[str, ...]:
-        return (self.event_type,)
-
-    @property
-    def mentions(self) -> tuple[str, ...]:
-        return (self.trigger,)
-
-    def map_strings(self, function: Callable[[str], Any]) -> "Trigger":
-        return Trigger(self.event_type, function(self.trigger))
-
     def to_annotation(self) -> Annotation:
         return {"event_trigger": str(self.trigger), "event_type": self.event_type, "arguments": []}
 
@@ -257,12 +216,9 @@ class Argument(_Argument, Fact):
     """An argument of an event."""
 
     __slots__ = ()
+    names = 2
     block = "argument"
     columns = (("event type", "event_type"), ("role", "role"), ("argument", "argument"))
-
-    @property
-    def label(self) -> tuple[str, ...]:
-        return self.event_type, self.role
 
     @property
     def mentions(self) -> tuple[str, ...]:
@@ -275,9 +231,6 @@ class Argument(_Argument, Fact):
     @property
     def fixed_label(self) -> tuple[str, ...]:
         return (self.event_type,)
-
-    def map_strings(self, function: Callable[[str], Any]) -> "Argument":
-        return Argument(self.event_type, self.role, function(self.argument), function(self.trigger))
 
     def unlinked(self) -> "Argument":
         return self._replace(trigger="")

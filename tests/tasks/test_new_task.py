@@ -1,7 +1,7 @@
 """A new task is one class and its fact: nothing else changes, from the corpus to the page."""
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,17 +33,6 @@ class Category(_Category, Fact):
 
     __slots__ = ()
     columns = (("category", "category"),)
-
-    @property
-    def label(self) -> tuple[str, ...]:
-        return (self.category,)
-
-    @property
-    def mentions(self) -> tuple[str, ...]:
-        return ()
-
-    def map_strings(self, function: Callable[[str], Any]) -> "Category":
-        return self
 
     def to_annotation(self) -> Annotation:
         return {"category": self.category}
