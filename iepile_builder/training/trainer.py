@@ -18,6 +18,7 @@ from torch._inductor.cpp_builder import get_cpp_compiler
 from torch._inductor.exc import InvalidCxxCompiler
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy
 from transformers.utils.import_utils import is_bitsandbytes_available
 from trl import GRPOConfig, GRPOTrainer, ModelConfig, SFTConfig, SFTTrainer, get_quantization_config
@@ -117,12 +118,14 @@ def compile_layers(model: torch.nn.Module) -> None:
         layer.compile(dynamic=True)
 
 
-class ResumedTrainer(Trainer):
+class ResumedTrainer:
     """Train no step after `max_steps` from a checkpoint at that step, where [`~transformers.Trainer`] trains one."""
+
+    state: TrainerState
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         if self.state.global_step < self.state.max_steps:
-            super()._run_epoch(*args, **kwargs)
+            super()._run_epoch(*args, **kwargs)  # type: ignore[misc]  # of a trainer
 
 
 class AnswerTrainer(ResumedTrainer, SFTTrainer):
@@ -222,7 +225,7 @@ class AnswerTrainer(ResumedTrainer, SFTTrainer):
         return loss * self.accelerator.num_processes if self.args.average_tokens_across_devices else loss
 
     # Its shapes and the cache of generation would be compiled anew, the latter for every layer.
-    @torch.compiler.set_stance("force_eager")
+    @torch.compiler.set_stance("force_eager")  # type: ignore[untyped-decorator]
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
         if self.questions is not None:
