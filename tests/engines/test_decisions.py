@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from helpers.tiny import save_tiny_model
+from helpers.tiny import make_sliding_window_model
 
 from iepile_builder import InputError
 from iepile_builder.chat import encode
@@ -40,25 +40,12 @@ def without_marks(answer: str) -> tuple[str, list[int]]:
     return text.decode(), places
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(save_tiny_model(tmp_path_factory.mktemp("tiny")))
-
-
 @pytest.fixture(scope="module", params=["own loop", "sliding window"])
 def engine(request: pytest.FixtureRequest, model: str) -> TransformersEngine:
     plain = TransformersEngine.from_pretrained(model, dtype="float32", batch_size=3)
     if request.param == "own loop":
         return plain
-    from transformers import MistralConfig, MistralForCausalLM
-
-    torch.manual_seed(0)
-    config = MistralConfig(
-        vocab_size=400, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, sliding_window=16, initializer_range=0.5, bos_token_id=None, eos_token_id=1,
-        max_position_embeddings=512,
-    )  # fmt: skip
-    return TransformersEngine(MistralForCausalLM(config).eval(), plain.tokenizer, batch_size=3)
+    return TransformersEngine(make_sliding_window_model(), plain.tokenizer, batch_size=3)
 
 
 def ask(text: str) -> Request:

