@@ -133,19 +133,8 @@ def _spans(text: str, answer: str, tokenizer: PreTrainedTokenizerBase) -> list[t
 
 def load_tokenizer(name: str, chat_template_path: str | None = None, **kwargs: Any) -> PreTrainedTokenizerBase:
     """
-    Load a tokenizer that has a chat template.
-
-    Args:
-        name (`str`):
-            A folder or a Hub id.
-        chat_template_path (`str`, *optional*):
-            A Jinja file to use in place of the tokenizer's own template, or the name of one among the recipes, such as
-            `chat_templates/qwen3.jinja`.
-        **kwargs:
-            Passed to [`~transformers.AutoTokenizer.from_pretrained`].
-
-    Returns:
-        [`~transformers.PreTrainedTokenizerBase`]: The tokenizer.
+    Load a tokenizer (folder or Hub id) that has a chat template: its own, or a Jinja file in place of it, which may be
+    given by its name among the recipes, such as `chat_templates/qwen3.jinja`.
 
     Raises:
         `InputError`: If there is no tokenizer, or no chat template.

@@ -68,16 +68,7 @@ class Engine(Protocol):
 
     def generate(self, requests: Sequence[Request], max_new_tokens: int) -> list[Completion]:
         """
-        Answer requests.
-
-        Args:
-            requests (`Sequence[Request]`):
-                The requests.
-            max_new_tokens (`int`):
-                The longest answer, in tokens.
-
-        Returns:
-            `list[Completion]`: The answers, in the order of the requests.
+        Answer requests, in their order, with at most `max_new_tokens` tokens each.
 
         Raises:
             `InputError`: If a request cannot be answered.

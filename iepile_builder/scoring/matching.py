@@ -75,17 +75,7 @@ class Matching:
         self, gold: Iterable[Fact], predicted: Iterable[Fact], text: str, task: str
     ) -> dict[tuple[str, Label], tuple[float, int, int]]:
         """
-        Match the facts of one record.
-
-        Args:
-            gold (`Iterable[Fact]`):
-                Facts of the annotation.
-            predicted (`Iterable[Fact]`):
-                Facts of the answers to all its instructions.
-            text (`str`):
-                The record's text.
-            task (`str`):
-                Name of the task.
+        Match the facts of one record: those of its annotation, and those of the answers to all its instructions.
 
         Returns:
             `dict`: By block (`"trigger"` or `"argument"` in EE and EEA, else `""`) and label the matches, the

@@ -37,28 +37,13 @@ def ie_f1(
     completions: list[list[Message]], task: list[str], instruction: list[str], output: list[str], **kwargs: Any
 ) -> list[float]:
     """
-    Reward each completion with its [`answer_f1`].
-
-    Args:
-        completions (`list[list[dict[str, str]]]`):
-            The model's message in each completion.
-        task, instruction, output (`list[str]`):
-            Columns of the instances.
-        **kwargs:
-            Other arguments of the trainer, not used.
+    Reward each completion (a list with the model's message) with its [`answer_f1`]; `task`, `instruction` and `output`
+    are columns of the instances, and other arguments of the trainer are not used.
     """
     rows = zip(completions, output, instruction, task, strict=True)
     return [answer_f1(completion[0]["content"], *row) for completion, *row in rows]
 
 
 def valid_json(completions: list[list[Message]], **kwargs: Any) -> list[float]:
-    """
-    Reward each completion with 1 if it is a JSON object, else with 0.
-
-    Args:
-        completions (`list[list[dict[str, str]]]`):
-            The model's message in each completion.
-        **kwargs:
-            Other arguments of the trainer, not used.
-    """
+    """Reward each completion (a list with the model's message) with 1 if it is a JSON object, else with 0."""
     return [float(load_answer(completion[0]["content"]) is not None) for completion in completions]
