@@ -11,12 +11,13 @@ With a [`Calibration`], which `iepile calibrate` fits on validation records, it 
 is right.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import exp, expm1, inf, isfinite, log, log1p
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import orjson
 
 from iepile_builder.errors import InputError
 from iepile_builder.schema import Schema
@@ -128,9 +129,12 @@ def load_calibration(path: Path) -> Calibration:
         `InputError`: If there is no such file, or it has another form.
     """
     try:
-        value = json.loads(path.read_bytes())
-        empty_bias = {task: float(bias) for task, bias in value["empty_bias"].items()}
-        score = {task: (float(slope), float(shift)) for task, (slope, shift) in value.get("score", {}).items()}
+        value = orjson.loads(path.read_bytes())  # which takes neither NaN nor too large numbers
+        empty_bias = dict(value["empty_bias"].items())
+        score = {task: (slope, shift) for task, (slope, shift) in value.get("score", {}).items()}
+        numbers = [*empty_bias.values(), *(number for pair in score.values() for number in pair)]
+        if not all(type(number) in (int, float) for number in numbers):
+            raise ValueError
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; iepile calibrate writes it") from None
     except (AttributeError, KeyError, TypeError, ValueError):

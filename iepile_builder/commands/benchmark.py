@@ -18,7 +18,6 @@ looks up the training part of each corpus.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -46,7 +45,7 @@ from iepile_builder.scoring.report import to_json_text
 from iepile_builder.scoring.significance import compute_interval, draw_resamples, precision_recall_f1
 from iepile_builder.scoring.tally import Counts, Tally
 from iepile_builder.tasks import TASKS
-from iepile_builder.training.record import RECORD, public
+from iepile_builder.training.record import public, read_labels
 
 
 @dataclass
@@ -209,8 +208,7 @@ def read_trained_labels(options: BenchmarkOptions, engine_options: EngineOptions
             raise InputError(f"{options.trained_labels}: {error}") from None
         return {_fold_label(line) for line in lines if line.strip()}
     name = engine_options.adapter_name_or_path or engine_options.model_name_or_path
-    file = Path(name or "", RECORD)
-    labels = json.loads(file.read_bytes()).get("labels") if name and file.is_file() else None
+    labels = read_labels(name) if name else None
     return None if labels is None else {_fold_label(label) for of_task in labels.values() for label in of_task}
 
 

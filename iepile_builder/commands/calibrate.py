@@ -16,8 +16,10 @@ records are seldom enough.
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from iepile_builder.answers.scores import CALIBRATION
+from iepile_builder.engines.record import find_version, run_file
 from iepile_builder.errors import InputError
 from iepile_builder.hub.cards import read_run
 from iepile_builder.io import write_whole
@@ -52,7 +54,7 @@ def main(options: CalibrateOptions) -> None:
     file, folder = options.predictions_file, options.adapter_name_or_path
     if not any((folder / name).is_file() for name in ("adapter_config.json", "config.json")):
         raise InputError(f"{folder}: not the folder of an adapter or model; give --adapter_name_or_path")
-    run = read_run(file)
+    run = _read_run(file)
     data, engine = run.get("data", {}), run.get("engine", {})
     split = options.split or data.get("split")
     if split is None:
@@ -64,6 +66,10 @@ def main(options: CalibrateOptions) -> None:
     if not scorer.has_decisions:
         raise InputError(f"{file}: {NO_SCORES}; predict with --scores")
     tasks = dict.fromkeys(key.task for key in scorer.records)
+    if folder.is_dir() and (made := engine.get("adapter_version") or engine.get("model_version")):
+        name = "adapter_config.json" if "adapter_version" in engine else "config.json"
+        if made != find_version(str(folder), name):
+            raise InputError(f"{file}: answers of another adapter or model than {folder}; predict with this one")
     used = engine.get("empty_bias") or 0.0
     biases = {task: float(used.get(task, 0.0) if isinstance(used, dict) else used) for task in tasks}
     calibration, fitted = fit_calibration(scorer, biases)
@@ -95,3 +101,17 @@ def main(options: CalibrateOptions) -> None:
         elif task not in calibration.score:
             print(f"{task}: too few facts to scale scores")
     print(f"calibration: {folder / CALIBRATION}")
+
+
+def _read_run(file: Path) -> dict[str, Any]:
+    """Read the run record beside the answers; empty where there is none."""
+    try:
+        run = read_run(file)
+        used = run.get("engine", {}).get("empty_bias") or 0.0
+        for bias in used.values() if isinstance(used, dict) else [used]:
+            float(bias)
+        Path(run.get("data", {}).get("dataset_name") or "")
+    except (InputError, ValueError, AttributeError, TypeError):
+        place = run_file(file.resolve())
+        raise InputError(f"{place}: not a run record of iepile predict; delete it, and give --split") from None
+    return run

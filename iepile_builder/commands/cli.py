@@ -16,6 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
+import yaml
 from docstring_parser import parse as parse_docstring
 from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser  # type: ignore[attr-defined]
 
@@ -103,6 +104,8 @@ def parse_options(name: str, doc: str, options: Sequence[type], argv: Sequence[s
     except ArgumentError as error:
         reason = re.sub(r'Parser key "([\w.]+)":', r"--\1:", " ".join(str(error).split()))
         reason = re.sub(r"<class '(\w+)'>", r"\1", reason)
+        union = r"Does not validate against any of the Union subtypes Subtypes: \[(.*?), NoneType\].* Given value: "
+        reason = re.sub(union, r"Expected \1. Got value: ", reason)
         raise InputError(f"{reason}; see iepile {name} --help") from None
     return [each(**{field: values[field] for field in documented(each)}) for each in options]
 
@@ -131,9 +134,24 @@ def documented(options: type) -> dict[str, str]:
 class _ConfigFile(ActionConfigFile):
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
         try:
-            super().__call__(parser, cfg, str(find_resource("recipes", values)), option_string)  # type: ignore
+            file = find_resource("recipes", values)
+            _check_config(parser, values, file.read_text(encoding="utf-8"))
+            super().__call__(parser, cfg, str(file), option_string)  # type: ignore
         except UnicodeDecodeError as error:
             raise InputError(f"{values}: not UTF-8 ({error.reason} at byte {error.start})") from None
+
+
+def _check_config(parser: ArgumentParser, name: str, text: str) -> None:
+    """Raise an `InputError` for what jsonargparse refuses in words of its own."""
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError:  # it tells where
+        return
+    if not isinstance(content, dict):
+        raise InputError(f"{name}: not a YAML file of options, one `name: value` a line")
+    for action in parser._actions:
+        if action.nargs == "+" and isinstance(value := content.get(action.dest), (str, int, float)):
+            raise InputError(f"{name}: {action.dest} is a list: write {action.dest}: [{value}]")
 
 
 def _formatter(base: Any) -> type:

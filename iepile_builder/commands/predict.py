@@ -230,7 +230,7 @@ def check_run(record: Path, run: dict[str, Any], found: str) -> None:
     """Refuse to add to answers that another model or other options made."""
     try:
         differences = find_differences(json.loads(record.read_bytes())["engine"], run["engine"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         differences = [f"an unknown model: {record} is missing or damaged"]
     if differences:
         raise InputError(f"{found}{'; '.join(differences)}: give another --output_file, or delete this one")

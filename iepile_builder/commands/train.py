@@ -17,6 +17,8 @@ themselves: each epoch asks for other negatives, in another order. An epoch is t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from iepile_builder.commands import build, training
@@ -69,7 +71,7 @@ def main(data_args: SftArguments, training_args: SFTConfig, model_args: ModelCon
         tokenize_rows,
         without_bars,
     )
-    from iepile_builder.training.draws import EpochPerDraw, is_build, join_draws, load_draws
+    from iepile_builder.training.draws import EpochPerDraw, check_instances, is_build, join_draws, load_draws
     from iepile_builder.training.trainer import (
         AnswerTrainer,
         check_processes,
@@ -84,6 +86,8 @@ def main(data_args: SftArguments, training_args: SFTConfig, model_args: ModelCon
     epochs = EpochPerDraw(training_args) if is_build(data_args.dataset_name) else None
     if data_args.ie_f1_records:
         keep_best(training_args)
+    if not 0 <= data_args.empty_weight < inf:
+        raise InputError(f"--empty_weight is {data_args.empty_weight}; give 0 or more")
     if data_args.average_checkpoints:
         keep_checkpoints(training_args, data_args.average_checkpoints)
     repo_id = take_push(training_args, str(model_args.model_name_or_path))
@@ -100,10 +104,18 @@ def main(data_args: SftArguments, training_args: SFTConfig, model_args: ModelCon
     with state.main_process_first():
         if epochs is not None:
             arguments = ["--config", data_args.dataset_name, "--output_dir", training_args.output_dir]
-            options, instance_options = parse_options("build", "", build.OPTIONS, arguments)
+            try:
+                options, instance_options = parse_options("build", "", build.OPTIONS, arguments)
+            except InputError as error:
+                reason = str(error).removeprefix(f"{data_args.dataset_name}: ")
+                raise InputError(f"{data_args.dataset_name}: {reason}") from None
             if options.input_format != "unified":
                 raise InputError(f"{data_args.dataset_name}: training needs corpora of input_format unified")
             evaluated = training_args.eval_strategy != "no"
+            folder = Path(str(training_args.output_dir))
+            check_instances(
+                folder, data_args.dataset_name, options.corpus_dir, instance_options, state.is_main_process
+            )
             drawn, eval_split = load_draws(
                 options.corpus_dir, instance_options, options.num_proc, epochs.number, evaluated
             )

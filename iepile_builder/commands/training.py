@@ -218,7 +218,9 @@ def train_and_keep(
         if trainer.is_world_process_zero():
             if isinstance(data_args, SftArguments) and data_args.average_checkpoints:
                 steps = average_checkpoints(folder, data_args.average_checkpoints)
-                own_settings = {**own_settings, "weights": f"mean of those at steps {', '.join(map(str, steps))}"}
+                if steps:
+                    mean = f"mean of those at steps {', '.join(map(str, steps))}"
+                    own_settings = {**own_settings, "weights": mean}
             log, state = trainer.state.log_history, trainer.state
             kept = f"{'adapter' if is_adapter else 'model'}, tokenizer with chat template, card"
             kept += ", plot" if plot(log, folder / PLOT) else ""

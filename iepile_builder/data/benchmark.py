@@ -86,6 +86,8 @@ def convert(
     task = TASKS[benchmark.task]
     key = task.names[0]
     records = {split: read_source(reader, of_split) for split, of_split in files.items()}
+    for split, of_split in records.items():
+        _check_records(of_split, ", ".join(map(str, files[split])), task.field, key)
     counts = {
         "records": len(records["test"]),
         "annotations": sum(len(record.get(task.field) or ()) for record in records["test"]),
@@ -128,6 +130,22 @@ def convert(
             write_whole(tree / benchmark.place(name) / SPLIT_FILES[split], lines)
         task.to_schema({label: roles[label] for label in labels}).write(tree / benchmark.place(name) / "schema.json")
     return sorted(parts)
+
+
+def _check_records(records: list[Record], place: str, field: str, key: str) -> None:
+    """Raise an `InputError` if there are none, or one that cannot be converted; `place` names the files."""
+    if not records:
+        raise InputError(f"{place}: no records")
+    for number, record in enumerate(records, start=1):
+        annotations = record.get(field) or []
+        if "text" not in record or not isinstance(annotations, list):
+            raise InputError(f"{place}: record {number} has no text, or no list {field!r}")
+        for each in annotations:
+            arguments = each.get("arguments", []) if isinstance(each, dict) else None
+            if not isinstance(arguments, list) or not isinstance(each.get(key), str):
+                raise InputError(f"{place}: record {number}: an entry of {field!r} has no {key!r}")
+            if not all(isinstance(part, dict) and isinstance(part.get("role"), str) for part in arguments):
+                raise InputError(f"{place}: record {number}: an argument has no 'role'")
 
 
 def _split_by_type(annotations: list[Record], key: str, corpus: str) -> Iterator[tuple[str, list[Record]]]:

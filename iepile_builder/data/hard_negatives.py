@@ -37,8 +37,8 @@ def load_table(path: str | Path, is_flat: Callable[[object], bool], what: str, v
     Raises:
         `InputError`: If the file is missing or has neither form.
     """
+    check_file(Path(path))
     try:
-        check_file(Path(path))
         table: dict[str, Any] = orjson.loads(Path(path).read_bytes().removeprefix(BOM_UTF8))
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; give {what} in JSON") from None

@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass, fields, replace
 from hashlib import sha256
 from importlib.resources import files
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -218,18 +219,20 @@ class IEPileConfig(InstanceOptions, datasets.BuilderConfig):
         check_choices("deduplicate", [self.deduplicate], ("none", "exact", "near"))
         check_choices("language", list(self.language_weights or ()), LANGUAGES)
         for name, weight in [*(self.corpus_weights or {}).items(), *(self.language_weights or {}).items()]:
-            if weight < 0:
+            if not 0 <= weight < inf:
                 raise InputError(f"the weight of {name} is {weight}; give 0 or more")
         for name in ("negative_ratio", "label_dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} is {getattr(self, name)}; give a number from 0 to 1")
+        if not 0 <= self.sampling_temperature <= 10:
+            raise InputError(f"sampling_temperature is {self.sampling_temperature}; give a number from 0 to 10")
         if self.num_random is not None and self.num_random < -1:
             raise InputError(f"num_random is {self.num_random}; give a number of labels, or -1 for all")
-        least = {"num_hard": 0, "num_examples": 0, "max_negatives_per_positive": 0, "sampling_temperature": 0}
+        least = {"num_hard": 0, "num_examples": 0, "max_negatives_per_positive": 0}
         least |= {"max_records": 1, "max_records_per_label": 1, "max_length": 1}
         for name, number in least.items():
             value = getattr(self, name)
-            if value is not None and value < number:
+            if value is not None and not number <= value < inf:
                 raise InputError(f"{name} is {value}; give {number} or more")
         if (self.max_length is None) != (self.tokenizer is None):
             raise InputError("max_length and tokenizer need each other")
@@ -255,14 +258,7 @@ class IEPileConfig(InstanceOptions, datasets.BuilderConfig):
         self.check()
         key = sha256()
         for option in fields(self):
-            if option.name not in (
-                "data_dir",
-                "data_files",
-                "corpus_dirs",
-                "hard_negatives",
-                "descriptions",
-                "label_synonyms",
-            ):
+            if option.name not in READ:
                 key.update(f"{option.name}={getattr(self, option.name)!r}\n".encode())
         paths = [path for pattern in MAKERS for path in sorted(PACKAGE.glob(pattern))]
         paths += [Path(path) for path in (self.descriptions, self.label_synonyms) if path is not None]

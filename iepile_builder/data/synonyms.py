@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -19,7 +19,13 @@ def load_synonyms(path: str | Path) -> dict[str, Any]:
     Raises:
         `InputError`: if the file is missing or has none of these forms.
     """
-    return load_table(path, is_flat, "names of labels", "[names]")
+    return load_table(path, _are_names, "names of labels", "[names, none empty]")
+
+
+def _are_names(table: object) -> bool:
+    return is_flat(table) and all(
+        name.strip() for names in cast("dict[str, list[str]]", table).values() for name in names
+    )
 
 
 def draw_names(labels: Sequence[str], synonyms: Mapping[str, Sequence[str]], seeds: np.ndarray) -> list[Sequence[str]]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isfinite
 from typing import TYPE_CHECKING, Literal
 
 from iepile_builder.errors import InputError
+from iepile_builder.tasks import find_task
 
 
 if TYPE_CHECKING:
@@ -90,9 +92,14 @@ def find_empty_bias(options: EngineOptions) -> float | dict[str, float]:
     if anything; 0.0 where none changes an answer.
 
     Raises:
-        `InputError`: If there is a calibration that cannot be read.
+        `InputError`: If the bias is not finite or of an unknown task, or there is a calibration that cannot be read.
     """
     bias: float | dict[str, float] | None = options.empty_bias
+    for task, value in bias.items() if isinstance(bias, dict) else [(None, bias or 0.0)]:
+        if task is not None:
+            find_task(task)
+        if not isfinite(value):
+            raise InputError(f"--empty_bias: {value} is not a finite number")
     if bias is None and options.base_url is None and options.engine == "transformers" and options.constrain != "off":
         from iepile_builder.engines.loading import find_calibration
 

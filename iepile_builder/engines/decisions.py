@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 # The last string may be unfinished
 _LEXEME = re.compile(rb'"(?:[^"\\]|\\.)*(?:"|\\?\Z)|[][{},]|[^\s"\][{},]+', re.DOTALL)
+_FENCE = re.compile(rb"\s*```[^\n]*\n")
 _WORD = re.compile(rb"[0-9A-Za-z\x80-\xff]")
 
 # How an item starts
@@ -58,10 +59,11 @@ def find_points(text: bytes) -> list[Point]:
     points = []
     depth, label, close = 0, "", b""
     opens: tuple[bytes, ...] = _NEXT
-    for found in _LEXEME.finditer(text):
+    fence = _FENCE.match(text)
+    for found in _LEXEME.finditer(text, fence.end() if fence else 0):
         lexeme = found[0]
         if depth == 1 and lexeme.startswith(b'"'):
-            label = json.loads(lexeme)
+            label = json.loads(lexeme.decode(errors="replace"))
         elif depth == 1 and lexeme in (b"[", b"{"):
             close, opens = (b"]", _IN_LIST) if lexeme == b"[" else (b"}", _IN_OBJECT)
         elif depth == 2 and (opens is not _NEXT or lexeme in (b",", close)):

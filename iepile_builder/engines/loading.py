@@ -85,7 +85,7 @@ def find_calibration(model: str | None, adapter: str | None) -> Calibration | No
         return None
     if Path(place).is_dir():
         file = Path(place, CALIBRATION)
-        return load_calibration(file) if file.is_file() else None
+        return load_calibration(file) if file.exists() else None
     from transformers.utils.hub import cached_file
 
     try:

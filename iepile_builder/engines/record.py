@@ -52,10 +52,10 @@ def describe_engine(options: EngineOptions) -> dict[str, Any]:
         place = Path(options.model_name_or_path)
         files = [place] if place.is_file() else sorted((*place.rglob("*.jsonl"), *place.rglob("*.parquet")))
         return engine | ({"model_version": _hash(files)} if files else {})
-    engine["model_version"] = _version(options.model_name_or_path, "config.json")
+    engine["model_version"] = find_version(options.model_name_or_path, "config.json")
     if options.adapter_name_or_path is not None:
         engine["adapter"] = options.adapter_name_or_path
-        engine["adapter_version"] = _version(options.adapter_name_or_path, "adapter_config.json")
+        engine["adapter_version"] = find_version(options.adapter_name_or_path, "adapter_config.json")
     if options.chat_template_path is not None:
         engine["chat_template"] = _hash([Path(options.chat_template_path)])
     for name in ("dtype", "load_in_4bit", "load_in_8bit", "attn_implementation"):
@@ -93,8 +93,8 @@ def _served_model(options: EngineOptions) -> str:
     return EndpointEngine(str(options.base_url)).model
 
 
-def _version(name: str, file: str) -> str:
-    """The commit of a repository on the Hub, or a hash of the files in a folder."""
+def find_version(name: str, file: str) -> str:
+    """Find the commit of a repository on the Hub, or a hash of the files in a folder."""
     folder = Path(name)
     if folder.is_dir():
         return _hash(sorted({path for pattern in _FILES for path in folder.glob(pattern) if path.is_file()}))

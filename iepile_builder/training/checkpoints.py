@@ -66,12 +66,21 @@ def _checkpoints(folder: Path) -> dict[int, Path]:
 
 def average_checkpoints(folder: Path, count: int) -> list[int]:
     """
-    Replace the saved weights in an output folder by the mean of those of its last checkpoints; return their steps.
+    Replace the saved weights in an output folder by the mean of those of its last whole checkpoints; return their
+    steps. Without any, the weights stay.
     """
     from safetensors.torch import load_file, save_file
 
-    steps = sorted(_checkpoints(folder))[-count:]
-    for file in folder.glob("*.safetensors"):
+    steps = []
+    for step, checkpoint in sorted(_checkpoints(folder).items()):
+        if (damage := find_damage(checkpoint, only_model=True)) is None:
+            steps.append(step)
+        else:
+            print(f"skipping {checkpoint}: {damage}")
+    steps = steps[-count:]
+    if len(steps) < count:
+        print(f"{folder}: {len(steps)} whole checkpoints to average, not {count}")
+    for file in folder.glob("*.safetensors") if steps else ():
         sums: dict[str, torch.Tensor] = {}
         for step in steps:
             weights = load_file(folder / f"checkpoint-{step}" / file.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,13 @@ from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from iepile_builder.data.instances import without_dataset_bars
-from iepile_builder.data.options import InstanceOptions
+from iepile_builder.data.options import IEPileConfig, InstanceOptions
+from iepile_builder.errors import InputError
 from iepile_builder.iepile import IEPile
+from iepile_builder.io import write_whole
 
 
+INSTANCES = "instances.json"  # beside the checkpoints: what they were trained on
 DRAW = "draw"  # a column: number of the epoch that a row is for
 STRATEGIES = ("save_strategy", "eval_strategy", "logging_strategy")
 
@@ -74,6 +78,28 @@ def load_draws(
 
     draws = [load("train", options.epoch + number) for number in range(number)]
     return draws, load("validation", options.epoch) if evaluated else None
+
+
+def check_instances(
+    folder: Path, dataset_name: str, corpus_dirs: list[str], options: InstanceOptions, is_main: bool
+) -> None:
+    """
+    Record what the instances depend on, the options of the build and the contents of the corpora, beside the
+    checkpoints of a run.
+
+    Raises:
+        `InputError`: If there are checkpoints of other instances.
+    """
+    file = folder / INSTANCES
+    made = IEPileConfig(corpus_dirs=corpus_dirs, **{**vars(options), "splits": ["train"]}).create_config_id({})
+    record = json.dumps({"instances": made}) + "\n"
+    if any(folder.glob("checkpoint-*")) and file.is_file() and file.read_text(encoding="utf-8") != record:
+        raise InputError(
+            f"{folder}: its checkpoints were trained on other instances: {dataset_name}, its corpora or the library "
+            "have changed since; give another --output_dir"
+        )
+    if is_main:
+        write_whole(file, record)
 
 
 def join_draws(draws: list[Dataset], order: str, batch_size: int, seed: int) -> Dataset:

@@ -7,9 +7,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import orjson
 import yaml
 
 from iepile_builder.engines.loading import BASE_NOTE, SMOLLM2
+from iepile_builder.errors import InputError
 from iepile_builder.io import write_whole
 
 
@@ -101,11 +103,28 @@ def add_labels(adapter: str | None, labels: Mapping[str, Sequence[str]] | None) 
     """Add the labels that an adapter had seen before it was continued; `None` if they are unknown."""
     if adapter is None or labels is None:
         return labels
-    file = Path(adapter, RECORD)
-    earlier = json.loads(file.read_bytes()).get("labels") if file.is_file() else None
+    earlier = read_labels(adapter)
     if earlier is None:
         return None
     return {task: sorted({*earlier.get(task, ()), *labels.get(task, ())}) for task in {**earlier, **labels}}
+
+
+def read_labels(folder: str) -> dict[str, list[str]] | None:
+    """
+    Read from the record of a training, beside an adapter or model, task to the labels that it asked for; `None` if
+    they are unknown.
+
+    Raises:
+        `InputError`: If the record is damaged.
+    """
+    file = Path(folder, RECORD)
+    if not file.is_file():
+        return None
+    try:
+        labels = orjson.loads(file.read_bytes()).get("labels")
+        return None if labels is None else {task: [*map(str, of_task)] for task, of_task in labels.items()}
+    except (OSError, ValueError, AttributeError, TypeError):
+        raise InputError(f"{file}: not the record of a training; delete it, and the labels are unknown") from None
 
 
 def describe_settings(

@@ -59,6 +59,8 @@ def keep_best(args: TrainingArguments) -> None:
 
 def keep_checkpoints(args: TrainingArguments, count: int) -> None:
     """Keep as many checkpoints as are averaged, or raise an `InputError` if they cannot be."""
+    if count < 0:
+        raise InputError(f"--average_checkpoints {count}: give the number of checkpoints")
     if args.save_strategy in ("no", "best") or args.load_best_model_at_end:
         raise InputError("--average_checkpoints needs --save_strategy steps or epoch, and does not keep the best one")
     if args.fsdp or args.deepspeed or PartialState().distributed_type in ("FSDP", "DEEPSPEED"):

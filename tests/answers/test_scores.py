@@ -103,7 +103,9 @@ def test_a_calibration_file(tmp_path: Path) -> None:
     file = tmp_path / "calibration.json"
     file.write_text(json.dumps({"empty_bias": {"NER": -0.5}, "score": {"NER": [0.8, 0.1]}, "fitted_on": {}}))
     assert load_calibration(file) == Calibration({"NER": -0.5}, {"NER": (0.8, 0.1)})
-    for wrong in ("[]", "{}", "no JSON", '{"empty_bias": {"NER": "low"}}', '{"empty_bias": {}, "score": {"NER": 1}}'):
+    wrongs = ["[]", "{}", "no JSON", "[" * 100_000, '{"empty_bias": {}, "score": {"NER": 1}}']
+    wrongs += [f'{{"empty_bias": {{"NER": {bias}}}}}' for bias in ('"low"', '"2"', "NaN", "true", "1e400", "1" * 400)]
+    for wrong in wrongs:
         file.write_text(wrong)
         with pytest.raises(InputError, match="calibration.json: not a calibration"):
             load_calibration(file)

@@ -53,6 +53,12 @@ def test_what_should_not_be_fitted_to_is_refused(run_script, answers: Path, tmp_
         run_script("calibrate.py", *options, check=False), "answers to the test split", "--split test"
     )
     run_script("calibrate.py", *options, "--split", "test")
+    for damaged in ("[" * 100_000, "[]", '{"engine": {"empty_bias": "x"}, "data": {"split": "validation"}}'):
+        (tmp_path / "preds.run.json").write_text(damaged)
+        assert_one_clear_line(run_script("calibrate.py", *options, check=False), "preds.run.json: not a run record")
+    record = {"engine": {"adapter_version": "sha256 of another"}, "data": {"split": "validation"}}
+    (tmp_path / "preds.run.json").write_text(json.dumps(record))
+    assert_one_clear_line(run_script("calibrate.py", *options, check=False), "another adapter or model than adapter")
     (tmp_path / "preds.run.json").unlink()
     assert_one_clear_line(run_script("calibrate.py", *options, check=False), "no run record", "give --split")
     options[-1] = "nowhere"

@@ -24,12 +24,15 @@ class Options:
             A flag.
         names (`list[str]`, *optional*):
             Some names.
+        share (`float` or `dict[str, float]`, *optional*):
+            A share.
     """
 
     model_name_or_path: str
     lora_r: int = 8
     flag: bool = False
     names: list[str] | None = None
+    share: float | dict[str, float] | None = None
     internal: int = 0  # not documented, so no option
     __module__ = "iepile_builder.commands.some"  # options are documented in the library
 
@@ -48,6 +51,26 @@ def test_options_are_the_documented_fields() -> None:
         parse("--model_name_or_path", "m", "--internal", "1")
     with pytest.raises(InputError, match="model_name_or_path.*see iepile score --help"):
         parse()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "config.yaml: not a YAML file of options"),
+        ("- a\n", "config.yaml: not a YAML file of options"),
+        ("model_name_or_path: m\nnames: a\n", r"config.yaml: names is a list: write names: \[a\]"),
+    ],
+)
+def test_a_config_of_another_form(tmp_path: Path, content: str, message: str) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(content)
+    with pytest.raises(InputError, match=message):
+        parse("--config", str(file))
+
+
+def test_a_value_of_none_of_several_types() -> None:
+    with pytest.raises(InputError, match=r"--share: Expected float, dict\[str, float\]. Got value: abc; see"):
+        parse("--model_name_or_path", "m", "--share", "abc")
 
 
 def test_a_config_is_a_file_or_a_recipe_s_name_and_the_command_line_wins(tmp_path: Path) -> None:

@@ -140,3 +140,22 @@ def test_events_are_split_by_the_first_part_of_their_type(tmp_path: Path) -> Non
     )
     assert len((folder / "W_Life" / "test.json").read_text().splitlines()) == 2
     assert len((folder / "W_Lifelong" / "test.json").read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("", "test.json: no records"),
+        ('{"entity": []}', "test.json: record 1 has no text"),
+        ('{"text": "Ada", "entity": "Ada"}', "test.json: record 1 has no text, or no list 'entity'"),
+        ('{"text": "Ada", "entity": ["Ada"]}', "record 1: an entry of 'entity' has no 'entity_type'"),
+        ('{"text": "Ada", "entity": [{"entity": "Ada", "entity_type": ["x"]}]}', "has no 'entity_type'"),
+        ('{"text": "Ada", "entity": [{"entity": "Ada", "entity_type": "x", "arguments": [1]}]}', "has no 'role'"),
+    ],
+)
+def test_records_that_cannot_be_converted(tmp_path: Path, line: str, message: str) -> None:
+    (tmp_path / "test.json").write_text(line)
+    (tmp_path / "schema.json").write_text('["x"]\n[]\n{}\n')
+    benchmark = BenchmarkSet("one", "ner", "NER", "en", {"one": {}})
+    with pytest.raises(InputError, match=message):
+        convert(benchmark, "one", "unified", {"test": [tmp_path / "test.json"]}, tmp_path / "tree")

@@ -125,3 +125,19 @@ def test_other_names_are_for_training_alone(tmp_path: Path) -> None:
 def test_an_impossible_value_is_named(options: dict[str, object]) -> None:
     with pytest.raises(InputError, match=next(iter(options)).removesuffix("_schedule")):
         IEPileConfig(data_dir=str(SAMPLE_CORPUS), **options).check()
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("sampling_temperature", float("nan")),
+        ("sampling_temperature", 1e9),
+        ("max_negatives_per_positive", float("nan")),
+        ("max_negatives_per_positive", float("inf")),
+        ("corpus_weights", {"x": float("nan")}),
+        ("language_weights", {"en": float("inf")}),
+    ],
+)
+def test_numbers_that_are_not_finite(option: str, value: object) -> None:
+    with pytest.raises(InputError, match=f"{option} is|the weight of"):
+        IEPileConfig(**{option: value}).check()

@@ -152,7 +152,7 @@ def test_the_table_is_by_label_by_task_or_by_corpus(tmp_path: Path) -> None:
     assert select_corpus(read, "RE", "other") == {"a": ["c"]}
     assert select_corpus(read, "EE", "mine") == {}
     (tmp_path / "names.json").write_text('{"a": "b"}')
-    with pytest.raises(InputError, match=r"names\.json: neither .* nor \{label: \[names\]\}"):
+    with pytest.raises(InputError, match=r"names\.json: neither .* nor \{label: \[names, none empty\]\}"):
         load_synonyms(tmp_path / "names.json")
 
 
@@ -204,3 +204,11 @@ def test_the_names_of_the_recipe_are_of_labels_of_the_corpora() -> None:
     table = load_synonyms(RECIPE)
     for task, labels in known.items():
         assert table[task].keys() <= labels
+
+
+def test_an_empty_name_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "names.json"
+    for table in ({"city": ["town", " "]}, {"NER": {"x": {"city": [""]}}}):
+        file.write_text(json.dumps(table))
+        with pytest.raises(InputError, match="names, none empty"):
+            load_synonyms(file)

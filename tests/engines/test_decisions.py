@@ -137,6 +137,11 @@ def test_answers_without_decisions(engine: TransformersEngine) -> None:
     found = engine.score_decisions([ask("by train")] * len(answers), answers)
     assert found[:4] == [None] * 4
     assert list(found[4]) == ["river"] and found[5] == {}
+    fenced = ['```"json {\n{"city": ["Rome"]}\n```', '\n```\n{"city": ["Rome"]}\n```']
+    assert [
+        {label: len(pairs) for label, pairs in each.items()}
+        for each in engine.score_decisions([ask("by")] * 2, fenced)
+    ] == [{"city": 2}] * 2
     with pytest.raises(InputError, match="a prompt of .* tokens leaves no room"):
         engine.score_decisions([ask("by train")], ['{"city": ["' + "no" * 300 + '"]}'])
 

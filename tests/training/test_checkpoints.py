@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from iepile_builder import InputError
 from iepile_builder.engines.loading import load_model
-from iepile_builder.training.checkpoints import find_damage
+from iepile_builder.training.checkpoints import average_checkpoints, find_damage
 
 
 @pytest.mark.parametrize("sampling", [{}, BALANCED])
@@ -75,7 +75,12 @@ def test_a_run_killed_after_its_last_checkpoint_trains_no_further_step(
 
 @pytest.mark.parametrize("name, peft", [("adapter_model", True), ("model", False)])
 def test_the_mean_of_the_last_checkpoints(
-    train: Callable[..., list[dict]], model: str, tmp_path: Path, name: str, peft: bool
+    train: Callable[..., list[dict]],
+    model: str,
+    tmp_path: Path,
+    name: str,
+    peft: bool,
+    capsys: pytest.CaptureFixture,
 ) -> None:
     args = {"save_strategy": "steps", "save_steps": 2, "max_steps": 8, "save_total_limit": 1}
     train("out", {"average_checkpoints": 3}, {"use_peft": peft}, **args)
@@ -88,6 +93,15 @@ def test_the_mean_of_the_last_checkpoints(
     assert any((kept[key] - weight).abs().max() > 1e-3 for key, weight in parts[-1].items())
     assert "mean of those at steps 4, 6, 8" in (tmp_path / "out" / "README.md").read_text()
     load_model(model, str(tmp_path / "out")) if peft else load_model(str(tmp_path / "out"))
+    cut(tmp_path / "out" / "checkpoint-6" / f"{name}.safetensors")
+    assert average_checkpoints(tmp_path / "out", 3) == [4, 8]
+    out = capsys.readouterr().out
+    assert f"skipping {tmp_path / 'out' / 'checkpoint-6'}: {name}.safetensors cannot be read" in out
+    assert "2 whole checkpoints to average, not 3" in out
+    with pytest.raises(InputError, match="--average_checkpoints -1"):
+        train("none", {"average_checkpoints": -1}, **args)
+    with pytest.raises(InputError, match="--empty_weight is nan"):
+        train("none", {"empty_weight": float("nan")})
     with pytest.raises(InputError, match="--average_checkpoints needs --save_strategy"):
         train("none", {"average_checkpoints": 3})
 

@@ -125,10 +125,19 @@ def test_a_run_on_a_corpus(model: str, build: Path, tmp_path: Path, capsys: pyte
     losses = [entry["loss"] for entry in log if "loss" in entry]
     assert [entry["loss"] for entry in continued if "loss" in entry] == pytest.approx(losses, rel=1e-4)
 
+    build.write_text(build.read_text() + "seed: 7\n")
+    with pytest.raises(InputError, match="half: its checkpoints were trained on other instances: .*build.yaml"):
+        run_training(model, build, tmp_path / "half", **options)
+
 
 def test_a_build_that_cannot_be(model: str, build: Path, tmp_path: Path) -> None:
     text = build.read_text()
-    for wrong, message in (("negatives: some\n", "negatives"), ("no_such: 1\n", "no_such"), ("tasks: [RE]\n", "RE")):
+    for wrong, message in (
+        ("negatives: some\n", "negatives"),
+        ("no_such: 1\n", "build.yaml: .*no_such"),
+        ("tasks: [RE]\n", "RE"),
+        ("languages: en\n", "build.yaml: languages is a list"),
+    ):
         build.write_text(text + wrong)
         with pytest.raises(InputError, match=message):
             run_training(model, build, tmp_path / "out")

@@ -12,6 +12,7 @@ from helpers.training import F1_WHILE_TRAINING, cities, losses
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
+from iepile_builder import InputError
 from iepile_builder.chat import load_tokenizer
 from iepile_builder.training.record import add_labels
 
@@ -72,6 +73,10 @@ def test_the_labels_that_training_has_seen(train: Callable[..., list[dict]], tmp
         "EE": ["meet"],
     }
     assert add_labels(str(tmp_path), labels) is None  # an adapter without a record
+    for damaged in ("{", "[]", '{"labels": {"NER": 3}}'):
+        (tmp_path / "training.json").write_text(damaged)
+        with pytest.raises(InputError, match="training.json: not the record of a training"):
+            add_labels(str(tmp_path), labels)
 
 
 def test_trackio(train: Callable[..., list[dict]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
