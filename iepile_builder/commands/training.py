@@ -211,6 +211,9 @@ def train_and_keep(
     is_adapter = model_args.use_peft or data_args.adapter_name_or_path is not None
     form: Any = "adapter" if is_adapter else "merged"
     checkpoint = last_checkpoint(args)
+    for config in getattr(trainer.model, "peft_config", {}).values():
+        if isinstance(config.target_modules, set):  # saved in another order by each process
+            config.target_modules = sorted(config.target_modules)
     show_progress(trainer)
     with without_bars(), explained_write_errors(folder):
         trainer.train(resume_from_checkpoint=checkpoint)

@@ -12,7 +12,7 @@ import logging
 import os
 import re
 import weakref
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -25,6 +25,7 @@ from iepile_builder.io import first_line
 
 
 if TYPE_CHECKING:
+    from httpx2 import Response
     from openai import APIStatusError
 
 T = TypeVar("T")
@@ -36,6 +37,9 @@ _TOO_LONG = re.compile(r"context[ _](size|length|window)|maximum (model|context)
 
 # JSON can write half a surrogate pair, which no file of answers can hold.
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
+
+# 20 log-probabilities of each token take 2 kB.
+_MAX_BYTES = 64 << 20
 
 _NO_API = "no OpenAI-compatible API answers there: most addresses end in /v1"
 
@@ -91,7 +95,7 @@ class EndpointEngine:
         scores: bool = False,
     ) -> None:
         try:
-            from openai import AsyncOpenAI, Timeout
+            from openai import AsyncOpenAI, DefaultAsyncHttpxClient, Timeout
         except ImportError:
             raise InputError("openai is not installed: pip install 'iepile-builder[endpoint]'") from None
 
@@ -110,6 +114,8 @@ class EndpointEngine:
             api_key=self._key or "none",
             timeout=Timeout(timeout, connect=10.0),
             max_retries=max_retries,
+            default_headers={"Accept-Encoding": "identity"},
+            http_client=DefaultAsyncHttpxClient(event_hooks={"response": [_limit_size]}),
         )
         # A loop of its own: a request can be given up at any moment, and the caller may be in a loop of another kind.
         self._loop = asyncio.new_event_loop()
@@ -213,6 +219,9 @@ class EndpointEngine:
             text = None
         if not isinstance(text, str):
             raise InputError(f"{self.base_url}: the server's answer is none of the chat API: {str(answer)[:80]!r}")
+        if len(text) > max(10_000, 100 * max_new_tokens):  # no tokens are that long
+            said = f"{len(text):,} characters for max_tokens of {max_new_tokens}"
+            raise InputError(f"{self.base_url}: the server answers with {said}")
         if other:
             raise InputError(f"{self.base_url}: the server has no model {self.model!r}: name {self._models()}")
         said = _HALF_PAIR.sub("\N{REPLACEMENT CHARACTER}", text)
@@ -302,6 +311,30 @@ class EndpointEngine:
         return f"the server cannot answer ({reason})"
 
 
+async def _limit_size(response: Response) -> None:
+    """Let no answer fill the memory: neither one that never ends nor one that is small only while compressed."""
+    from httpx2 import AsyncByteStream
+    from openai import OpenAIError
+
+    stream: Any = response.stream
+
+    class Limited(AsyncByteStream):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            size = 0
+            async for part in stream:
+                size += len(part)
+                if size > _MAX_BYTES:
+                    raise OpenAIError(f"more than {_MAX_BYTES >> 20} MB")
+                yield part
+
+        async def aclose(self) -> None:
+            await stream.aclose()
+
+    if "Content-Encoding" in response.headers:
+        raise OpenAIError("compressed, though the request did not allow that")
+    response.stream = Limited()
+
+
 # The control tokens of the common chat templates, and the turns that others write in plain characters.
 _CONTROL = re.compile(
     r"<\|[^<>|\s]{1,40}\|>|</?s>|</?think>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>|<(?:bos|eos|pad)>|<reserved_\d+>"
@@ -324,6 +357,8 @@ def _read_steps(choice: dict[str, Any], text: str) -> TopSteps | None:
     try:
         for step in choice["logprobs"]["content"]:
             known = {_token_bytes(each): float(each["logprob"]) for each in [*(step.get("top_logprobs") or ()), step]}
+            if not all(-1e6 < log_prob < 1 for log_prob in known.values()):  # NaN is not
+                break
             texts.append(_token_bytes(step))
             tops.append(known)
             if b"".join(texts) == text.encode():  # an end token may follow
@@ -335,7 +370,7 @@ def _read_steps(choice: dict[str, Any], text: str) -> TopSteps | None:
 
 def _token_bytes(token: dict[str, Any]) -> bytes:
     said = token.get("bytes")
-    return str(token["token"]).encode() if said is None else bytes(said)
+    return str(token["token"]).encode() if said is None else bytes(list(said))  # not of a number
 
 
 def _message(error: APIStatusError) -> str:

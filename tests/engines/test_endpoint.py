@@ -1,5 +1,6 @@
 """The endpoint engine against real servers: llama.cpp's and `transformers serve`; only the faults are staged."""
 
+import gzip
 import json
 import logging
 import math
@@ -259,6 +260,20 @@ def test_decisions_are_read_off_the_log_probabilities(odd: OddServer, caplog: py
     ]
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [{"logprob": value} for value in (math.nan, math.inf, -math.inf, 1e308, -1e308, None, "x")]
+    + [{"bytes": 10**10}, {"bytes": [300]}, {"top_logprobs": {"a": 1}}, {"top_logprobs": [1]}],
+    ids=str,
+)
+def test_log_probabilities_that_are_none_give_no_scores(odd: OddServer, wrong: dict) -> None:
+    content = [told('{"city": ["', -0.1), told('R"]}', -0.1) | wrong]
+    answer = {"message": {"content": '{"city": ["R"]}'}, "logprobs": {"content": content}}
+    odd.reply = {"model": "m", "choices": [answer]}
+    [completion] = EndpointEngine(odd.url, max_retries=0, scores=True).generate([ask("Say hi")], 8)
+    assert completion == ('{"city": ["R"]}', False, None)
+
+
 @pytest.mark.parametrize("models", NO_LISTS, ids=str)
 def test_a_list_of_models_of_another_form_is_one_line(odd: OddServer, models: object) -> None:
     odd.models = models
@@ -271,6 +286,19 @@ def test_a_server_that_drips_is_given_up(odd: OddServer) -> None:
     odd.reply = 0.1
     with pytest.raises(InputError, match="no answer in time"):
         engine.generate([ask("Say hi")] * 3, 8)
+
+
+def test_an_answer_that_would_fill_the_memory_is_refused(odd: OddServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = EndpointEngine(odd.url, max_retries=0)
+    odd.reply = {"model": "m", "choices": [{"message": {"content": "a" * 10_001}}]}
+    with pytest.raises(InputError, match="10,001 characters for max_tokens of 8"):
+        engine.generate([ask("Say hi")], 8)
+    monkeypatch.setattr("iepile_builder.engines.endpoint._MAX_BYTES", 1000)
+    with pytest.raises(InputError, match="more than"):
+        engine.generate([ask("Say hi")], 8)
+    odd.headers, odd.reply = {"Content_Encoding": "gzip"}, gzip.compress(json.dumps(ANSWER).encode())
+    with pytest.raises(InputError, match="compressed"):
+        engine.generate([ask("Say hi")], 8)
 
 
 def test_an_interrupt_ends_at_once_though_the_server_hangs(odd: OddServer) -> None:

@@ -109,7 +109,8 @@ class OddHandler(Handler):
             self.server.bodies.append(json.loads(body))
         with contextlib.suppress(OSError):
             if not isinstance(value, float):
-                return self.answer(value if isinstance(value, bytes) else json.dumps(value).encode())
+                content = value if isinstance(value, bytes) else json.dumps(value).encode()
+                return self.answer(content, **self.server.headers)
             self.answer(b" ")
             while True:
                 time.sleep(value)
@@ -125,4 +126,5 @@ class OddServer(Server):
         super().__init__()
         self.models: object = {"data": [{"id": "m"}]}
         self.reply = reply
+        self.headers: dict[str, str] = {}
         self.bodies: list[dict] = []

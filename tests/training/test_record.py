@@ -28,6 +28,8 @@ def test_what_is_kept(
     log = train(data_args={"ie_f1_records": 2}, chat_template_path=str(template), **F1_WHILE_TRAINING)
     out = tmp_path / "out"
     assert load_file(out / "adapter_model.safetensors")
+    modules = json.loads((out / "adapter_config.json").read_text())["target_modules"]
+    assert len(modules) > 5 and modules == sorted(modules)  # the same file whatever the seed of hashes
     assert load_tokenizer(str(out)).chat_template == template.read_text()
 
     assert (out / "training.png").read_bytes().startswith(b"\x89PNG")
