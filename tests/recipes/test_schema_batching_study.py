@@ -129,7 +129,8 @@ def test_a_run_from_records_to_tables(
     recipe = tmp_path / "sft.yaml"  # compiling takes longer than these few steps
     recipe.write_text((STUDY / "sft.yaml").read_text().replace("compile_layers: true", "compile_layers: false"))
     arguments = [
-        "--recipe", str(recipe), "--corpus_dir", str(NEWS), "--output_dir", str(tmp_path / "out"), "--model_name_or_path", model,
+        "--recipe", str(recipe), "--corpus_dir", str(NEWS), "--output_dir", str(tmp_path / "out"),
+        "--model_name_or_path", model,
         "--arms", "R", "M", "--seeds", "1", "--max_train_tokens", "6000", "--max_length", "4000",
         "--test_records", "2", "--max_new_tokens", "8",
     ]  # fmt: skip
