@@ -30,6 +30,7 @@ from iepile_builder.data.options import IEPileConfig, InstanceOptions
 from iepile_builder.data.output import end_children_with_us, replace_folder
 from iepile_builder.data.readers import read_conll, read_instances, read_instructie
 from iepile_builder.data.statistics import count_instances, look_into, plot
+from iepile_builder.data.synonyms import load_synonyms, synonym_notes
 from iepile_builder.errors import InputError
 from iepile_builder.hub.cards import dataset_card
 from iepile_builder.iepile import TO_FIT, TOO_LONG, IEPile
@@ -97,6 +98,10 @@ def main(options: BuildOptions, instance_options: InstanceOptions) -> None:
         check_file(options.left_out_file)
     config = IEPileConfig(**vars(instance_options))
     config.check()
+    modes = config.negatives_schedule or [config.negatives]
+    for name in ("num_hard", "num_random"):
+        if getattr(config, name) is not None and not {*modes} & {"hard", "random"}:
+            raise InputError(f"--{name} has no effect with negatives {', '.join(modes)}, only with hard and random")
 
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity_error()
@@ -108,6 +113,8 @@ def main(options: BuildOptions, instance_options: InstanceOptions) -> None:
         notes = length_notes(report, max_length) if max_length is not None else []
         if "train" in dataset and config.needs_hard_negatives():
             notes += hard_negative_notes(config, corpora)
+        if "train" in dataset and config.label_synonyms is not None:
+            notes += synonym_notes(load_synonyms(config.label_synonyms), corpora)
         counts = {split: count_instances(rows) for split, rows in dataset.items()}
         with _bar("Writing", sum(map(len, dataset.values())), "instances") as update:
             if options.format == "jsonl":

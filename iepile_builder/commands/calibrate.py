@@ -88,12 +88,20 @@ def main(options: CalibrateOptions) -> None:
     }
     write_whole(folder / CALIBRATION, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
     for task, of in fitted.items():
-        print(
-            f"{task}: empty_bias {calibration.empty_bias[task]:+.2f}; F1 {of['f1_before']:.2f} without, "
-            f"{of['f1_after']:.2f} with it, {of['f1_cross_validated']:.2f} cross-validated "
-            f"(p {of['p_value']:.3f}, {of['records']} records of {split})"
-        )
-        if calibration.empty_bias[task] >= of["limit"]:
+        bias, records = calibration.empty_bias[task], f"{of['records']} records of {split}"
+        if bias == of["tried"]:
+            print(
+                f"{task}: empty_bias {bias:+.2f}; F1 {of['f1_before']:.2f} without, {of['f1_after']:.2f} with it, "
+                f"{of['f1_cross_validated']:.2f} cross-validated (p {of['p_value']:.3f}, {records})"
+            )
+        else:
+            gained = of["f1_cross_validated"] > of["f1_before"]
+            print(
+                f"{task}: empty_bias {bias:+.2f} kept; {of['tried']:+.2f} tried: F1 {of['f1_cross_validated']:.2f} "
+                f"cross-validated against {of['f1_before']:.2f} (p {of['p_value']:.3f}, "
+                f"{'not significant' if gained else 'no gain'}, {records})"
+            )
+        if bias >= of["limit"]:
             print(f"{task}: no larger bias than that of the answers could be tried: predict with --empty_bias 3")
     for task in tasks:
         if task not in fitted:

@@ -20,6 +20,7 @@ import yaml
 from docstring_parser import parse as parse_docstring
 from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser  # type: ignore[attr-defined]
 
+from iepile_builder import __version__
 from iepile_builder.engines.loading import quiet_libraries
 from iepile_builder.errors import InputError
 from iepile_builder.io import find_resource
@@ -50,6 +51,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not argv or argv[0] in ("-h", "--help"):
         print("usage: iepile COMMAND [options]\n\n" + "\n".join(f"  {name:<12} {_summary(name)}" for name in COMMANDS))
         print("\niepile COMMAND --help lists the options of a command.")
+    elif argv[0] == "--version":
+        print(f"iepile {__version__}")
     elif argv[0] not in COMMANDS:
         sys.exit(f"error: unknown command {argv[0]!r}; known: {', '.join(COMMANDS)}")
     elif argv[0] in LAUNCHED:
@@ -104,10 +107,31 @@ def parse_options(name: str, doc: str, options: Sequence[type], argv: Sequence[s
     except ArgumentError as error:
         reason = re.sub(r'Parser key "([\w.]+)":', r"--\1:", " ".join(str(error).split()))
         reason = re.sub(r"<class '(\w+)'>", r"\1", reason)
-        union = r"Does not validate against any of the Union subtypes Subtypes: \[(.*?), NoneType\].* Given value: "
+        union = (
+            r"Does not validate against any of the Union subtypes Subtypes: [\[(](.*?), NoneType[\])].* Given value: "
+        )
         reason = re.sub(union, r"Expected \1. Got value: ", reason)
+        reason = re.sub(r"Expected (?:an? )?(int|float|bool)\. Got value: (.*)", _not_a_number, reason)
+        file = _config_of(argv)
+        reason = f"{file}: {reason}" if file and reason.startswith("Option ") else reason
         raise InputError(f"{reason}; see iepile {name} --help") from None
     return [each(**{field: values[field] for field in documented(each)}) for each in options]
+
+
+def _not_a_number(found: re.Match[str]) -> str:
+    what = {"int": "an integer", "float": "a number", "bool": "true or false"}[found[1]]
+    return f"{found[2]!r} is not {what}"
+
+
+def _config_of(argv: Sequence[str] | None) -> str | None:
+    """Find the file of `--config`."""
+    words = [*(sys.argv[1:] if argv is None else argv)]
+    for number, word in enumerate(words):
+        if word == "--config" and words[number + 1 :]:
+            return words[number + 1]
+        if word.startswith("--config="):
+            return word.removeprefix("--config=")
+    return None
 
 
 def make_parser(name: str, doc: str, options: Sequence[type]) -> ArgumentParser:

@@ -17,6 +17,7 @@ from iepile_builder.data.corpus import find_corpora
 from iepile_builder.data.index import read_split
 from iepile_builder.data.instructions import corpus_descriptions, load_descriptions
 from iepile_builder.data.mining import (
+    MINED_THRESHOLD,
     check_methods,
     confusion_scores,
     embedding_scores,
@@ -47,8 +48,8 @@ class MineOptions:
             One or several of lexical, embedding and confusion.
         top_k (`int`, *optional*, defaults to 5):
             Maximum number of hard negatives of a label, for each method.
-        threshold (`float`, *optional*, defaults to 0.0):
-            Scores must be above it.
+        threshold (`float`, *optional*):
+            Scores must be above it; by default 0.1 for lexical, 0 for the others.
         symmetric (`bool`, *optional*, defaults to `False`):
             Make each label a hard negative of its own hard negatives.
         model_name_or_path (`str`, *optional*):
@@ -65,7 +66,7 @@ class MineOptions:
     output_file: Path
     method: list[str] = field(default_factory=lambda: ["lexical"])
     top_k: int = 5
-    threshold: float = 0.0
+    threshold: float | None = None
     symmetric: bool = False
     model_name_or_path: str | None = None
     descriptions: str | None = None
@@ -110,7 +111,10 @@ def main(options: MineOptions, wanted: CorpusOptions) -> None:
             bar = tqdm(
                 scores, f"{corpus.source}, {method}", len(labels), unit="label", delay=1, leave=False, disable=None
             )
-            tables.append(nearest(labels, bar, options.top_k, options.threshold))
+            threshold = (
+                {"lexical": MINED_THRESHOLD}.get(method, 0.0) if options.threshold is None else options.threshold
+            )
+            tables.append(nearest(labels, bar, options.top_k, threshold))
         found = make_symmetric(union(tables)) if options.symmetric else union(tables)
         table.setdefault(corpus.task, {})[corpus.source] = {label: others for label, others in found.items() if others}
         print(f"{corpus.task} {corpus.source}: {len(labels)} labels, {sum(map(len, found.values()))} hard negatives")

@@ -20,10 +20,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from iepile_builder.answers.scores import load_calibration
+from iepile_builder.answers.scores import CALIBRATION, load_calibration
 from iepile_builder.data.hard_negatives import load_hard_negatives
 from iepile_builder.errors import InputError
-from iepile_builder.io import write_whole
+from iepile_builder.hub.cards import read_run
+from iepile_builder.io import check_output, write_whole
 from iepile_builder.scoring.confidence import report_confidence
 from iepile_builder.scoring.confusable import count_confusable, describe_confusable
 from iepile_builder.scoring.matching import Matching
@@ -90,6 +91,12 @@ def main(options: ScoreOptions, matching: Matching) -> None:
 
     if not 0 <= options.min_score <= 1:
         raise InputError(f"--min_score is {options.min_score}; give a number from 0 to 1")
+    if options.output_file is not None:
+        check_output(options.output_file)
+    if options.report is not None:
+        if options.report.suffix == ".html":
+            raise InputError(f"--report {options.report}: give a folder, in which index.html is written")
+        check_output(options.report / "index.html")
     calibration = None if options.calibration is None else load_calibration(options.calibration)
     given = None if options.hard_negatives is None else load_hard_negatives(options.hard_negatives)
 
@@ -99,7 +106,7 @@ def main(options: ScoreOptions, matching: Matching) -> None:
     report["settings"] = asdict(matching) | {name: getattr(options, name) for name in ("repair", *intervals)}
     if options.min_score > 0:
         report["settings"]["min_score"] = options.min_score
-    report["confusable"] = count_confusable(scorer, given)
+    report["confusable"] = count_confusable(scorer, given, str(options.hard_negatives))
     if (confidence := report_confidence(scorer)) is not None:
         report["confidence"] = confidence
     resamples = options.bootstrap or 1000
@@ -141,7 +148,8 @@ def _print_scores(report: dict[str, Any], options: ScoreOptions, mode: str) -> N
     console.width = max(console.width, 100)  # a pipe has 80 columns, too few for intervals
     names = ["records", "answers", "valid JSON", "precision", "recall", "F1"]
     names += [f"{options.confidence:.0%} interval"] if options.bootstrap else []
-    scores = _make_table(f"{options.predictions_file} ({mode})", names)
+    left = f", facts that score at least {options.min_score:g}" if options.min_score else ""
+    scores = _make_table(f"{options.predictions_file} ({mode}{left})", names)
     for name, of in list_scores(report):
         valid = 100 - 100 * of["unparsed"] / of["answers"]
         cells = [str(of["records"]), str(of["answers"]), f"{valid:.1f}%"]
@@ -149,13 +157,16 @@ def _print_scores(report: dict[str, Any], options: ScoreOptions, mode: str) -> N
         cells += [_format_interval(of["intervals"]["f1"], of["records"])] if options.bootstrap else []
         scores.add_row(name, *cells)
     console.print(scores)
-    console.print(describe_confusable(report["confusable"]), soft_wrap=True)
+    hint = "" if options.hard_negatives else " (--hard_negatives FILE takes that of the build)"
+    console.print(f"{describe_confusable(report['confusable'])}{hint}", soft_wrap=True)
     if "confidence" in report:
         console.print(
             "scores of facts: average precision {average_precision:.2f}, expected calibration error "
             "{calibration_error:.2f}".format_map(report["confidence"]["overall"]),
             soft_wrap=True,
         )
+        if options.calibration is None and (found := _find_calibration(options.predictions_file)):
+            console.print(f"{found} was found: --calibration {found} makes the scores probabilities", soft_wrap=True)
     if "comparison" in report:
         records = {name: of["records"] for name, of in list_scores(report)}
         names = ["F1", "other F1", "difference", f"{options.confidence:.0%} interval", "p"]
@@ -164,6 +175,16 @@ def _print_scores(report: dict[str, Any], options: ScoreOptions, mode: str) -> N
             cells = [f"{of['f1']:.2f}", f"{of['other_f1']:.2f}", f"{of['difference']:+.2f}"]
             tests.add_row(name, *cells, _format_interval(of["interval"], records[name]), f"{of['p_value']:.4f}")
         console.print(tests)
+
+
+def _find_calibration(predictions: Path) -> Path | None:
+    """Find the calibration of the adapter or model that the run record beside the answers names."""
+    try:
+        engine = read_run(predictions)["engine"]
+        file = Path(engine.get("adapter") or engine["model"], CALIBRATION)
+        return file if file.is_file() else None
+    except (InputError, AttributeError, KeyError, TypeError, ValueError, OSError):
+        return None  # no record, or a damaged one, which scores do not depend on
 
 
 def _make_table(title: str, names: list[str]) -> Table:

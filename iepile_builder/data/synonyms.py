@@ -7,8 +7,10 @@ from typing import Any, cast
 
 import numpy as np
 
-from iepile_builder.data.hard_negatives import is_flat, load_table
+from iepile_builder.data.corpus import Corpus
+from iepile_builder.data.hard_negatives import is_flat, load_table, select_corpus
 from iepile_builder.data.sampling import NAMES, draws
+from iepile_builder.tasks import TASKS
 
 
 def load_synonyms(path: str | Path) -> dict[str, Any]:
@@ -26,6 +28,35 @@ def _are_names(table: object) -> bool:
     return is_flat(table) and all(
         name.strip() for names in cast("dict[str, list[str]]", table).values() for name in names
     )
+
+
+def synonym_notes(table: Mapping[str, Any], corpora: Sequence[Corpus]) -> list[str]:
+    """Say how many labels of the corpora have other names, which of the table are no labels, and which names clash."""
+    named = number = 0
+    unknown: dict[str, bool] = {}  # the labels of the table's used parts: whether no corpus has them
+    clashes: dict[str, None] = {}
+    for corpus in corpora:
+        synonyms = select_corpus(dict(table), corpus.task, corpus.source)
+        labels = TASKS[corpus.task].labels(corpus.schema)
+        owners = {label.casefold(): label for label in labels}
+        number += len(labels)
+        named += sum(bool(synonyms.get(label)) for label in labels)
+        for label, names in synonyms.items():
+            unknown[label] = unknown.get(label, True) and label not in labels
+            for name in names if label in labels else ():
+                if owners.get(name.casefold(), label) != label:
+                    clashes[f"{name} for {label} ({corpus.source})"] = None
+    notes = [f"Labels with other names: {named} of {number}."]
+    for what, found in (
+        (
+            "Names for what is no label of any corpus, not used",
+            [label for label, is_unknown in unknown.items() if is_unknown],
+        ),
+        ("Names that are those of another label, not used", list(clashes)),
+    ):
+        if found:
+            notes.append(f"{what}: {', '.join(found[:5])}{', ...' if len(found) > 5 else ''} ({len(found)}).")
+    return notes
 
 
 def draw_names(labels: Sequence[str], synonyms: Mapping[str, Sequence[str]], seeds: np.ndarray) -> list[Sequence[str]]:

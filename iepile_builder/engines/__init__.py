@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from dataclasses import dataclass
 from math import isfinite
 from typing import TYPE_CHECKING, Literal
@@ -110,6 +112,25 @@ def find_empty_bias(options: EngineOptions) -> float | dict[str, float]:
     return bias or 0.0
 
 
+def _tell_calibration(options: EngineOptions) -> None:
+    """Say on the standard error which bias `iepile calibrate` found for the model, and whether it is applied."""
+    from iepile_builder.engines.loading import find_calibration_file, load_calibration
+
+    model, adapter = options.model_name_or_path, options.adapter_name_or_path
+    is_remote = options.base_url is not None and not os.path.isdir(model or "")  # a name of the server's
+    if is_remote or options.engine == "lookup" or options.empty_bias is not None:
+        return
+    file = find_calibration_file(model, adapter)
+    if file is None:
+        return
+    bias = {task: value for task, value in load_calibration(file).empty_bias.items() if value}
+    unable = "by a server" if options.base_url is not None else "by vLLM" if options.engine == "vllm" else ""
+    unable = unable or ("with --constrain off" if options.constrain == "off" else "")
+    for task, value in bias.items():
+        left = f" is not applied {unable}" if unable else ""
+        print(f"{task}: empty_bias {value:+.2f} from {file}{left}", file=sys.stderr)
+
+
 def load_engine(options: EngineOptions) -> Engine:
     """
     Load the engine that the options name: a server, vLLM, the look-up, or a model of `transformers` in this process.
@@ -125,6 +146,8 @@ def load_engine(options: EngineOptions) -> Engine:
     if bias and (options.base_url is not None or options.engine != "transformers"):
         other = "a server" if options.base_url is not None else {"vllm": "vLLM"}.get(options.engine, options.engine)
         raise InputError(f"--empty_bias: not available with {other}, only with --engine transformers")
+    if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
+        _tell_calibration(options)
     if options.base_url is not None:
         if options.engine != "transformers" or options.adapter_name_or_path or options.chat_template_path:
             raise InputError(

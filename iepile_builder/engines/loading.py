@@ -75,24 +75,30 @@ def tokenizer_of(model: str, adapter: str | None) -> str:
 
 def find_calibration(model: str | None, adapter: str | None) -> Calibration | None:
     """
-    Find what `iepile calibrate` has written for an adapter (folder or Hub id), or for a model without one.
+    Read what `iepile calibrate` has written for an adapter (folder or Hub id), or for a model without one.
 
     Raises:
         `InputError`: If its file is damaged.
     """
+    file = find_calibration_file(model, adapter)
+    return None if file is None else load_calibration(file)
+
+
+def find_calibration_file(model: str | None, adapter: str | None) -> Path | None:
+    """Find the file of [`find_calibration`]."""
     place = adapter or model
     if place is None:
         return None
     if Path(place).is_dir():
         file = Path(place, CALIBRATION)
-        return load_calibration(file) if file.exists() else None
+        return file if file.exists() else None
     from transformers.utils.hub import cached_file
 
     try:
         path: Any = cached_file(place, CALIBRATION)
     except OSError:  # the repository has none, or is not reached
         return None
-    return load_calibration(Path(path))
+    return Path(path)
 
 
 @quiet_libraries()

@@ -395,6 +395,7 @@ class Extractor:
             passages=list(dict.fromkeys(job.passage for job, _ in answers)),
             answers=[completion.text for _, completion in answers],
             retried=work.retried,
+            min_score=self.min_score,
             **counts,
         )
 

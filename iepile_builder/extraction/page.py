@@ -82,7 +82,7 @@ def list_remarks(result: Extraction) -> list[str]:
         (result.unparsed, "answer", "no JSON"),
         (result.repaired, "answer", "JSON only after repair"),
         (result.left_out, "fact", "left out: not asked for, or without a usable form"),
-        (result.low_score, "fact", "left out: a score below the minimum, or none"),
+        (result.low_score, "fact", f"left out: a score below {result.min_score:g}, or no score"),
     ):
         if count:
             remarks.append(f"{pluralize(count, noun)} {what}")

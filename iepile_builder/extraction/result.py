@@ -63,6 +63,8 @@ class Extraction:
             How many facts were left out, because their label was not asked for or their value has not the task's form.
         low_score (`int`):
             How many facts were left out, because they score less than `min_score` or have no score.
+        min_score (`float`):
+            The score that facts had to have.
     """
 
     text: str
@@ -81,6 +83,7 @@ class Extraction:
     repaired: int = 0
     left_out: int = 0
     low_score: int = 0
+    min_score: float = 0.0
 
     def __post_init__(self) -> None:
         for name, of in (("scores", self.facts), ("event_scores", self.events)):

@@ -55,8 +55,8 @@ def fit_calibration(scorer: Scorer, biases: dict[str, float]) -> tuple[Calibrati
         `tuple[Calibration, dict]`: The calibration, and for each task what it was fitted on: `records`, `facts`, and
         in percent `f1_before` (with bias 0), `f1_after` and `f1_cross_validated` (each fold scored with the bias that
         the other folds choose), with the `p_value` of its difference from `f1_before`; `limit` is the largest bias
-        that could be tried. Tasks with fewer than 20 records are left out; those with fewer than 20 facts left have no
-        scaling of scores.
+        that could be tried, `tried` the one with the best F1. Tasks with fewer than 20 records are left out; those
+        with fewer than 20 facts left have no scaling of scores.
     """
     empty_bias, score, fitted = {}, {}, {}
     for task, answered in _collect(scorer).items():
@@ -65,7 +65,7 @@ def fit_calibration(scorer: Scorer, biases: dict[str, float]) -> tuple[Calibrati
         limit = biases.get(task, 0.0)
         every = np.ones(len(answered.gold), dtype=bool)
         before = _count(answered, min(0.0, limit), limit)
-        bias = _best_bias(answered, limit, every)
+        tried = bias = _best_bias(answered, limit, every)
         folds = np.arange(len(answered.gold)) % FOLDS
         held_out = np.zeros_like(before)
         for fold in range(FOLDS):
@@ -82,6 +82,7 @@ def fit_calibration(scorer: Scorer, biases: dict[str, float]) -> tuple[Calibrati
             "records": len(answered.gold),
             "facts": int(kept.sum()),
             "limit": limit,
+            "tried": round(tried, 4),
             "f1_before": test["other_f1"],
             "f1_after": _f1(_count(answered, bias, limit)),
             "f1_cross_validated": test["f1"],

@@ -7,6 +7,7 @@ from typing import Any
 
 from iepile_builder.data.hard_negatives import select_corpus
 from iepile_builder.data.mining import default_hard_negatives
+from iepile_builder.errors import InputError
 from iepile_builder.scoring.scorer import Scorer
 from iepile_builder.tasks import TASKS
 
@@ -22,7 +23,7 @@ class _Counts:
         return {**vars(self), "rate": 100 * self.confusable / located if located else 0.0}
 
 
-def count_confusable(scorer: Scorer, given: dict[str, Any] | None = None) -> dict[str, Any]:
+def count_confusable(scorer: Scorer, given: dict[str, Any] | None = None, name: str = "given") -> dict[str, Any]:
     """
     Count how often a predicted fact has a gold fact's mentions under a label that is confusable with the gold one.
 
@@ -35,14 +36,19 @@ def count_confusable(scorer: Scorer, given: dict[str, Any] | None = None) -> dic
         given (`dict[str, Any]`, *optional*):
             A dictionary of [`~iepile_builder.data.hard_negatives.load_hard_negatives`]. A corpus that it does not have
             gets the published one, else one that is mined from the label names.
+        name (`str`, *optional*, defaults to `"given"`):
+            Name of the given dictionary.
 
     Returns:
         `dict`: `overall` and, by task and gold label, `labels`. Each has the predicted facts with the mentions of a
         gold fact: `right`, under its label; `confusable`, under a label that the dictionary lists for the gold label;
         `other`, under another label; and `rate`, the percentage of `confusable` among the three. `dictionaries` says,
         by task and corpus, which dictionary that is.
+
+    Raises:
+        `InputError`: If the given dictionary has no pair of labels that the answers were asked for.
     """
-    tables = dict(_find_dictionaries(scorer, given))
+    tables = dict(_find_dictionaries(scorer, given, name))
     overall = _Counts()
     labels: dict[str, dict[str, _Counts]] = defaultdict(lambda: defaultdict(_Counts))
     for key, record, gold in scorer.compared():
@@ -90,7 +96,7 @@ def describe_confusable(counts: dict[str, Any]) -> str:
 
 
 def _find_dictionaries(
-    scorer: Scorer, given: dict[str, Any] | None
+    scorer: Scorer, given: dict[str, Any] | None, given_name: str
 ) -> Iterator[tuple[tuple[str, str], tuple[dict[str, list[str]], str]]]:
     """Find the dictionary of each task and corpus, and say where it is from."""
     asked: dict[tuple[str, str], dict[str, tuple[str, ...]]] = defaultdict(dict)
@@ -98,9 +104,15 @@ def _find_dictionaries(
         task = TASKS[key.task]
         for each in record.asked:
             asked[key.task, key.source].update(dict.fromkeys(task.labels(each.schema), ()))
+    fits = not given
     for (name, source), labels in asked.items():
         found = select_corpus(given, name, source) if given is not None else {}
         if found:
-            yield (name, source), (found, "given")
+            fits = fits or any(label in labels and other in labels for label, of in found.items() for other in of)
+            yield (name, source), (found, given_name)
         else:
             yield (name, source), default_hard_negatives(name, source, TASKS[name].to_schema(labels))
+    if not fits:
+        raise InputError(
+            f"{given_name}: no dictionary of hard negatives of these corpora: it has no two labels that were asked for"
+        )

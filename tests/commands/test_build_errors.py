@@ -153,3 +153,8 @@ def test_a_full_disk_ends_with_one_clear_line_and_keeps_the_old(
     run_command("build", *arguments, "--overwrite")
     assert len((tmp_path / "out" / "train.jsonl").read_text().splitlines()) == 4000
     assert not (tmp_path / ".out.incomplete").exists()
+
+
+def test_a_number_of_negatives_without_effect_ends_with_one_clear_line(people: Path, run_command) -> None:
+    options = ["--corpus_dir", people, "--output_dir", "out", "--negatives", "all", "--num_hard", 2]
+    assert_one_clear_line(run_command("build", *options, check=False), "--num_hard has no effect with negatives all")

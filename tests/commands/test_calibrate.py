@@ -46,6 +46,18 @@ def test_a_calibration_is_written_and_used(run_script, answers: Path, tmp_path: 
     assert report["confidence"]["tasks"]["NER"]["average_precision"] == pytest.approx(50)
 
 
+def test_a_bias_that_is_not_taken_is_told(run_script, answers: Path) -> None:
+    rows = [json.loads(line) for line in answers.read_text().splitlines()][:40]
+    for number, row in enumerate(rows):
+        row["output"] = json.dumps({"person": ["Ada" if number else "Eve"]})
+        row["decisions"]["person"][0][0] = 2.0 if number else 0.5
+    write_lines(answers, rows)
+    screen = run_script("calibrate.py", "--predictions_file", answers, "--adapter_name_or_path", "adapter").stdout
+    assert (
+        "NER: empty_bias +0.00 kept; -1.25 tried: F1 97.50 cross-validated against 97.50 (p 1.000, no gain," in screen
+    )
+
+
 def test_what_should_not_be_fitted_to_is_refused(run_script, answers: Path, tmp_path: Path) -> None:
     options = ["--predictions_file", answers, "--adapter_name_or_path", "adapter"]
     write_run(tmp_path, "test")

@@ -73,6 +73,15 @@ def test_a_value_of_none_of_several_types() -> None:
         parse("--model_name_or_path", "m", "--share", "abc")
 
 
+def test_a_number_that_is_none_and_an_unknown_option_of_a_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--lora_r: 'two' is not an integer; see"):
+        parse("--model_name_or_path", "m", "--lora_r", "two")
+    file = tmp_path / "config.yaml"
+    file.write_text("lora_rank: 2\n")
+    with pytest.raises(InputError, match=r"config.yaml: Option 'lora_rank' is not accepted"):
+        parse("--config", str(file))
+
+
 def test_a_config_is_a_file_or_a_recipe_s_name_and_the_command_line_wins(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text("model_name_or_path: m\nlora_r: 2\n")

@@ -101,7 +101,7 @@ def test_scores_of_facts_and_confusable_labels(run_script, tmp_path: Path) -> No
     (tmp_path / "hard.json").write_text('{"person": ["city"]}')
     options = ["--output_file", "report.json", "--report", "page", "--hard_negatives", "hard.json"]
     screen = run_script("score.py", "--predictions_file", "preds.jsonl", *options).stdout
-    line = "confusable labels: 1 of 3 predicted facts with the mentions of a gold fact (33.3%); dictionary: given"
+    line = "confusable labels: 1 of 3 predicted facts with the mentions of a gold fact (33.3%); dictionary: hard.json"
     assert line in screen
     assert "scores of facts: average precision 33.33," in screen
     report = json.loads((tmp_path / "report.json").read_text())
@@ -111,6 +111,21 @@ def test_scores_of_facts_and_confusable_labels(run_script, tmp_path: Path) -> No
     options = ["--min_score", "0.5", "--json"]
     report = json.loads(run_script("score.py", "--predictions_file", "preds.jsonl", *options).stdout)
     assert (report["overall"]["tp"], report["overall"]["pred"], report["settings"]["min_score"]) == (1, 1, 0.5)
+
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "calibration.json").write_text('{"empty_bias": {}}')
+    (tmp_path / "preds.run.json").write_text('{"engine": {"adapter": "adapter", "model": "base"}}')
+    screen = run_script(
+        "score.py", "--predictions_file", "preds.jsonl", "--min_score", "0.5", "--report", "page"
+    ).stdout
+    assert screen.startswith("preds.jsonl (strict, facts that score at least 0.5)")
+    assert "adapter/calibration.json was found: --calibration adapter/calibration.json" in screen
+    assert "(--hard_negatives FILE takes that of the build)" in screen
+    assert "over all facts that score at least 0.5, with" in (tmp_path / "page" / "index.html").read_text()
+    (tmp_path / "names.json").write_text('{"person": ["human"], "city": ["town"]}')
+    options = ["--hard_negatives", "names.json"]
+    failed = run_script("score.py", "--predictions_file", "preds.jsonl", *options, check=False)
+    assert_one_clear_line(failed, "names.json: no dictionary of hard negatives")
 
 
 def test_the_evaluate_module_gives_the_same_numbers(predictions: list[dict], tmp_path: Path) -> None:
@@ -187,6 +202,8 @@ def test_a_label_that_cannot_be_written_is_escaped(run_script, predictions: list
         (["--min_score", "2"], "--min_score is 2.0; give a number from 0 to 1"),
         (["--min_score", "0.5"], "its answers have no 'decisions', so that facts have no scores"),
         (["--calibration", "nowhere.json"], "iepile calibrate writes it"),
+        (["--report", "page.html"], "--report page.html: give a folder"),
+        (["--output_file", "/proc/nowhere/report.json"], "/proc/nowhere/report.json: No such file"),
         (["--compare", "nowhere.jsonl"], "no such file of predictions"),
         (["--compare", "less.jsonl"], "records are in only one of the two"),
     ],

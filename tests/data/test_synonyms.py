@@ -20,7 +20,7 @@ from iepile_builder.data.corpus import find_corpora
 from iepile_builder.data.hard_negatives import select_corpus
 from iepile_builder.data.index import read_split
 from iepile_builder.data.instructions import asked_schema
-from iepile_builder.data.synonyms import draw_names, load_synonyms
+from iepile_builder.data.synonyms import draw_names, load_synonyms, synonym_notes
 from iepile_builder.scoring.scorer import Scorer
 from iepile_builder.tasks import TASKS
 
@@ -212,3 +212,17 @@ def test_an_empty_name_is_refused(tmp_path: Path) -> None:
         file.write_text(json.dumps(table))
         with pytest.raises(InputError, match="names, none empty"):
             load_synonyms(file)
+
+
+def test_what_is_wrong_with_a_table_of_names_is_told(tmp_path: Path) -> None:
+    corpus = tmp_path / "IE-en" / "NER" / "news"
+    corpus.mkdir(parents=True)
+    (corpus / "schema.json").write_text('["city", "person", "river"]\n[]\n{}\n')
+    (corpus / "train.json").write_text('{"text": "Rome", "entity": [{"entity": "Rome", "entity_type": "city"}]}\n')
+    corpora = find_corpora([str(corpus)])
+    assert synonym_notes({"city": ["town", "City"]}, corpora) == ["Labels with other names: 1 of 3."]
+    assert synonym_notes({"city": ["Person"], "lake": ["pond"], "hill": []}, corpora) == [
+        "Labels with other names: 1 of 3.",
+        "Names for what is no label of any corpus, not used: lake, hill (2).",
+        "Names that are those of another label, not used: Person for city (news) (1).",
+    ]

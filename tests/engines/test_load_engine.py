@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,7 +46,9 @@ def test_a_model_with_its_options(tmp_path: Path) -> None:
     assert (engine.batch_size, engine.constrained) == (3, False)
 
 
-def test_the_bias_is_that_of_the_calibration_if_none_is_given(tmp_path: Path) -> None:
+def test_the_bias_is_that_of_the_calibration_if_none_is_given(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     model = str(save_tiny_model(tmp_path))
     assert load_engine(EngineOptions(model)).empty_bias == 0.0
     (tmp_path / "calibration.json").write_text('{"empty_bias": {"NER": 0.5, "RE": 0.0}}')
@@ -59,6 +62,11 @@ def test_the_bias_is_that_of_the_calibration_if_none_is_given(tmp_path: Path) ->
         assert describe_engine(replace(options, model_name_or_path=model)).get("empty_bias", 0.0) == bias
         if options.adapter_name_or_path is None:
             assert load_engine(options).empty_bias == bias
+    said = f"NER: empty_bias +0.50 from {tmp_path / 'calibration.json'}"
+    with suppress(InputError):  # nothing listens
+        load_engine(EngineOptions(model, base_url="http://127.0.0.1:9/v1"))
+    lines = [line for line in capsys.readouterr().err.splitlines() if "empty_bias" in line]
+    assert lines == [said, f"{said} is not applied with --constrain off", f"{said} is not applied by a server"]
     with pytest.raises(InputError, match="adapter/calibration.json"):
         folder = tmp_path / "adapter"
         folder.mkdir()

@@ -81,7 +81,7 @@ def test_a_higher_min_score_keeps_no_more(one: float, other: float) -> None:
 def test_min_score_leaves_out_facts_and_says_so() -> None:
     result = extract(Sure(ANSWER, DECISIONS), min_score=0.4)
     assert ([str(fact.entity) for fact in result.facts], result.low_score) == (["Ada", "Bob"], 1)
-    assert "1 fact left out: a score below the minimum, or none" in result.to_html()
+    assert "1 fact left out: a score below 0.4, or no score" in result.to_html()
     assert extract(Sure(ANSWER, None), min_score=0.1).facts == []
 
 
