@@ -103,6 +103,8 @@ def main(data_args: SftArguments, training_args: SFTConfig, model_args: ModelCon
     learned: dict[str, Any] = {"answer_loss": data_args.answer_loss, "empty_weight": data_args.empty_weight}
     with state.main_process_first():
         if epochs is not None:
+            if not Path(data_args.dataset_name).is_file():
+                raise InputError(f"{data_args.dataset_name}: no such file: give options of iepile build, or instances")
             arguments = ["--config", data_args.dataset_name, "--output_dir", training_args.output_dir]
             try:
                 options, instance_options = parse_options("build", "", build.OPTIONS, arguments)

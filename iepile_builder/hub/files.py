@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from importlib.metadata import requires
 from pathlib import Path
+from typing import Any
 
 from iepile_builder.answers.scores import CALIBRATION
 from iepile_builder.errors import InputError
@@ -53,17 +54,23 @@ def model_files(form: Form, folder: Path, name: str, facts: ModelFacts | None = 
     record = read_json(folder / RECORD) if RECORD in files else {}
     config = read_json(folder / "adapter_config.json") if form == "adapter" else {}
     base_model = facts.base_model or record.get("base_model") or config.get("base_model_name_or_path")
+    missing = []
+    terms: dict[str, Any] = {"license": facts.license} if facts.license else {}
     if not isinstance(base_model, str) or is_path(base_model):
-        raise InputError(f"{folder}: its base model has no Hub id: give --base_model")
+        missing.append(f"{folder}: its base model has no Hub id: give --base_model")
+    elif not terms:
+        try:
+            terms = base_license(base_model)
+        except InputError as error:
+            missing.append(str(error))
+    reports = {"score_report.json": facts.report_file, "predictions.jsonl": facts.predictions_file}
+    missing += [f"{file}: no such file" for file in reports.values() if file is not None and not file.is_file()]
+    if missing:
+        raise InputError("; ".join(missing))
     if form == "adapter":
         config["base_model_name_or_path"] = base_model
         files["adapter_config.json"] = (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
-    for path, file in {"score_report.json": facts.report_file, "predictions.jsonl": facts.predictions_file}.items():
-        if file is not None:
-            if not file.is_file():
-                raise InputError(f"{file}: no such file")
-            files[path] = file
-    terms = {"license": facts.license} if facts.license else base_license(base_model)
+    files |= {path: file for path, file in reports.items() if file is not None}
     files["README.md"] = str(model_card(form, folder, name, replace(facts, base_model=base_model), terms)).encode()
     return files
 

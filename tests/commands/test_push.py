@@ -193,6 +193,7 @@ def copied(adapter: Path, folder: Path) -> Path:
         ([], {"--base_model": None}, "adapter_config.json: not a JSON object"),
         ({}, {"--license": None}, "the licence of the base model is not known: give --license .user/none: no such"),
         ({}, {"--report_file": "none.json"}, "none.json: no such file"),
+        ({}, {"--base_model": None, "--report_file": "no.json"}, "give --base_model; no.json: no such file"),
         ({}, {"--predictions_file": "none.jsonl"}, "none.jsonl: no such file"),
         ({}, {"--folder": "none"}, "--folder: none is not a folder"),
     ],
