@@ -285,7 +285,7 @@ def cap_labels(corpus: Corpus, index: Index, config: IEPileConfig, limit: int) -
         if any(counts[label] < limit for label in labels[number]):
             counts.update(labels[number])
             kept[number] = True
-    return index.keep(kept, "over max_records_per_label")
+    return index.keep(kept, "records whose labels have max_records_per_label already")
 
 
 def draw_examples(corpus: Corpus, index: Index, config: IEPileConfig) -> tuple[tuple[str, str], ...]:

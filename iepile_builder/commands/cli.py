@@ -24,6 +24,7 @@ from iepile_builder import __version__
 from iepile_builder.engines.loading import quiet_libraries
 from iepile_builder.errors import InputError
 from iepile_builder.io import find_resource
+from iepile_builder.processes import end_with_parent
 
 
 COMMANDS = (
@@ -40,13 +41,14 @@ EXTRAS = {
 
 # What a command that was interrupted leaves for its next run
 KEPT = {
-    "build": "finished splits", "train": "checkpoints", "grpo": "checkpoints", "predict": "finished answers",
-    "quickstart": "finished stages", "benchmark": "finished answers",
+    "build": "finished splits", "predict": "finished answers", "quickstart": "finished stages",
+    "benchmark": "finished answers",
 }  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command that the first argument names."""
+    end_with_parent()
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
         print("usage: iepile COMMAND [options]\n\n" + "\n".join(f"  {name:<12} {_summary(name)}" for name in COMMANDS))
@@ -64,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run(name: str, argv: Sequence[str] | None = None) -> None:
     """Run a command in this process; bad input ends in one line. A command may parse its own options."""
+    end_with_parent()
     with quiet_libraries(), _ended_in_one_line(name):
         module = import_module(f"iepile_builder.commands.{name.replace('-', '_')}")
         if hasattr(module, "parse"):
@@ -86,6 +89,8 @@ def _ended_in_one_line(name: str) -> Iterator[None]:
         if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
             if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
                 kept = f": {KEPT[name]} are kept, and the same command resumes" if name in KEPT else ""
+                if isinstance(error, KeyboardInterrupt) and error.args:  # a command that says it itself
+                    kept = f": {error}"
                 print("\n" * sys.stderr.isatty() + f"interrupted{kept}", file=sys.stderr)  # below a bar and ^C
             sys.exit(130)
         missing = error.name if isinstance(error, ModuleNotFoundError) else None

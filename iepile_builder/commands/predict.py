@@ -154,11 +154,11 @@ def predict(
         longest = f"--max_new_tokens {engine_options.max_new_tokens}"
         print(f"answers: {output_file}", file=sys.stderr)
         if cut:
-            print(f"{cut} answers were cut at {longest}", file=sys.stderr)
+            print(f"{cut} {'answers were' if cut > 1 else 'answer was'} cut at {longest}", file=sys.stderr)
         if too_long:
+            prompts = "prompts leave" if too_long > 1 else "prompt leaves"
             print(
-                f"{too_long} prompts leave no room for {longest} in the model's context: their answers are empty",
-                file=sys.stderr,
+                f"{too_long} {prompts} no room for {longest} in the model's context: an empty answer", file=sys.stderr
             )
 
 

@@ -31,6 +31,7 @@ from iepile_builder.engines.loading import SMOLLM2, embedded_model
 from iepile_builder.errors import InputError
 from iepile_builder.iepile import IEPileConfig
 from iepile_builder.io import SAMPLE_CORPUS, find_resource, to_json, write_whole
+from iepile_builder.processes import start_children
 from iepile_builder.scoring.report import list_scores
 
 
@@ -76,6 +77,7 @@ OPTIONS = (QuickstartOptions,)
 
 
 def main(options: QuickstartOptions) -> None:
+    start_children()
     if options.push_to_hub is not None:
         from iepile_builder.hub.push import check_push
 

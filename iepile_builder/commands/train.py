@@ -17,7 +17,7 @@ themselves: each epoch asks for other negatives, in another order. An epoch is t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import inf
+from math import inf, prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +49,13 @@ SHOWN = training.SHOWN | {
 }
 
 
+def name_corpora(sources: Sequence[str]) -> str:
+    """Name the corpora that were trained on, the first eight if there are many."""
+    names = list(dict.fromkeys(sources))
+    more = f" and {len(names) - 8} corpora more" if len(names) > 8 else ""
+    return ", ".join(names[:8]) + more
+
+
 def parse(argv: Sequence[str] | None) -> Any:
     return training.parse(
         "train", __doc__ or "", SftArguments, "SFTConfig", SHOWN, "qwen3-4b/sft/config_lora.yaml", argv
@@ -61,6 +68,7 @@ def main(data_args: SftArguments, training_args: SFTConfig, model_args: ModelCon
     from trl import get_peft_config
 
     from iepile_builder.chat import load_tokenizer
+    from iepile_builder.data.options import IEPileConfig
     from iepile_builder.training.data import (
         find_kinds,
         load_splits,
@@ -71,7 +79,14 @@ def main(data_args: SftArguments, training_args: SFTConfig, model_args: ModelCon
         tokenize_rows,
         without_bars,
     )
-    from iepile_builder.training.draws import EpochPerDraw, check_instances, is_build, join_draws, load_draws
+    from iepile_builder.training.draws import (
+        EpochPerDraw,
+        check_instances,
+        is_build,
+        join_draws,
+        load_draws,
+        name_draws,
+    )
     from iepile_builder.training.trainer import (
         AnswerTrainer,
         check_processes,
@@ -87,7 +102,12 @@ def main(data_args: SftArguments, training_args: SFTConfig, model_args: ModelCon
     if data_args.ie_f1_records:
         keep_best(training_args)
     if not 0 <= data_args.empty_weight < inf:
-        raise InputError(f"--empty_weight is {data_args.empty_weight}; give 0 or more")
+        raise InputError(f"--empty_weight is {data_args.empty_weight:g}; give 0 or more")
+    least = {"max_train_tokens": 1, "ie_f1_records": 0, "ie_f1_max_new_tokens": 1, "val_set_size": 0}
+    for name, number in {**least, "max_eval_samples": 1, "average_checkpoints": 0}.items():
+        value = getattr(data_args, name)
+        if value is not None and value < number:
+            raise InputError(f"--{name} is {value}; give {number} or more")
     if data_args.average_checkpoints:
         keep_checkpoints(training_args, data_args.average_checkpoints)
     repo_id = take_push(training_args, str(model_args.model_name_or_path))
@@ -100,6 +120,8 @@ def main(data_args: SftArguments, training_args: SFTConfig, model_args: ModelCon
         trust_remote_code=training_args.trust_remote_code,
     )
     max_length, seed = training_args.max_length, training_args.seed
+    draws: list[str | None] = [None]
+    data_name = None
     learned: dict[str, Any] = {"answer_loss": data_args.answer_loss, "empty_weight": data_args.empty_weight}
     with state.main_process_first():
         if epochs is not None:
@@ -115,9 +137,16 @@ def main(data_args: SftArguments, training_args: SFTConfig, model_args: ModelCon
                 raise InputError(f"{data_args.dataset_name}: training needs corpora of input_format unified")
             evaluated = training_args.eval_strategy != "no"
             folder = Path(str(training_args.output_dir))
-            check_instances(
-                folder, data_args.dataset_name, options.corpus_dir, instance_options, state.is_main_process
-            )
+            config = IEPileConfig(corpus_dirs=options.corpus_dir, **vars(instance_options))
+            check_instances(folder, data_args.dataset_name, config, state.is_main_process)
+            corpora = config.find_corpora()
+            data_name = name_corpora([corpus.source for corpus in corpora])
+            for note in build.hard_negative_notes(config, corpora) if config.needs_hard_negatives() else ():
+                state.print(note)
+            draws = [*name_draws(instance_options, epochs.number)]
+            schedule = (instance_options.negatives_schedule or [])[instance_options.epoch + epochs.number :]
+            if schedule:
+                state.print(f"negatives_schedule: {', '.join(schedule)} not reached in {epochs.number} epochs")
             drawn, eval_split = load_draws(
                 options.corpus_dir, instance_options, options.num_proc, epochs.number, evaluated
             )
@@ -125,11 +154,17 @@ def main(data_args: SftArguments, training_args: SFTConfig, model_args: ModelCon
             train_split, eval_split = load_splits(data_args, training_args, ("instruction", "output"))
             drawn = [train_split]
         train_splits = [select_tasks(split, "train", data_args.tasks) for split in drawn]
-        rows = [tokenize_rows(split, "train", tokenizer, max_length, **learned) for split in train_splits]
+        rows = [
+            tokenize_rows(split, "train", tokenizer, max_length, **learned, draw=draw)
+            for split, draw in zip(train_splits, draws, strict=True)
+        ]
         if data_args.max_train_tokens is not None:
-            rows = [take_tokens(each, data_args.max_train_tokens, seed + number) for number, each in enumerate(rows)]
+            share = data_args.max_train_tokens // len(rows)
+            rows = [take_tokens(each, share, seed + number, epochs is not None) for number, each in enumerate(rows)]
         train_dataset = rows[0]
         if epochs is not None:
+            for draw, of_draw in zip(draws, rows, strict=True):
+                state.print(f"{draw}: {len(of_draw)} rows, {sum(of_draw['length'])} tokens")
             batch_size = training_args.train_batch_size * training_args.gradient_accumulation_steps
             train_dataset = join_draws(rows, epochs.order, batch_size * training_args.world_size, seed)
         elif data_args.max_train_tokens is None and training_args.train_sampling_strategy == "batch_rebalance":
@@ -172,9 +207,17 @@ def main(data_args: SftArguments, training_args: SFTConfig, model_args: ModelCon
     first = trainer.train_dataset[0]
     tokens = [token for token, label in zip(first["input_ids"], first["labels"], strict=True) if label != -100]
     state.print(f"learned, for example: {tokenizer.decode(tokens)[:200]!r}")
+    if data_args.answer_loss == "decisions":
+        state.print("not learned: what a grammar forces in the answers (answer_loss decisions)")
+    if data_args.empty_weight != 1:
+        state.print(f"weight of nothing found in the loss: {data_args.empty_weight:g} (empty_weight)")
+    if data_args.average_checkpoints:
+        state.print(f"to be kept: the mean of the last {data_args.average_checkpoints} checkpoints")
+    factors = [training_args.train_batch_size, training_args.gradient_accumulation_steps, state.num_processes]
+    kind = {"cuda": "GPU"}.get(state.device.type, state.device.type.upper())
     state.print(
-        f"{state.num_processes} x {state.device}, {training_args.train_batch_size} rows each, "
-        f"{training_args.gradient_accumulation_steps} times before each step"
+        f"{state.num_processes} {kind} process{'es' if state.num_processes > 1 else ''}, {prod(factors)} rows a step "
+        f"({' x '.join(str(factor) for factor in factors[: 3 if state.num_processes > 1 else 2])})"
     )
 
     # Training
@@ -183,13 +226,12 @@ def main(data_args: SftArguments, training_args: SFTConfig, model_args: ModelCon
         "longest row": f"{max_length} tokens",
         **({} if epochs is None else {"labels asked": "another draw in each epoch"}),
     }
-    if data_args.answer_loss == "decisions":
-        settings["learned"] = "what a grammar leaves open in the answers"
     if data_args.empty_weight != 1:
         settings["weight of nothing found"] = f"{data_args.empty_weight} in the loss"
-    training.train_and_keep(
-        trainer, data_args, model_args, repo_id, settings, rows=len(train_dataset), **find_kinds(train_splits[0])
-    )
+    record = {**find_kinds(train_splits[0]), "rows": len(train_dataset), "data_name": data_name}
+    if data_args.answer_loss == "decisions":
+        record["how"] = "the loss on what a grammar leaves open in the answers"
+    training.train_and_keep(trainer, data_args, model_args, repo_id, settings, **record)
 
 
 if __name__ == "__main__":

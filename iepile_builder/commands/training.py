@@ -7,8 +7,8 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from subprocess import CalledProcessError
@@ -21,8 +21,14 @@ from iepile_builder.errors import InputError
 from iepile_builder.hub.cards import model_card
 from iepile_builder.hub.push import push_folder
 from iepile_builder.io import find_resource, first_line
+from iepile_builder.processes import start_children
 from iepile_builder.training.arguments import DataArguments, SftArguments
-from iepile_builder.training.checkpoints import average_checkpoints, explained_write_errors, last_checkpoint
+from iepile_builder.training.checkpoints import (
+    average_checkpoints,
+    explained_write_errors,
+    find_checkpoints,
+    last_checkpoint,
+)
 from iepile_builder.training.curves import PLOT, plot
 from iepile_builder.training.record import describe_settings, write_training
 
@@ -96,6 +102,7 @@ def launch(name: str, argv: Sequence[str]) -> None:
     logging.getLogger("accelerate.commands.launch").addFilter(
         lambda record: not re.search(r":\n\t`--num_cpu_threads_per_process`.*\nTo avoid", str(record.msg))
     )
+    start_children()
     try:
         launch_command(launch_command_parser().parse_args(command))
     except KeyboardInterrupt:  # the process has it, too, and says what is kept
@@ -188,6 +195,17 @@ def _print_help(name: str, doc: str, data_class: type, shown: Mapping[str, str],
     parser.print_help()
 
 
+@contextmanager
+def interrupts_explained(folder: Path) -> Iterator[None]:
+    """Let Ctrl-C say which checkpoint is there."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        steps = find_checkpoints(folder)
+        kept = f"checkpoint-{max(steps)} is kept, and the same command resumes" if steps else "no checkpoint yet"
+        raise KeyboardInterrupt(kept) from None
+
+
 def train_and_keep(
     trainer: Trainer,
     data_args: DataArguments,
@@ -215,15 +233,15 @@ def train_and_keep(
         if isinstance(config.target_modules, set):  # saved in another order by each process
             config.target_modules = sorted(config.target_modules)
     show_progress(trainer)
-    with without_bars(), explained_write_errors(folder):
+    with without_bars(), interrupts_explained(folder), explained_write_errors(folder):
         trainer.train(resume_from_checkpoint=checkpoint)
         trainer.save_model(args.output_dir)
         if trainer.is_world_process_zero():
             if isinstance(data_args, SftArguments) and data_args.average_checkpoints:
                 steps = average_checkpoints(folder, data_args.average_checkpoints)
                 if steps:
-                    mean = f"mean of those at steps {', '.join(map(str, steps))}"
-                    own_settings = {**own_settings, "weights": mean}
+                    print(f"kept: the mean of the weights at steps {', '.join(map(str, steps))}")
+                    record["averaged"] = steps
             log, state = trainer.state.log_history, trainer.state
             kept = f"{'adapter' if is_adapter else 'model'}, tokenizer with chat template, card"
             kept += ", plot" if plot(log, folder / PLOT) else ""

@@ -237,6 +237,8 @@ def _eval_result(row: Mapping[str, Any], settings: Mapping[str, Any], data_name:
 
 def _kept_results(record: Mapping[str, Any]) -> list[EvalResult]:
     """Make scores of the kept weights on validation records for the metadata."""
+    if record.get("averaged"):  # the mean was not evaluated
+        return []
     evaluations = [entry for entry in record.get("log", ()) if "eval_loss" in entry]
     kept: dict[str, Any] = next((entry for entry in evaluations if entry["step"] == record["kept_step"]), {})
     if "eval_reward" in kept:  # GRPO's loss is not a measure of the model

@@ -43,7 +43,7 @@ def last_checkpoint(training_args: Any) -> str | None:
             raise InputError(f"{asked}: not a whole checkpoint: {damage}")
         found = str(asked)
     elif state.is_main_process:  # reading takes time, and all processes must continue from the same one
-        for _, folder in sorted(_checkpoints(Path(training_args.output_dir)).items(), reverse=True):
+        for _, folder in sorted(find_checkpoints(Path(training_args.output_dir)).items(), reverse=True):
             damage = find_damage(folder, training_args.save_only_model)
             if damage is None:
                 found = str(folder)
@@ -55,7 +55,7 @@ def last_checkpoint(training_args: Any) -> str | None:
     return found
 
 
-def _checkpoints(folder: Path) -> dict[int, Path]:
+def find_checkpoints(folder: Path) -> dict[int, Path]:
     """Find the checkpoints in an output folder, by their step."""
     return {
         int(number): checkpoint
@@ -72,7 +72,7 @@ def average_checkpoints(folder: Path, count: int) -> list[int]:
     from safetensors.torch import load_file, save_file
 
     steps = []
-    for step, checkpoint in sorted(_checkpoints(folder).items()):
+    for step, checkpoint in sorted(find_checkpoints(folder).items()):
         if (damage := find_damage(checkpoint, only_model=True)) is None:
             steps.append(step)
         else:

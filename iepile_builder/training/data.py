@@ -124,13 +124,14 @@ def tokenize_rows(
     max_length: int | None = None,
     answer_loss: str = "all",
     empty_weight: float = 1.0,
+    draw: str | None = None,
 ) -> Dataset:
     """
     Turn instances into rows of tokens and labels, with their `length`; drop rows without an answer or of more than
     `max_length` tokens, whose answers the trainer would cut.
 
     `answer_loss` and `empty_weight` are those of [`SftArguments`]; if the latter is not 1, the labels say where it
-    applies, see [`tokenize_decisions`].
+    applies, see [`tokenize_decisions`]. Of a `draw`, by its name, only what is dropped is printed.
 
     Raises:
         `InputError`: If no row is left.
@@ -150,30 +151,35 @@ def tokenize_rows(
 
     rows = answered.map(to_row, remove_columns=answered.column_names, desc=f"Tokenizing {split}")
     fitting = _select(rows, "length", lambda length: max_length is None or length <= max_length)
-    PartialState().print(
-        f"{split}: {len(fitting)} rows, {sum(fitting['length'])} tokens; dropped: {len(rows) - len(fitting)} longer "
-        f"than max_length={max_length}, {len(dataset) - len(answered)} without an answer"
-    )
+    if draw is None or len(fitting) < len(dataset):
+        PartialState().print(
+            f"{draw or split}: {len(fitting)} rows, {sum(fitting['length'])} tokens; dropped: "
+            f"{len(rows) - len(fitting)} longer than max_length={max_length}, {len(dataset) - len(answered)} without "
+            "an answer"
+        )
     if len(fitting) < len(rows) and "source" in answered.column_names:
         sources, lengths = answered["source"], rows["length"]
         too_long = Counter(source for source, length in zip(sources, lengths, strict=True) if length > max_length)
         counts = [f"{source} {count} of {sources[:].count(source)}" for source, count in too_long.most_common(8)]
         more = [f"{len(too_long) - 8} corpora more"] if len(too_long) > 8 else []
-        PartialState().print(f"{split}: too long: {', '.join(counts + more)}; --max_length {max(lengths)} keeps all")
+        PartialState().print(
+            f"{draw or split}: too long: {', '.join(counts + more)}; --max_length {max(lengths)} keeps all"
+        )
     if len(fitting) == 0:
         raise InputError(f"no row of the {split} split is left: raise --max_length")
     return fitting
 
 
-def take_tokens(rows: Dataset, max_tokens: int, seed: int) -> Dataset:
-    """Select a random subset of the rows of about `max_tokens` tokens, in random order."""
+def take_tokens(rows: Dataset, max_tokens: int, seed: int, quiet: bool = False) -> Dataset:
+    """Select a random subset of the rows of about `max_tokens` tokens, in random order; say so unless `quiet`."""
     rows = rows.shuffle(seed=seed)
     total, count = 0, 0
     for length in rows["length"]:
         if count and total + length > max_tokens:
             break
         total, count = total + length, count + 1
-    PartialState().print(f"train: {count} of {len(rows)} rows taken, {total} tokens")
+    if not quiet:
+        PartialState().print(f"train: {count} of {len(rows)} rows taken, {total} tokens")
     return rows.select(range(count))
 
 

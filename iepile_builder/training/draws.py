@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +81,14 @@ def load_draws(
     return draws, load("validation", options.epoch) if evaluated else None
 
 
-def check_instances(
-    folder: Path, dataset_name: str, corpus_dirs: list[str], options: InstanceOptions, is_main: bool
-) -> None:
+def name_draws(options: InstanceOptions, number: int) -> list[str]:
+    """Name the draws of `number` epochs by their epoch and its `negatives`."""
+    schedule = options.negatives_schedule or [options.negatives]
+    modes = [schedule[min(options.epoch + each, len(schedule) - 1)] for each in range(number)]
+    return [f"epoch {each}, negatives {mode}" for each, mode in enumerate(modes, 1)]
+
+
+def check_instances(folder: Path, dataset_name: str, config: IEPileConfig, is_main: bool) -> None:
     """
     Record what the instances depend on, the options of the build and the contents of the corpora, beside the
     checkpoints of a run.
@@ -91,8 +97,7 @@ def check_instances(
         `InputError`: If there are checkpoints of other instances.
     """
     file = folder / INSTANCES
-    made = IEPileConfig(corpus_dirs=corpus_dirs, **{**vars(options), "splits": ["train"]}).create_config_id({})
-    record = json.dumps({"instances": made}) + "\n"
+    record = json.dumps({"instances": replace(config, splits=["train"]).create_config_id({})}) + "\n"
     if any(folder.glob("checkpoint-*")) and file.is_file() and file.read_text(encoding="utf-8") != record:
         raise InputError(
             f"{folder}: its checkpoints were trained on other instances: {dataset_name}, its corpora or the library "

@@ -36,6 +36,8 @@ def write_training(
     settings: Mapping[str, Any],
     log: Sequence[Mapping[str, Any]],
     kept_step: int,
+    averaged: Sequence[int] = (),
+    data_name: str | None = None,
     how: str = "the loss on the answers alone",
     tasks: Sequence[str] = (),
     languages: Sequence[str] = (),
@@ -58,6 +60,10 @@ def write_training(
             The trainer's `log_history`.
         kept_step (`int`):
             The step whose weights are kept.
+        averaged (`Sequence[int]`, *optional*):
+            The steps whose weights are averaged, and the mean kept in place of those of `kept_step`.
+        data_name (`str`, *optional*):
+            Name of the training data in the card, by default that of the dataset.
         how (`str`, *optional*):
             What was learned from, for the card.
         tasks, languages, labels (*optional*):
@@ -82,13 +88,14 @@ def write_training(
         "base_name": public(base),
         "base_note": note.read_text(encoding="utf-8") if note.exists() else None,
         "dataset": None if is_path(data) else data,
-        "dataset_name": public(data),
+        "dataset_name": data_name or public(data),
         "tasks": list(tasks),
         "languages": list(languages),
         "labels": add_labels(data_args.adapter_name_or_path, labels),
         "rows": rows,
         "how": how,
         "kept_step": kept_step,
+        "averaged": list(averaged),
         "settings": settings,
         "arguments": arguments,
         "log": [entry for entry in log if "loss" in entry or "eval_loss" in entry],

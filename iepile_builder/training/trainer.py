@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from inspect import signature
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -59,8 +60,6 @@ def keep_best(args: TrainingArguments) -> None:
 
 def keep_checkpoints(args: TrainingArguments, count: int) -> None:
     """Keep as many checkpoints as are averaged, or raise an `InputError` if they cannot be."""
-    if count < 0:
-        raise InputError(f"--average_checkpoints {count}: give the number of checkpoints")
     if args.save_strategy in ("no", "best") or args.load_best_model_at_end:
         raise InputError("--average_checkpoints needs --save_strategy steps or epoch, and does not keep the best one")
     if args.fsdp or args.deepspeed or PartialState().distributed_type in ("FSDP", "DEEPSPEED"):
@@ -121,13 +120,24 @@ def compile_layers(model: torch.nn.Module) -> None:
 
 
 class ResumedTrainer:
-    """Train no step after `max_steps` from a checkpoint at that step, where [`~transformers.Trainer`] trains one."""
+    """
+    Train no step after `max_steps` from a checkpoint at that step, where [`~transformers.Trainer`] trains one, and
+    write no card before the training has ended.
+    """
 
+    args: Any
     state: TrainerState
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         if self.state.global_step < self.state.max_steps:
             super()._run_epoch(*args, **kwargs)  # type: ignore[misc]  # of a trainer
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Do nothing: TRL's card, written at each checkpoint, has neither base nor licence."""
+
+    def _save(self, output_dir: str | None = None, *args: Any, **kwargs: Any) -> None:
+        super()._save(output_dir, *args, **kwargs)  # type: ignore[misc]  # of a trainer
+        Path(output_dir or str(self.args.output_dir), "README.md").unlink(missing_ok=True)  # PEFT's template
 
 
 class AnswerTrainer(ResumedTrainer, SFTTrainer):

@@ -236,7 +236,7 @@ def test_a_prompt_that_does_not_fit_is_counted(
     answers = [line["output"] for line in answer()]
     assert answers[3] == ""
     assert all(answers[:3] + answers[4:])
-    assert "1 prompts leave no room" in capsys.readouterr().err
+    assert "1 prompt leaves no room" in capsys.readouterr().err
 
 
 def test_the_adapter_and_its_chat_template_are_used(

@@ -1,13 +1,17 @@
 """`iepile quickstart`, whole, with a model of a few thousand weights."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 from helpers.corpora import SAMPLE_CORPUS, assert_one_clear_line, write_lines
 from helpers.hub_server import LocalHub
+from helpers.processes import wait_until_gone
 from helpers.tiny import save_tiny_model
 
 from iepile_builder.commands.quickstart import take_test_records
@@ -58,6 +62,20 @@ def test_from_a_corpus_to_scores_and_again_to_the_hub(quickstart, hub: LocalHub,
     assert f"| all | **{f1:.1f}** [" in card
     assert "instances of daily_news_data" in card
     assert str(tmp_path) not in card
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
+def test_a_stage_ends_with_the_command(tmp_path: Path) -> None:
+    save_tiny_model(tmp_path / "model")
+    command = [sys.executable, "-m", "iepile_builder", "quickstart", "--model_name_or_path", "model"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+        assert any(line.startswith("== build") for line in process.stdout)
+        while not (children := psutil.Process(process.pid).children()):
+            time.sleep(0.01)
+        process.terminate()
+        process.wait(60)
+    assert process.returncode == -signal.SIGTERM
+    wait_until_gone([child.pid for child in children])
 
 
 def test_whole_records_in_turn_from_every_corpus(tmp_path: Path) -> None:

@@ -9,10 +9,12 @@ from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 import yaml
 from helpers.corpora import ROOT, assert_one_clear_line, write_lines
+from helpers.processes import wait_until_gone
 from helpers.tiny import make_instances, save_tiny_model
 from helpers.training import CONFIG
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
@@ -97,7 +99,7 @@ def test_a_run_and_its_screen(run: Path) -> None:
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert [re.sub(r"[\d.]+ s,", "N s,", line.partition(":")[0]) for line in lines] == [
-        "train", "learned, for example", "1 x cpu, 4 rows each, 1 times before each step", "step 1 of 2",
+        "train", "learned, for example", "1 CPU process, 4 rows a step (4 x 1)", "step 1 of 2",
         "step 2 of 2", "2 steps in N s, mean loss " + lines[-2].rpartition(" ")[2],
         "adapter, tokenizer with chat template, card, plot",
     ]  # fmt: skip
@@ -134,7 +136,22 @@ def test_ctrl_c_ends_in_one_line(run: Path) -> None:
         os.killpg(process.pid, signal.SIGINT)  # to all processes, as a terminal does
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130 and "Traceback" not in errors
-    assert errors.splitlines()[-1] == "interrupted: checkpoints are kept, and the same command resumes"
+    assert errors.splitlines()[-1] == "interrupted: no checkpoint yet"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_the_processes_end_with_the_command(run: Path, number: signal.Signals) -> None:
+    environment = {**os.environ, "HF_DATASETS_CACHE": str(run / "cache")}
+    command = [sys.executable, "-m", "iepile_builder", "train", "--config", "config.yaml", "--max_steps", "5000"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    with subprocess.Popen(command, cwd=run, env=environment, **pipes) as process:
+        assert any(line.startswith("step 1 of") for line in process.stdout)
+        children = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
+        process.send_signal(number)
+        process.wait(60)
+    assert process.returncode == -number and children
+    wait_until_gone(children)
 
 
 def test_what_accelerate_is_given(monkeypatch: pytest.MonkeyPatch) -> None:

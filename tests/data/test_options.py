@@ -44,7 +44,7 @@ def test_records_of_a_label_are_capped(tmp_path: Path) -> None:
     splits = builder.as_dataset()
     assert len(splits["test"]) == 84  # of training records alone
     (report,) = [each for each in builder.report() if each["split"] == "train"]
-    assert (report["given"], report["over max_records_per_label"]) == (24, 60)
+    assert (report["given"], report["records whose labels have max_records_per_label already"]) == (24, 60)
 
 
 def test_a_record_is_kept_for_a_rare_label_of_it(tmp_path: Path) -> None:

@@ -91,17 +91,21 @@ def test_the_mean_of_the_last_checkpoints(
         mean = torch.stack([part[key] for part in parts]).mean(0)
         torch.testing.assert_close(weight, mean, rtol=0, atol=1e-6)
     assert any((kept[key] - weight).abs().max() > 1e-3 for key, weight in parts[-1].items())
-    assert "mean of those at steps 4, 6, 8" in (tmp_path / "out" / "README.md").read_text()
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "The weights are the mean of those at steps 4, 6, 8." in card and "those of step" not in card
+    assert not list((tmp_path / "out").glob("checkpoint-*/README.md"))  # of TRL or PEFT
     load_model(model, str(tmp_path / "out")) if peft else load_model(str(tmp_path / "out"))
     cut(tmp_path / "out" / "checkpoint-6" / f"{name}.safetensors")
     assert average_checkpoints(tmp_path / "out", 3) == [4, 8]
     out = capsys.readouterr().out
     assert f"skipping {tmp_path / 'out' / 'checkpoint-6'}: {name}.safetensors cannot be read" in out
     assert "2 whole checkpoints to average, not 3" in out
-    with pytest.raises(InputError, match="--average_checkpoints -1"):
+    assert "to be kept: the mean of the last 3 checkpoints" in out
+    with pytest.raises(InputError, match="--average_checkpoints is -1; give 0 or more"):
         train("none", {"average_checkpoints": -1}, **args)
-    with pytest.raises(InputError, match="--empty_weight is nan"):
-        train("none", {"empty_weight": float("nan")})
+    for name, value in (("empty_weight", float("nan")), ("empty_weight", -1), ("max_train_tokens", 0)):
+        with pytest.raises(InputError, match=rf"--{name} is {value}; give [01] or more"):
+            train("none", {name: value})
     with pytest.raises(InputError, match="--average_checkpoints needs --save_strategy"):
         train("none", {"average_checkpoints": 3})
 

@@ -1,6 +1,7 @@
 """Training on corpora: each epoch learns another draw of instances."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -108,9 +109,12 @@ def test_a_run_on_a_corpus(model: str, build: Path, tmp_path: Path, capsys: pyte
     options = {"num_train_epochs": 2, "max_steps": -1, "save_strategy": "epoch", "eval_strategy": "epoch"}
     log = run_training(model, build, tmp_path / "whole", **options)
     out = capsys.readouterr().out
-    assert out.count("train: 10 rows") == 1  # of three labels; then of all eight, four at a time
-    assert out.count("train: 20 rows") == 1
+    assert out.count("epoch 1, negatives hard: 10 rows, ") == 1  # of three labels; then of all eight, four at a time
+    assert out.count("epoch 2, negatives all: 20 rows, ") == 1
+    assert out.count("Hard negatives of NER trips (en): ") == 1
+    assert "train: " not in out and "not reached" not in out
     record = json.loads((tmp_path / "whole" / "training.json").read_text())
+    assert record["dataset_name"] == "trips"
     assert record["arguments"]["num_train_epochs"] == 2
     assert record["arguments"]["save_strategy"] == "epoch"
     assert "2.00 epochs" in record["settings"]["steps"]
@@ -128,6 +132,22 @@ def test_a_run_on_a_corpus(model: str, build: Path, tmp_path: Path, capsys: pyte
     build.write_text(build.read_text() + "seed: 7\n")
     with pytest.raises(InputError, match="half: its checkpoints were trained on other instances: .*build.yaml"):
         run_training(model, build, tmp_path / "half", **options)
+
+
+def test_the_tokens_of_all_epochs_and_a_schedule_that_is_too_long(
+    model: str, build: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    build.write_text(build.read_text().replace("- all", "- all\n- ratio\n- random"))
+    data_args = {"max_train_tokens": 1400, "answer_loss": "decisions", "empty_weight": 0.5}
+    run_training(model, build, tmp_path / "out", data_args, num_train_epochs=2, max_steps=1)
+    done = capsys.readouterr()
+    bars = {line.partition(":")[0].strip() for line in done.err.replace("\r", "\n").splitlines() if "%|" in line}
+    assert bars == {"Tokenizing train"}
+    assert "negatives_schedule: ratio, random not reached in 2 epochs" in done.out.splitlines()
+    tokens = [int(found) for found in re.findall(r"^epoch \d, negatives \w+: \d+ rows, (\d+) tokens$", done.out, re.M)]
+    assert len(tokens) == 2 and all(350 < each <= 700 for each in tokens)
+    assert "weight of nothing found in the loss: 0.5" in done.out
+    assert "the loss on what a grammar leaves open in the answers" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_a_build_that_cannot_be(model: str, build: Path, tmp_path: Path) -> None:

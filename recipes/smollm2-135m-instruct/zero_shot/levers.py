@@ -117,11 +117,10 @@ def main(options: LeverOptions) -> None:
         }
         write_whole(place / "build.yaml", yaml.safe_dump(build))
         train = {**levers["all"]["train"], **setting.get("train", {})}
-        epochs = train.get("num_train_epochs", 1)
         if not (place / "model" / "trainer_state.json").exists():
             run(
                 "train", "--config", FOLDER / "sft.yaml", "--model_name_or_path", model,
-                "--dataset_name", place / "build.yaml", "--max_train_tokens", options.max_train_tokens // epochs,
+                "--dataset_name", place / "build.yaml", "--max_train_tokens", options.max_train_tokens,
                 "--seed", seed, "--output_dir", place / "model",
                 *(part for option, value in train.items() for part in (f"--{option}", value)),
             )  # fmt: skip

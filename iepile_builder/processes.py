@@ -1,0 +1,40 @@
+"""End processes with the command that started them."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from contextlib import suppress
+from types import FrameType
+
+
+PARENT = "IEPILE_PARENT"  # environment variable: id of the command that starts another
+
+
+def start_children() -> None:
+    """Let the commands that this one starts from now on end with it: they call [`end_with_parent`]."""
+    os.environ[PARENT] = str(os.getpid())
+    signal.signal(signal.SIGTERM, _end_with_children)
+
+
+def end_with_parent() -> None:
+    """End this process with the command that started it, even by SIGKILL (on Linux)."""
+    parent = os.environ.pop(PARENT, None)
+    if sys.platform != "linux" or parent != str(os.getppid()):
+        return
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if parent != str(os.getppid()):  # it ended before
+        os._exit(1)
+
+
+def _end_with_children(number: int, frame: FrameType | None) -> None:
+    """Pass SIGTERM on to all processes below this one, then end by it."""
+    import psutil  # of accelerate
+
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            child.terminate()
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
