@@ -6,7 +6,7 @@
 #       --dataset_name data/iepile --output_dir outputs/qwen3-8b-iepile-full
 #
 # Submit it from the repository, with the environment active, onto a file system that all machines see. A job that ran
-# out of time is submitted again with the same line: it goes on from the last checkpoint.
+# out of time is submitted again with the same line: it resumes from the last checkpoint.
 #SBATCH --job-name=iepile
 #SBATCH --ntasks-per-node=1
 #SBATCH --cpus-per-task=32

@@ -82,8 +82,8 @@ def test_slurm_starts_one_launcher_on_each_machine(tmp_path: Path) -> None:
     assert len(lines) == 2
     for rank, line in enumerate(lines):
         arguments = line.split("|")[:-1]
-        assert arguments[0] == "launch"
-        parsed = launch_arguments(ROOT / arguments[2], *arguments[3 : arguments.index("scripts/sft.py")])
+        assert arguments[:3] == ["launch", "--quiet", "--config_file"]
+        parsed = launch_arguments(ROOT / arguments[3], *arguments[4 : arguments.index("scripts/sft.py")])
         assert (parsed.num_machines, parsed.num_processes, parsed.machine_rank) == (2, 8, rank)
         assert (parsed.main_process_ip, parsed.main_process_port) == ("first", 22345)
         assert arguments[arguments.index("scripts/sft.py") + 1 :] == command[2:]
