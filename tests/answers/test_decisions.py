@@ -52,7 +52,7 @@ def test_the_grammar_forces_the_same(task: str, bytewise: Grammars, data: st.Dat
         assert marks is not None
         matcher = bytewise.matcher(answer_schema)
         for character, mark in zip(row["output"], marks, strict=True):
-            tokens = bytewise._tokenizer.tokenize_str(character)
+            tokens = bytewise.tokenizer.tokenize_str(character)
             forced = []
             for token in tokens:
                 forced.append(matcher.compute_ff_tokens()[:1] == [token])

@@ -38,7 +38,7 @@ def test_two_processes_learn_what_one_does(
     environment = {**os.environ, "ACCELERATE_USE_CPU": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert "2 x cpu" in done.stdout
+    assert "2 CPU processes" in done.stdout
     assert "find_unused_parameters" not in done.stderr
     log = json.loads((tmp_path / "two" / "trainer_state.json").read_text())["log_history"]
     assert losses(log) == pytest.approx(losses(whole), abs=1e-3)
