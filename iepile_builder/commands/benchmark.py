@@ -32,6 +32,7 @@ import yaml
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from tqdm import tqdm
 
 from iepile_builder.commands.score import MIN_RECORDS_OF_INTERVAL
 from iepile_builder.data.benchmark import BenchmarkSet, convert, read_benchmark
@@ -156,13 +157,19 @@ def main(options: BenchmarkOptions, engine_options: EngineOptions) -> None:
             f"{options.data_dir}: no files of {', '.join(each.name for each in sets)}; --list_sets says which they are"
         )
 
-    for folder in (folder for of_set in made.values() for folder in of_set):
-        predict(
-            PredictOptions(str(folder / "instances"), folder / "answers.jsonl"),
-            replace(engine_options, model_name_or_path=str(folder / "instances")) if own_lookup else engine_options,
-            description,
-            None if own_lookup else lambda _: load(),
-        )
+    folders = [folder for of_set in made.values() for folder in of_set]
+    total = sum(1 for folder in folders for _ in read_lines(folder / "instances" / "test.jsonl"))
+    with tqdm(total=total, unit="instance", desc="Answering", disable=not state.is_main_process) as bar:
+        for folder in folders:
+            predict(
+                PredictOptions(str(folder / "instances"), folder / "answers.jsonl"),
+                replace(engine_options, model_name_or_path=str(folder / "instances"))
+                if own_lookup
+                else engine_options,
+                description,
+                None if own_lookup else lambda _: load(),
+                bar,
+            )
     state.destroy_process_group()
     if not state.is_main_process:
         return

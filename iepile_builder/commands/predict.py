@@ -24,6 +24,8 @@ from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from tqdm import tqdm
+
 from iepile_builder.chat import to_prompt
 from iepile_builder.data.instances import load_instances
 from iepile_builder.data.instructions import read_instruction
@@ -87,18 +89,18 @@ def predict(
     engine_options: EngineOptions,
     description: dict[str, Any] | None = None,
     load: Callable[[EngineOptions], Engine] | None = None,
+    bar: tqdm[Any] | None = None,
 ) -> None:
     """
     Answer the instances that are not answered yet.
 
     `description` is that of [`describe_engine`], if it has been made; `load` gives the engine, when there is something
-    to answer.
+    to answer; `bar` counts the instances of several calls, in place of a bar and a line on the file for each.
 
     Raises:
         `InputError`: If the options are wrong, or there are answers of another engine or to other instances.
     """
     from accelerate.utils import broadcast_object_list, gather_object
-    from tqdm import tqdm
 
     state = join_processes()
     if state.num_processes > 1 and state.is_main_process:
@@ -116,7 +118,10 @@ def predict(
             run = {"engine": description or describe_engine(engine_options), "data": describe_data(options)}
             if done:
                 check_run(record, run, f"{output_file}: its {done} answers were made with ")
-                print(f"{output_file}: {done} of {len(dataset)} are answered already", file=sys.stderr)
+                if bar is None:
+                    print(f"{output_file}: {done} of {len(dataset)} are answered already", file=sys.stderr)
+                else:
+                    bar.update(done)
         [done] = broadcast_object_list([done])
         if done == len(dataset):
             return
@@ -131,9 +136,8 @@ def predict(
         # Windows depend on the dataset alone, not on where a run was stopped or on the number of processes: padding
         # changes the last bits of what a model computes, so an instance is always answered in the same company.
         starts = range(done - done % size, len(dataset), turn)
-        with tqdm(
-            total=len(dataset), initial=done, unit="instance", desc="Answering", disable=not state.is_main_process
-        ) as progress:
+        own = {"total": len(dataset), "initial": done, "disable": not state.is_main_process}
+        with nullcontext(bar) if bar is not None else tqdm(unit="instance", desc="Answering", **own) as progress:
             for start in starts:
                 first = min(start + size * state.process_index, len(dataset))
                 window = dataset.select([*range(first, min(first + size, len(dataset)))])  # an empty range raises
@@ -152,13 +156,15 @@ def predict(
 
     if state.is_main_process:
         longest = f"--max_new_tokens {engine_options.max_new_tokens}"
-        print(f"answers: {output_file}", file=sys.stderr)
+        if bar is None:
+            print(f"answers: {output_file}", file=sys.stderr)
+        file = "" if bar is None else f"{output_file}: "
         if cut:
-            print(f"{cut} {'answers were' if cut > 1 else 'answer was'} cut at {longest}", file=sys.stderr)
+            tqdm.write(f"{file}{cut} {'answers were' if cut > 1 else 'answer was'} cut at {longest}", sys.stderr)
         if too_long:
             prompts = "prompts leave" if too_long > 1 else "prompt leaves"
-            print(
-                f"{too_long} {prompts} no room for {longest} in the model's context: an empty answer", file=sys.stderr
+            tqdm.write(
+                f"{file}{too_long} {prompts} no room for {longest} in the model's context: an empty answer", sys.stderr
             )
 
 

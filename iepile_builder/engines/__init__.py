@@ -23,7 +23,7 @@ class ModelOptions:
 
     Args:
         model_name_or_path (`str`, *optional*):
-            Folder or Hub id of the model, or its name on the server of `base_url`.
+            Folder or Hub id of the model.
         adapter_name_or_path (`str`, *optional*):
             Folder or Hub id of a LoRA adapter. Its tokenizer is used where it has one.
         chat_template_path (`str`, *optional*):
@@ -45,7 +45,8 @@ class EngineOptions(ModelOptions):
 
     Args:
         base_url (`str`, *optional*):
-            Ask the model behind an OpenAI-compatible server, such as http://127.0.0.1:8000/v1.
+            Ask the model behind an OpenAI-compatible server, such as http://127.0.0.1:8000/v1. If it serves several,
+            `model_name_or_path` is its name there.
         engine (`str`, *optional*, defaults to `"transformers"`):
             What runs the model where there is no `base_url`: `transformers` or `vllm`; or `lookup`, the baseline that
             looks up training mentions: its `model_name_or_path` is a dataset of instances.

@@ -61,7 +61,10 @@ def test_looks_up_the_training_parts_and_tells_what_is_missing(
     assert report["benchmark"]["files"].keys() == {
         f"CrossNER/ner_data/{domain}/{split}.txt" for domain in ("ai", "music") for split in ("test", "train")
     }
-    shown = capsys.readouterr().out
+    shown, progress = capsys.readouterr()
+    bars = {line.split("|")[0].split(":")[0] for line in progress.replace("\r", "\n").splitlines() if line.strip()}
+    assert bars == {"Answering"}  # one for all corpora, and nothing else
+    assert "3/3" in progress
     assert "lookup: F1, strict" in shown
     assert "CrossNER, mean of 2, incomplete" in shown
     skipped = "CrossNER (CrossNER_literature, CrossNER_politics, CrossNER_science), RAMS, FewFC"
