@@ -84,6 +84,7 @@ def check_record(record: dict[str, Any], corpus: Corpus, split: str) -> None:
         raise InputError(f"{task.field!r} is not a list")
     for annotation in annotations:
         task.check(annotation, corpus.schema)
+        task.check_places(annotation, record["text"])
 
 
 def index_split(

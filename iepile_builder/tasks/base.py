@@ -10,7 +10,16 @@ from iepile_builder.errors import InputError
 from iepile_builder.io import RESOURCES
 from iepile_builder.schema import Schema
 from iepile_builder.tasks.facts import Annotation, Event, Fact, Texts
-from iepile_builder.tasks.values import check_known, check_mention, check_strings, find_spelling, object_schema
+from iepile_builder.tasks.values import (
+    Place,
+    check_known,
+    check_mention,
+    check_place,
+    check_strings,
+    find_spelling,
+    fix_place,
+    object_schema,
+)
 
 
 INSTRUCTIONS: dict[str, dict[str, str]] = json.loads((RESOURCES / "instructions.json").read_bytes())  # the published
@@ -33,6 +42,8 @@ class Task:
         title (`str`): its name in words, a plural noun.
         field (`str`): the key of a record that holds the task's annotation.
         mentions (`tuple[str, ...]`): the keys of an annotation whose values are strings of the text.
+        places (`tuple[Place, ...]`): these keys, each with the keys of its offsets: `start` and `end`, or where an
+            annotation has several mentions `head_start`, `head_end`, ....
         names (`tuple[str, ...]`): the keys of an annotation whose values are names of the schema.
         split_num (`int`): how many labels one instruction asks for, by default.
         nothing (`list`, `dict` or `str`): the value in an answer of a label without facts.
@@ -70,6 +81,8 @@ class Task:
 
     def __init__(self) -> None:
         self.strings = itemgetter(*self.names, *self.mentions)
+        prefixes = ["" if len(self.mentions) == 1 else f"{key}_" for key in self.mentions]
+        self.places = tuple(map(Place.with_prefix, self.mentions, prefixes))
 
     @cached_property
     def instructions(self) -> Mapping[str, str]:
@@ -183,6 +196,11 @@ class Task:
             check_mention(strings[key], key)
         check_known(self.label(strings, schema), self.known(schema), self.names[0])
 
+    def check_places(self, annotation: Annotation, text: str) -> None:
+        """Raise an `InputError` if a checked annotation has offsets at which its mention is not in the text."""
+        for place in self.places:
+            check_place(annotation, place, text)
+
     def absent(self, annotation: Annotation, text: str) -> int:
         """Count the mentions of a checked annotation that are not in the text."""
         return sum([annotation[key] not in text for key in self.mentions])
@@ -194,7 +212,12 @@ class Task:
         except InputError:
             return None
         mentions = {key: find_spelling(annotation[key], text) for key in self.mentions}
-        return None if None in mentions.values() else {**annotation, **mentions}
+        if None in mentions.values():
+            return None
+        fixed = {**annotation, **mentions}
+        for place in self.places:
+            fixed = fix_place(fixed, place, text)
+        return fixed
 
     # Answers
 

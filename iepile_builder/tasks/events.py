@@ -9,12 +9,15 @@ from iepile_builder.schema import Schema
 from iepile_builder.tasks.base import Example, Task, with_texts
 from iepile_builder.tasks.facts import NOTHING, Annotation, Argument, Event, Fact, Texts, Trigger
 from iepile_builder.tasks.values import (
+    ARGUMENT,
     MENTION,
     check_known,
     check_mention,
+    check_place,
     check_strings,
     distinct_in_text,
     find_spelling,
+    fix_place,
     list_schema,
     malformed,
     object_schema,
@@ -54,7 +57,7 @@ class EET(Task):
         return super().distinct(event for event in annotations if event["event_trigger"])
 
     def answer_value(self, annotations: list[Annotation], roles: Sequence[str], text: str) -> Any:
-        return distinct_in_text((event["event_trigger"] for event in annotations), text)
+        return distinct_in_text(annotations, self.places[0], text)
 
     def annotations(self, answer: dict[str, Any], schema: Schema) -> list[Annotation]:
         return [
@@ -146,6 +149,11 @@ class EE(EET):
             check_mention(argument["argument"], "argument")
             check_known(argument["role"], roles, f"role of {event['event_type']!r}")
 
+    def check_places(self, annotation: Annotation, text: str) -> None:
+        super().check_places(annotation, text)
+        for argument in annotation["arguments"]:
+            check_place(argument, ARGUMENT, text)
+
     def absent(self, annotation: Annotation, text: str) -> int:
         arguments = [argument["argument"] not in text for argument in annotation["arguments"]]
         return super().absent(annotation, text) + sum(arguments)
@@ -163,18 +171,20 @@ class EE(EET):
                 continue
             mention = find_spelling(argument["argument"], text)
             if mention is not None:
-                event["arguments"].append({**argument, "argument": mention})
+                event["arguments"].append(fix_place({**argument, "argument": mention}, ARGUMENT, text))
         return event
 
     def answer_value(self, annotations: list[Annotation], roles: Sequence[str], text: str) -> Any:
         events = []
-        for event in sorted(annotations, key=lambda event: position(event["event_trigger"], text)):
+        for event in sorted(annotations, key=lambda event: position(event, self.places[0], text)):
             arguments: dict[str, Any] = {}
             if event["arguments"]:
                 by_role = defaultdict(list)
                 for argument in event["arguments"]:
-                    by_role[argument["role"]].append(argument["argument"])
-                arguments = {role: one_or_list(by_role[role], text) if role in by_role else NOTHING for role in roles}
+                    by_role[argument["role"]].append(argument)
+                arguments = {
+                    role: one_or_list(by_role[role], ARGUMENT, text) if role in by_role else NOTHING for role in roles
+                }
             events.append({"trigger": event["event_trigger"] or NOTHING, "arguments": arguments})
         return events
 

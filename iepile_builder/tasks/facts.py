@@ -14,6 +14,18 @@ Annotation = dict[str, Any]  # one entity, triple or event of a record
 Texts = Mapping[str, str]  # descriptions of a label and of its roles, by their names
 
 
+def offsets(mention: str, prefix: str = "") -> Annotation:
+    """Give the offsets of a mention that is grounded in a text, as an annotation has them."""
+    start = getattr(mention, "start", None)
+    return {} if start is None else {f"{prefix}start": start, f"{prefix}end": getattr(mention, "end", None)}
+
+
+def triple(head: str, relation: str, tail: str) -> Annotation:
+    """Give the annotation of a triple, with the offsets of grounded mentions."""
+    places = offsets(head, "head_") | offsets(tail, "tail_")
+    return {"head": str(head), "relation": relation, "tail": str(tail), **places}
+
+
 class Fact(tuple[str, ...]):
     """
     What all facts have in common. The first `names` fields are names of the schema, the others strings of the text.
@@ -111,7 +123,7 @@ class Entity(_Entity, Fact):
     columns = (("type", "entity_type"), ("entity", "entity"))
 
     def to_annotation(self) -> Annotation:
-        return {"entity": str(self.entity), "entity_type": self.entity_type}
+        return {"entity": str(self.entity), "entity_type": self.entity_type, **offsets(self.entity)}
 
 
 class _Relation(NamedTuple):
@@ -135,7 +147,7 @@ class Relation(_Relation, Fact):
         return self.relation
 
     def to_annotation(self) -> Annotation:
-        return {"head": str(self.head), "relation": self.relation, "tail": str(self.tail)}
+        return triple(self.head, self.relation, self.tail)
 
 
 class _TypedRelation(NamedTuple):
@@ -184,8 +196,8 @@ class TypedRelation(_TypedRelation, Fact):
         return self.relation
 
     def to_annotation(self) -> Annotation:
-        triple = {"head": str(self.head), "relation": self.relation, "tail": str(self.tail)}
-        return {**triple, "head_type": self.head_type, "tail_type": self.tail_type}
+        types = {"head_type": self.head_type, "tail_type": self.tail_type}
+        return triple(self.head, self.relation, self.tail) | types
 
 
 class _Trigger(NamedTuple):
@@ -202,7 +214,7 @@ class Trigger(_Trigger, Fact):
     columns = (("event type", "event_type"), ("trigger", "trigger"))
 
     def to_annotation(self) -> Annotation:
-        return {"event_trigger": str(self.trigger), "event_type": self.event_type, "arguments": []}
+        return Event(self.event_type, self.trigger, ()).to_annotation()
 
 
 class _Argument(NamedTuple):
@@ -236,8 +248,7 @@ class Argument(_Argument, Fact):
         return self._replace(trigger="")
 
     def to_annotation(self) -> Annotation:
-        argument = {"argument": str(self.argument), "role": self.role}
-        return {"event_trigger": str(self.trigger), "event_type": self.event_type, "arguments": [argument]}
+        return Event(self.event_type, self.trigger, (self,)).to_annotation()
 
 
 class _Attribute(NamedTuple):
@@ -277,7 +288,7 @@ class Attribute(_Attribute, Fact):
         return Attribute(self.entity_type, function(self.entity), self.attribute, function(self.value))
 
     def to_annotation(self) -> Annotation:
-        return {"head": str(self.entity), "relation": self.attribute, "tail": str(self.value)}
+        return triple(self.entity, self.attribute, self.value)
 
 
 class Event(NamedTuple):
@@ -297,5 +308,9 @@ class Event(NamedTuple):
         return {
             "event_trigger": str(self.trigger),
             "event_type": self.event_type,
-            "arguments": [{"argument": str(fact.argument), "role": fact.role} for fact in self.arguments],
+            "arguments": [
+                {"argument": str(fact.argument), "role": fact.role, **offsets(fact.argument)}
+                for fact in self.arguments
+            ],
+            **offsets(self.trigger),
         }

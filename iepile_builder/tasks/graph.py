@@ -87,11 +87,12 @@ class KG(Task):
         check_known(triple["relation"], schema.owners, "attribute")
 
     def answer_value(self, annotations: list[Annotation], roles: Sequence[str], text: str) -> Any:
-        values: dict[str, dict[str, list[str]]] = {}
-        for triple in sorted(annotations, key=lambda triple: position(triple["head"], text)):
-            values.setdefault(triple["head"], defaultdict(list))[triple["relation"]].append(triple["tail"])
+        head, tail = self.places
+        values: dict[str, dict[str, list[Annotation]]] = {}
+        for triple in sorted(annotations, key=lambda triple: position(triple, head, text)):
+            values.setdefault(triple["head"], defaultdict(list))[triple["relation"]].append(triple)
         return {
-            entity: {role: one_or_list(found[role], text) for role in roles if role in found}
+            entity: {role: one_or_list(found[role], tail, text) for role in roles if role in found}
             for entity, found in values.items()
         }
 

@@ -33,7 +33,7 @@ class NER(Task):
         return list_schema(MENTION)
 
     def answer_value(self, annotations: list[Annotation], roles: Sequence[str], text: str) -> Any:
-        return distinct_in_text((annotation["entity"] for annotation in annotations), text)
+        return distinct_in_text(annotations, self.places[0], text)
 
     def annotations(self, answer: dict[str, Any], schema: Schema) -> list[Annotation]:
         return [{"entity": entity, "entity_type": label} for label, value in answer.items() for entity in value]

@@ -56,7 +56,7 @@ class RE(Task):
     def answer_value(self, annotations: list[Annotation], roles: Sequence[str], text: str) -> Any:
         pairs = annotations
         if len(pairs) > 1:
-            pairs = sorted(pairs, key=lambda pair: (position(pair["head"], text), position(pair["tail"], text)))
+            pairs = sorted(pairs, key=lambda pair: [position(pair, place, text) for place in self.places])
         return [{"subject": pair["head"], "object": pair["tail"]} for pair in pairs]
 
     def annotations(self, answer: dict[str, Any], schema: Schema) -> list[Annotation]:

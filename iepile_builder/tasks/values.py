@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from rapidfuzz import fuzz, process
 
@@ -12,6 +12,22 @@ from iepile_builder.tasks.facts import MALFORMED, NOTHING, Annotation
 
 
 MENTION = {"$ref": "#/$defs/mention"}  # in the JSON schema of an answer
+
+
+class Place(NamedTuple):
+    """The keys of a mention in an annotation, and of its optional offsets in the text, in characters."""
+
+    mention: str
+    start: str = "start"
+    end: str = "end"
+
+    @classmethod
+    def with_prefix(cls, mention: str, prefix: str) -> "Place":
+        """Make the keys of a mention with a prefix before those of its offsets, such as `head_start`."""
+        return cls(mention, f"{prefix}start", f"{prefix}end")
+
+
+ARGUMENT = Place("argument")
 
 
 def check_strings(value: object, keys: Iterable[str], field: str) -> Annotation:
@@ -31,6 +47,30 @@ def check_mention(mention: str, key: str) -> None:
     """Raise an `InputError` for a mention that no answer could carry."""
     if not mention.strip() or mention == NOTHING:
         raise InputError(f"{key!r} is {mention!r}, which cannot be an annotation")
+
+
+def check_place(annotation: Annotation, place: Place, text: str) -> None:
+    """Raise an `InputError` if an annotation has offsets at which its mention is not in the text."""
+    mention, start, end = map(annotation.get, place)
+    if start is None and end is None:
+        return
+    if type(start) is not int or type(end) is not int:
+        raise InputError(f"{place.start!r} and {place.end!r} are {start!r} and {end!r}; give whole numbers")
+    if start < 0 or end != start + len(mention) or not text.startswith(mention, start):
+        found = f"where the text has {text[start:end]!r}" if 0 <= start < end <= len(text) else "outside of the text"
+        raise InputError(
+            f"{place.mention!r} is {mention!r}, but its offsets are {start} and {end}, {found}; offsets count "
+            "characters, and the end is behind the last one"
+        )
+
+
+def fix_place(annotation: Annotation, place: Place, text: str) -> Annotation:
+    """Give an annotation without offsets at which its mention is not."""
+    try:
+        check_place(annotation, place, text)
+        return annotation
+    except InputError:
+        return {key: value for key, value in annotation.items() if key not in place[1:]}
 
 
 class UnknownNameError(InputError):
@@ -60,23 +100,29 @@ def find_spelling(mention: str, text: str) -> str | None:
     return found.group() if found else None
 
 
-def position(mention: str, text: str) -> int:
-    """Give the start of a mention in the text; that of a string that is not in it comes last."""
+def position(annotation: Annotation, place: Place, text: str) -> int:
+    """
+    Give the start of a mention in the text: as annotated, else where the string occurs first. A string that is not in
+    the text comes last.
+    """
+    start: int | None = annotation.get(place.start)
+    if start is not None:
+        return start
+    mention = annotation[place.mention]
     start = text.find(mention) if mention else -1
     return start if start >= 0 else len(text)
 
 
-def distinct_in_text(mentions: Iterable[str], text: str) -> list[str]:
-    """List distinct mentions in order of first occurrence in the text."""
-    distinct = list(dict.fromkeys(mentions))
-    return distinct if len(distinct) == 1 else sorted(distinct, key=lambda mention: position(mention, text))
+def distinct_in_text(annotations: list[Annotation], place: Place, text: str) -> list[str]:
+    """List the distinct mentions of annotations in the order of the text."""
+    if len(annotations) > 1:
+        annotations = sorted(annotations, key=lambda annotation: position(annotation, place, text))
+    return list(dict.fromkeys([annotation[place.mention] for annotation in annotations]))
 
 
-def one_or_list(mentions: list[str], text: str) -> str | list[str]:
+def one_or_list(annotations: list[Annotation], place: Place, text: str) -> str | list[str]:
     """Give a single mention as a string, several as a list."""
-    if len(mentions) == 1:
-        return mentions[0]
-    values = distinct_in_text(mentions, text)
+    values = distinct_in_text(annotations, place, text)
     return values[0] if len(values) == 1 else values
 
 
