@@ -44,7 +44,8 @@ class ExtractOptions:
         examples (`Path`, *optional*):
             JSON lines with annotated records to show the model.
         language (`str`, *optional*):
-            Language of the instructions, en or zh; by default that of the text.
+            Code of the text's language, such as de; by default zh or en. The instructions are Chinese for zh,
+            English for all others.
         split_num (`int`, *optional*):
             Labels in one instruction, -1 for all; by default the task's.
         passage_tokens (`int`, *optional*, defaults to 384):

@@ -85,7 +85,7 @@ class SchemaBatching:
         task (`str`):
             Name of the task.
         language (`str`):
-            `"en"` or `"zh"`, the language of the instruction.
+            Code of the text's language, such as `"en"`; the instruction is Chinese for `"zh"`, else English.
         source (`str`):
             Name of the corpus.
         schema (`Schema`):

@@ -5,7 +5,7 @@ from functools import cache
 
 import numpy as np
 
-from iepile_builder.data.instructions import LANGUAGES
+from iepile_builder.data.instructions import UNSPACED
 from iepile_builder.errors import InputError
 from iepile_builder.io import fold
 
@@ -27,25 +27,24 @@ class Cleaning:
 
 @cache
 def stop_words(language: str) -> frozenset[str]:
-    """Load the stop words of a language."""
+    """Load the stop words of a language; none for one that has no list."""
     try:
-        from stopwordsiso import stopwords
+        from stopwordsiso import has_lang, stopwords
     except ImportError:
         raise InputError("cleaning needs stop words: pip install stopwordsiso") from None
-    return frozenset(stopwords(language))
+    return frozenset(stopwords(language) if has_lang(language) else ())
 
 
 def is_noise(text: str, annotated: bool, language: str) -> bool:
     """
     Check whether the IEPile dataset would skip a text (https://huggingface.co/papers/2402.14710): more than 80% of its
     characters are not letters, or it has under 5 characters and no annotation, or more than 80% of its words (in
-    Chinese, characters) are stop words.
+    languages without spaces, characters) are stop words.
     """
-    assert language in LANGUAGES
     letters = sum(map(str.isalpha, text))
     if letters < 0.2 * len(text) or (len(text) < 5 and not annotated):
         return True
-    words = text.lower().split() if language == "en" else [character for character in text if character.isalpha()]
+    words = [character for character in text if character.isalpha()] if language in UNSPACED else text.lower().split()
     return sum(word in stop_words(language) for word in words) > 0.8 * len(words)
 
 

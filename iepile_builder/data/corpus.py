@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from iepile_builder.data.instructions import LANGUAGES
+from iepile_builder.data.instructions import LANGUAGES, check_language, is_language
 from iepile_builder.errors import InputError
 from iepile_builder.io import SAMPLE_CORPUS, check_file, located, read_json, read_lines
 from iepile_builder.schema import Schema
@@ -22,7 +22,7 @@ class Corpus:
 
     path: Path  # with `schema.json` and some of `train.json`, `dev.json` and `test.json`
     task: str
-    language: str  # `"en"` or `"zh"`
+    language: str  # code of the texts' language: `"en"`, `"zh"`, `"de"`
     source: str  # name of the folder
     schema: Schema
 
@@ -43,7 +43,7 @@ def find_corpora(
 ) -> list[Corpus]:
     """
     Find corpora in folders: each a corpus itself or a tree `{IE-en,IE-zh}/{TASK}/{corpus}`, or any part of such a
-    tree; sorted by task, language and name.
+    tree; sorted by task, language and name. Any language has a folder, such as `IE-de`.
 
     Args:
         corpus_dirs (`Sequence` of `str` or `Path`):
@@ -59,7 +59,7 @@ def find_corpora(
             neither in its path nor given.
     """
     check_choices("task", tasks, TASKS)
-    check_choices("language", languages, LANGUAGES)
+    check_languages(languages)
     folders: dict[tuple[str, str, str], Path] = {}
     for corpus_dir in corpus_dirs:
         folder = Path(corpus_dir)
@@ -109,8 +109,9 @@ def folder_roles(
     path: Path, tasks: Sequence[str] | None, languages: Sequence[str] | None
 ) -> Iterator[tuple[str, str]]:
     """Find the task and language of a corpus folder: in its path, else as given."""
-    language = path.parent.parent.name.removeprefix("IE-")
-    if language in LANGUAGES and path.parent.name in TASKS:
+    folder = path.parent.parent.name
+    language = folder.removeprefix("IE-")
+    if path.parent.name in TASKS and (is_language(language) if folder.startswith("IE-") else language in LANGUAGES):
         yield path.parent.name, language
         return
     if not tasks:
@@ -119,6 +120,14 @@ def folder_roles(
         raise InputError(f"{path}: its path does not say the language (IE-en/NER/NAME would); give --languages")
     for task in tasks:
         yield task, languages[0]
+
+
+def check_languages(languages: Sequence[str] | None) -> None:
+    """Raise an `InputError` unless these may be codes of languages."""
+    if isinstance(languages, str):
+        raise InputError(f"language {languages!r}: give a list, [{languages!r}]")
+    for language in languages or ():
+        check_language(language)
 
 
 def check_choices(kind: str, names: Sequence[str] | None, known: Iterable[str]) -> None:

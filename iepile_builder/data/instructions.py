@@ -1,6 +1,7 @@
 """Write and read the `instruction` string of an instance."""
 
 import json
+import re
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -15,8 +16,20 @@ from iepile_builder.tasks.base import plain_items
 
 
 EXAMPLE_TEXT = {"en": " You can refer to the example for extraction.", "zh": "你可以参考example进行抽取。"}
-LANGUAGES = ("en", "zh")
+LANGUAGES = ("en", "zh")  # of the instructions; that of a text may be any, and its instruction is English
+UNSPACED = frozenset({"zh", "ja", "th", "lo", "km", "my"})  # languages that are written without spaces
 Description = str | dict[str, str]  # of a label, or of a label and its roles by name
+
+
+def is_language(code: str) -> bool:
+    """Tell whether this may be the code of a language: `en`, `de`, `yue`."""
+    return re.fullmatch("[a-z]{2,3}", code) is not None
+
+
+def check_language(code: str) -> None:
+    """Raise an `InputError` unless this may be the code of a language."""
+    if not is_language(code):
+        raise InputError(f"unknown language {code!r}; give the two or three letters of its code, such as en, zh or de")
 
 
 # An instruction as the IEPile dataset writes it is JSON with the keys `instruction`, `schema` (a list of schema items;
@@ -25,7 +38,8 @@ Description = str | dict[str, str]  # of a label, or of a label and its roles by
 @cache
 def instruction_start(task: str, language: str, keyed: bool = False, examples: bool = False) -> str:
     """Write an instruction up to its first schema item; all instructions of a task and language share it."""
-    text = TASKS[task].instructions[language] + (EXAMPLE_TEXT[language] if examples else "")
+    texts = TASKS[task].instructions
+    text = texts.get(language, texts["en"]) + (EXAMPLE_TEXT.get(language, EXAMPLE_TEXT["en"]) if examples else "")
     return f'{{"instruction": {to_json(text)}, "schema": {"{" if keyed else "["}'
 
 

@@ -11,9 +11,8 @@ from typing import Any
 import datasets
 
 from iepile_builder.data.batching import SchemaBatching
-from iepile_builder.data.corpus import SPLIT_FILES, Corpus, check_choices, find_corpora
+from iepile_builder.data.corpus import SPLIT_FILES, Corpus, check_choices, check_languages, find_corpora
 from iepile_builder.data.hard_negatives import load_hard_negatives, select_corpus
-from iepile_builder.data.instructions import LANGUAGES
 from iepile_builder.data.mining import find_hard_negatives
 from iepile_builder.data.synonyms import load_synonyms
 from iepile_builder.errors import InputError
@@ -39,7 +38,8 @@ class CorpusOptions:
             Tasks, of NER, RE, SPO, EE, EET, EEA and KG; by default each folder's own. EE folders also serve EET and
             EEA, RE folders with typed triples SPO, when these are asked for.
         languages (`list[str]`, *optional*):
-            Languages, of en and zh; by default both.
+            Codes of languages, such as `en`, `zh` or `de`; by default all. Texts and labels may be in any language;
+            the instructions are Chinese for zh, and English for all others.
         corpora (`list[str]`, *optional*):
             Names of corpora; by default all.
     """
@@ -217,7 +217,7 @@ class IEPileConfig(InstanceOptions, datasets.BuilderConfig):
         check_choices("schema_order", [self.schema_order], ("random", "sorted", "grouped"))
         check_choices("on_error", [self.on_error], ("raise", "skip", "fix"))
         check_choices("deduplicate", [self.deduplicate], ("none", "exact", "near"))
-        check_choices("language", list(self.language_weights or ()), LANGUAGES)
+        check_languages(list(self.language_weights or ()))
         for name, weight in [*(self.corpus_weights or {}).items(), *(self.language_weights or {}).items()]:
             if not 0 <= weight < inf:
                 raise InputError(f"the weight of {name} is {weight}; give 0 or more")

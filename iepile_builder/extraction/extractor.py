@@ -14,7 +14,7 @@ from iepile_builder.answers.grounding import Locator, as_mention, ground
 from iepile_builder.answers.scores import Calibration, score_decision
 from iepile_builder.chat import to_prompt
 from iepile_builder.data.batching import SchemaBatching
-from iepile_builder.data.instructions import LANGUAGES, read_asked, read_instruction
+from iepile_builder.data.instructions import check_language, read_asked, read_instruction
 from iepile_builder.engines.base import Completion, Engine, Request
 from iepile_builder.engines.loading import find_calibration
 from iepile_builder.engines.transformers import TransformersEngine
@@ -187,7 +187,8 @@ class Extractor:
             examples (`Sequence[Mapping[str, Any]]`, *optional*, defaults to `()`):
                 Annotated records, in the form that corpora have, that each instruction shows with their answers.
             language (`str`, *optional*):
-                `"en"` or `"zh"`, the language of the instruction; by default that of each text.
+                Code of the texts' language, such as `"en"`, `"zh"` or `"de"`, by whose rules sentences end; the
+                instruction is Chinese for `"zh"`, else English. By default `"zh"` or `"en"`, as each text is.
             triggers (`dict[str, list[str]]` or [`Extraction`], or an iterable of them, *optional*):
                 For EEA, which asks for the arguments of known events: event type to triggers, or the result of EET or
                 EE for the same text. For several texts, one for each.
@@ -208,10 +209,8 @@ class Extractor:
             )
         if not find_task(task).triggers_given and triggers is not None:
             raise InputError(f"{task} takes no triggers, only EEA does")
-        if language is not None and language not in LANGUAGES:
-            raise InputError(
-                f"unknown language {language!r}; give one of {', '.join(LANGUAGES)}, or none to detect it"
-            )
+        if language is not None:
+            check_language(language)
         if split_num is not None and split_num < 1 and split_num != -1:
             raise InputError(f"split_num is {split_num}; give a number from 1 on, or -1 for all labels at once")
         asked, descriptions = read_schema(schema, task)

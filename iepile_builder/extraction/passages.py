@@ -32,8 +32,8 @@ def detect_language(text: str) -> str:
 
 def sentences(text: str, language: str) -> list[Passage]:
     """
-    Split a text into sentences, each with the white space after it; joined, they are the text. The language, `"en"` or
-    `"zh"`, decides about abbreviations.
+    Split a text into sentences, each with the white space after it; joined, they are the text. The code of its
+    language, such as `"de"`, decides about abbreviations; one that `sentencex` does not know is split as English.
     """
     text = SURROGATE.sub("\ufffd", text)  # half a pair is no text outside of Python
     ends = [0]

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from iepile_builder import html
 from iepile_builder.answers.scores import CALIBRATION
 from iepile_builder.data.corpus import Corpus
-from iepile_builder.data.instructions import LANGUAGES
+from iepile_builder.data.instructions import LANGUAGES, is_language
 from iepile_builder.engines.record import run_file
 from iepile_builder.errors import InputError
 from iepile_builder.io import to_json
@@ -159,7 +159,8 @@ def model_card(
     trained = record.get("tasks") or report.get("tasks", ())
     tasks = [task for task in TASKS if task in trained]
     spoken = facts.languages or record.get("languages") or report.get("languages", ())
-    languages = [language for language in spoken if language in LANGUAGES]
+    languages = [language for language in spoken if is_language(language)]
+    instructed = [code for code in LANGUAGES if code in languages] or ["en"]
     name = name or folder.resolve().name
     title = name.rsplit("/", 1)[-1]
     scores = list(_score_rows(report)) if report else []
@@ -167,7 +168,8 @@ def model_card(
     data_name = datasets[0] if len(datasets) == 1 else record.get("dataset_name", "iepile")
     settings = report.get("settings", {})
     results = [_eval_result(row, settings, data_name, split) for row in scores] or _kept_results(record)
-    shown_task, language = TASKS[tasks[0] if tasks else "NER"], languages[0] if languages else "en"
+    shown_task = TASKS[tasks[0] if tasks else "NER"]
+    language = next((code for code in languages if code in LANGUAGES), "en")
     content = render(
         "model_card.md",
         form=form,
@@ -176,6 +178,7 @@ def model_card(
         base_model=base_model,
         tasks=[TASKS[task] for task in tasks],
         languages=languages,
+        instructed=instructed,
         language=language,
         shown_task=shown_task,
         example=shown_task.examples[language],

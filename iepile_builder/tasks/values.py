@@ -51,7 +51,8 @@ def check_mention(mention: str, key: str) -> None:
 
 def check_place(annotation: Annotation, place: Place, text: str) -> None:
     """Raise an `InputError` if an annotation has offsets at which its mention is not in the text."""
-    mention, start, end = map(annotation.get, place)
+    mention, start, end = (annotation.get(key) for key in place)
+    assert isinstance(mention, str)  # as checked before
     if start is None and end is None:
         return
     if type(start) is not int or type(end) is not int:

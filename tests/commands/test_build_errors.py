@@ -15,7 +15,7 @@ from helpers.corpora import assert_one_clear_line
     ("arguments", "parts"),
     [
         (["--tasks", "NERR"], ["unknown task 'NERR'", "NER, RE"]),
-        (["--languages", "fr"], ["unknown language 'fr'", "en, zh"]),
+        (["--languages", "French"], ["unknown language 'French'", "en, zh or de"]),
         (["--corpora", "animals"], ["unknown corpus 'animals'", "people"]),
         (["--tasks", "RE"], ["no corpus for RE"]),
         (["--split_num", "0"], ["split_num is 0"]),

@@ -11,10 +11,11 @@ from helpers.corpora import ALL_TASKS, SAMPLE_CORPUS, SHARED, needs_shared, writ
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iepile_builder import InputError, Schema
+from iepile_builder import IEPile, InputError, Schema
 from iepile_builder.data.corpus import find_corpora
 from iepile_builder.data.hard_negatives import load_hard_negatives, select_corpus
 from iepile_builder.data.index import count_occurrences, index_split, read_split
+from iepile_builder.data.instructions import EXAMPLE_TEXT
 from iepile_builder.tasks import TASKS
 
 
@@ -192,7 +193,8 @@ def test_what_cannot_be_found_is_said(tmp_path: Path, people: Path) -> None:
         ([[tmp_path / "nowhere"]], "no such folder"),
         ([[tmp_path / "tree" / "IE-en" / "NER" / "people" / "train.json"]], "no such folder"),
         ([[people], ["NERR"]], "unknown task 'NERR'; known: NER, RE"),
-        ([[people], None, ["fr"]], "unknown language 'fr'"),
+        ([[people], None, ["French"]], "unknown language 'French'; give the two or three letters"),
+        ([[people], None, ["fr"]], "no corpus for fr"),
         ([[people], None, None, ["animals"]], "unknown corpus 'animals'; known: people"),
         ([[people], ["RE"]], "no corpus for RE"),
         ([[people], "NER"], "give a list"),
@@ -275,3 +277,16 @@ def test_the_real_corpora_are_found() -> None:
     assert sources["EET"] == sources["EEA"] == sources["EE"]
     assert sources["SPO"] < sources["RE"], "those whose triples carry types"
     assert sources["SPO"] and not sources["KG"]
+
+
+def test_a_corpus_of_another_language_is_asked_in_english(tmp_path: Path) -> None:
+    record = {"text": "Ada kam z. B. am 3. Mai nach Köln.", "entity": [{"entity": "Köln", "entity_type": "Ort"}]}
+    write_corpus(
+        tmp_path / "IE-de" / "NER" / "zeitung", [["Ort"], [], {}], train=[record, {"text": "z", "entity": []}]
+    )
+    assert found([tmp_path]) == found([tmp_path], None, ["de"]) == [("NER", "de", "zeitung")]
+    row, _ = IEPile(data_dir=str(tmp_path), languages=["de"], num_examples=1).as_dataset(split="train")
+    instruction = json.loads(row["instruction"])
+    assert instruction["instruction"] == TASKS["NER"].instructions["en"] + EXAMPLE_TEXT["en"]
+    assert (row["language"], json.loads(row["output"])) == ("de", {"Ort": ["Köln"]})
+    assert (instruction["schema"], instruction["input"]) == (["Ort"], record["text"])

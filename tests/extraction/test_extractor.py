@@ -314,7 +314,7 @@ def test_surrogates_are_no_obstacle() -> None:
         ({"schema": ["a", "a"]}, "label 'a' occurs 2 times; give each once"),
         ({"schema": {"a": ["b"]}}, "NER does not take labels with roles; give the entity types"),
         ({"task": "XX"}, "unknown task 'XX'; known: NER, RE"),
-        ({"language": "de"}, "unknown language 'de'; give one of en, zh"),
+        ({"language": "German"}, "unknown language 'German'; give the two or three letters of its code"),
         ({"split_num": 0}, "split_num is 0; give a number from 1 on"),
         ({"triggers": {"a": ["b"]}}, "NER takes no triggers, only EEA does"),
         ({"task": "EEA", "schema": {"a": ["b"]}}, "EEA asks for the arguments of known events; give triggers="),

@@ -25,6 +25,7 @@ from iepile_builder.extraction.passages import detect_language, passages, senten
                 "他来了",
             ],
         ),
+        ("de", ["Er kam z.B. am 3. Mai. ", "Dann ging Dr. Müller."]),
         ("zh", ["甲公司收购乙公司！", "价格不详；双方没有评论。"]),
     ],
 )
