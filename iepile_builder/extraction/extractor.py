@@ -20,16 +20,15 @@ from iepile_builder.engines.loading import find_calibration
 from iepile_builder.engines.transformers import TransformersEngine
 from iepile_builder.errors import InputError
 from iepile_builder.extraction.clock import start_clock
-from iepile_builder.extraction.merge import add_units, first_place, place_key, read_answer
+from iepile_builder.extraction.merge import add_units, place_key, read_answer
 from iepile_builder.extraction.passages import HAN, SURROGATE, Passage, detect_language, passages
-from iepile_builder.extraction.result import Extraction
+from iepile_builder.extraction.result import Extraction, compose
 from iepile_builder.extraction.user_schema import Triggers, read_examples, read_schema, read_triggers
 from iepile_builder.extraction.work import Job, Work
 from iepile_builder.tasks import TASKS, find_task
 from iepile_builder.tasks.facts import Annotation, Fact
 
 
-REQUESTS_AT_ONCE = 64  # that an engine is given, so that it can put those of similar length together
 REQUESTS_TIMED = 16  # that an engine is given between two looks at the clock, where there is a time limit
 MIN_ROOM = 32  # tokens for a passage
 SAMPLE = 20_000  # characters whose tokens are counted
@@ -73,6 +72,8 @@ class Extractor:
             answered is not interrupted.
         progress (`bool`, *optional*, defaults to `False`):
             Whether to show a progress bar where the standard error is a terminal.
+        requests_at_once (`int`, *optional*, defaults to 64):
+            Number of requests that the engine is given at once, so that it can put those of similar length together.
     """
 
     engine: Engine
@@ -88,6 +89,7 @@ class Extractor:
     drop_ungrounded: bool = False
     max_seconds: float | None = None
     progress: bool = False
+    requests_at_once: int = 64
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_score <= 1:
@@ -237,7 +239,7 @@ class Extractor:
         """Yield the results of texts, in their order."""
         works: deque[Work] = deque()
         check_time = start_clock(self.max_seconds)
-        at_once = REQUESTS_AT_ONCE if self.max_seconds is None else REQUESTS_TIMED
+        at_once = self.requests_at_once if self.max_seconds is None else REQUESTS_TIMED
 
         def jobs() -> Iterator[Job]:
             for number, (text, given) in enumerate(zip(texts, triggers, strict=False), start=1):
@@ -380,17 +382,13 @@ class Extractor:
                 for unit in kept
             ]
             kept = list(filter(None, kept))
-        kept.sort(key=lambda unit: first_place(unit, len(work.text)))
-        facts = {place_key(fact): fact for unit in kept for fact in task.own_facts(unit)}
-        return Extraction(
-            text=work.text,
-            task=task.name,
-            language=work.batching.language,
-            schema=work.batching.schema,
-            facts=list(facts.values()),
-            scores=[best.get(key) for key in facts],
-            events=[task.to_event(unit) for unit in kept] if task.has_events else [],
-            event_scores=[best.get(place_key(unit[0])) for unit in kept] if task.has_events else [],
+        return compose(
+            work.text,
+            task,
+            work.batching.language,
+            work.batching.schema,
+            kept,
+            best,
             passages=list(dict.fromkeys(job.passage for job, _ in answers)),
             answers=[completion.text for _, completion in answers],
             retried=work.retried,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 from iepile_builder.answers.grounding import as_mention
 from iepile_builder.errors import InputError
 from iepile_builder.extraction.graph import Edge, Node
+from iepile_builder.extraction.merge import first_place, place_key
 from iepile_builder.extraction.passages import Passage
 from iepile_builder.io import write_whole
 from iepile_builder.schema import Schema
 from iepile_builder.tasks import TASKS
+from iepile_builder.tasks.base import Task
 from iepile_builder.tasks.facts import Annotation, Event, Fact
 
 
@@ -46,6 +49,8 @@ class Extraction:
             The events of EE and EEA: type, trigger (a [`Mention`]) and arguments, facts that `facts` has too.
         event_scores (`list[float | None]`):
             For each event its score.
+        units (`list[list[Fact]]`):
+            The facts, those that belong together (of one event) in one list.
         passages (`list[tuple[int, int]]`):
             Start and end of the parts of the text that were asked about by themselves.
         answers (`list[str]`):
@@ -75,6 +80,7 @@ class Extraction:
     scores: list[float | None] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     event_scores: list[float | None] = field(default_factory=list)
+    units: list[list[Fact]] = field(default_factory=list, repr=False)
     passages: list[Passage] = field(default_factory=list)
     answers: list[str] = field(default_factory=list)
     cut: int = 0
@@ -201,6 +207,32 @@ class Extraction:
     def save_html(self, path: str | Path) -> None:
         """Write that page to a file."""
         write_whole(Path(path), self.to_html())
+
+
+def compose(
+    text: str,
+    task: Task,
+    language: str,
+    schema: Schema,
+    units: Iterable[list[Fact]],
+    best: Mapping[Any, float],
+    **counts: Any,
+) -> Extraction:
+    """Make the result of the facts of a text, those that belong together in one list; `best` has their scores."""
+    ordered = sorted(units, key=lambda unit: first_place(unit, len(text)))
+    facts = {place_key(fact): fact for unit in ordered for fact in task.own_facts(unit)}
+    return Extraction(
+        text=text,
+        task=task.name,
+        language=language,
+        schema=schema,
+        facts=list(facts.values()),
+        scores=[best.get(key) for key in facts],
+        events=[task.to_event(unit) for unit in ordered] if task.has_events else [],
+        event_scores=[best.get(place_key(unit[0])) for unit in ordered] if task.has_events else [],
+        units=ordered,
+        **counts,
+    )
 
 
 def is_grounded(fact: Fact) -> bool:
