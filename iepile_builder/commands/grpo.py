@@ -6,12 +6,13 @@ Train a fine-tuned model further by reinforcement learning (GRPO), rewarded with
 
 An answer gets a small reward for being JSON at all. Every option of TRL's `GRPOConfig` and `ModelConfig` works, on the
 command line and in the file of `--config`, which is a path or the name of a recipe; the command line wins. If
-`--output_dir` holds checkpoints, training continues from the last one.
+`--output_dir` holds checkpoints, training continues from the last one, or ends if they are of other instances.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from iepile_builder.commands import training
@@ -51,9 +52,11 @@ def main(data_args: GrpoArguments, training_args: GRPOConfig, model_args: ModelC
 
     from iepile_builder.chat import load_tokenizer
     from iepile_builder.scoring.rewards import ie_f1, valid_json
+    from iepile_builder.training.checkpoints import check_instances
     from iepile_builder.training.data import (
         REWARDED,
         find_kinds,
+        hash_rows,
         load_splits,
         make_prompts,
         select_sample,
@@ -81,6 +84,9 @@ def main(data_args: GrpoArguments, training_args: GRPOConfig, model_args: ModelC
     limits = training_args.max_completion_length, model.config.get_text_config().max_position_embeddings
     with state.main_process_first():
         train_split, eval_split = load_splits(data_args, training_args, REWARDED)
+        if state.is_main_process:
+            folder = Path(str(training_args.output_dir))
+            check_instances(folder, data_args.dataset_name, hash_rows(train_split, REWARDED))
         train_dataset = make_prompts(train_split, "train", tokenizer, *limits)
         eval_dataset = None
         if eval_split is not None:

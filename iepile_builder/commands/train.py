@@ -8,7 +8,7 @@ Fine-tune a causal language model on IEPile instances: LoRA, QLoRA or all weight
 
 The loss is on the answer alone. Every option of TRL's `SFTConfig` and `ModelConfig` works, on the command line and in
 the file of `--config`, which is a path or the name of a recipe; the command line wins. If `--output_dir` holds
-checkpoints, training continues from the last one.
+checkpoints, training continues from the last one, or ends if they are of other instances.
 
 `--dataset_name build.yaml`, a file with options of `iepile build` and `corpus_dir` among them, trains on the corpora
 themselves: each epoch asks for other negatives, in another order. An epoch is then one draw.
@@ -17,6 +17,7 @@ themselves: each epoch asks for other negatives, in another order. An epoch is t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import inf, prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,8 +70,10 @@ def main(data_args: SftArguments, training_args: SFTConfig, model_args: ModelCon
 
     from iepile_builder.chat import load_tokenizer
     from iepile_builder.data.options import IEPileConfig
+    from iepile_builder.training.checkpoints import check_instances
     from iepile_builder.training.data import (
         find_kinds,
+        hash_rows,
         load_splits,
         select_sample,
         select_tasks,
@@ -81,7 +84,6 @@ def main(data_args: SftArguments, training_args: SFTConfig, model_args: ModelCon
     )
     from iepile_builder.training.draws import (
         EpochPerDraw,
-        check_instances,
         is_build,
         join_draws,
         load_draws,
@@ -119,7 +121,7 @@ def main(data_args: SftArguments, training_args: SFTConfig, model_args: ModelCon
         revision=model_args.model_revision,
         trust_remote_code=training_args.trust_remote_code,
     )
-    max_length, seed = training_args.max_length, training_args.seed
+    max_length, seed, folder = training_args.max_length, training_args.seed, Path(str(training_args.output_dir))
     draws: list[str | None] = [None]
     data_name = None
     learned: dict[str, Any] = {"answer_loss": data_args.answer_loss, "empty_weight": data_args.empty_weight}
@@ -136,9 +138,9 @@ def main(data_args: SftArguments, training_args: SFTConfig, model_args: ModelCon
             if options.input_format != "unified":
                 raise InputError(f"{data_args.dataset_name}: training needs corpora of input_format unified")
             evaluated = training_args.eval_strategy != "no"
-            folder = Path(str(training_args.output_dir))
             config = IEPileConfig(corpus_dirs=options.corpus_dir, **vars(instance_options))
-            check_instances(folder, data_args.dataset_name, config, state.is_main_process)
+            if state.is_main_process:
+                check_instances(folder, data_args.dataset_name, replace(config, splits=["train"]).create_config_id({}))
             corpora = config.find_corpora()
             data_name = name_corpora([corpus.source for corpus in corpora])
             for note in build.hard_negative_notes(config, corpora) if config.needs_hard_negatives() else ():
@@ -151,7 +153,10 @@ def main(data_args: SftArguments, training_args: SFTConfig, model_args: ModelCon
                 options.corpus_dir, instance_options, options.num_proc, epochs.number, evaluated
             )
         else:
-            train_split, eval_split = load_splits(data_args, training_args, ("instruction", "output"))
+            columns = ("instruction", "output")
+            train_split, eval_split = load_splits(data_args, training_args, columns)
+            if state.is_main_process:
+                check_instances(folder, data_args.dataset_name, hash_rows(train_split, columns))
             drawn = [train_split]
         train_splits = [select_tasks(split, "train", data_args.tasks) for split in drawn]
         rows = [

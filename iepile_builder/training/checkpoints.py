@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from iepile_builder.errors import InputError
+from iepile_builder.io import write_whole
 
 
 if TYPE_CHECKING:
     import torch
 
 
+INSTANCES = "instances.json"  # beside the checkpoints: what they were trained on
 # What a checkpoint must hold, by any of these names: of one process or DDP, of FSDP, of DeepSpeed.
 WEIGHTS = (
     "adapter_model.safetensors", "model.safetensors", "model.safetensors.index.json", "pytorch_model_fsdp*",
@@ -53,6 +55,22 @@ def last_checkpoint(training_args: Any) -> str | None:
     if found is not None:
         state.print(f"continuing from {found}; to start anew, give another --output_dir")
     return found
+
+
+def check_instances(folder: Path, dataset_name: str, instances: str) -> None:
+    """
+    Record what the training instances are beside the checkpoints of a run: `instances`, such as a hash of them.
+
+    Raises:
+        `InputError`: If there are checkpoints of other instances.
+    """
+    file, record = folder / INSTANCES, json.dumps({"instances": instances}) + "\n"
+    if find_checkpoints(folder) and file.is_file() and file.read_text(encoding="utf-8") != record:
+        raise InputError(
+            f"{folder}: its checkpoints were trained on other instances than {dataset_name} gives now; give another "
+            "--output_dir"
+        )
+    write_whole(file, record)
 
 
 def find_checkpoints(folder: Path) -> dict[int, Path]:

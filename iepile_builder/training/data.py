@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
+import orjson
 from accelerate import PartialState
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, TrainingArguments
@@ -90,6 +92,14 @@ def select_tasks(dataset: Dataset, split: str, tasks: list[str] | None) -> Datas
     if len(selected) == 0:
         raise InputError(f"the {split} split has no instance of {', '.join(tasks)}")
     return selected
+
+
+def hash_rows(rows: Dataset, columns: Iterable[str]) -> str:
+    """Compute the sha256 of the texts in these columns."""
+    digest = sha256()
+    for batch in rows.select_columns([*columns]).iter(1000):
+        digest.update(orjson.dumps(batch))
+    return digest.hexdigest()
 
 
 def find_kinds(dataset: Dataset) -> dict[str, Any]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +12,10 @@ from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from iepile_builder.data.instances import without_dataset_bars
-from iepile_builder.data.options import IEPileConfig, InstanceOptions
-from iepile_builder.errors import InputError
+from iepile_builder.data.options import InstanceOptions
 from iepile_builder.iepile import IEPile
-from iepile_builder.io import write_whole
 
 
-INSTANCES = "instances.json"  # beside the checkpoints: what they were trained on
 DRAW = "draw"  # a column: number of the epoch that a row is for
 STRATEGIES = ("save_strategy", "eval_strategy", "logging_strategy")
 
@@ -86,25 +81,6 @@ def name_draws(options: InstanceOptions, number: int) -> list[str]:
     schedule = options.negatives_schedule or [options.negatives]
     modes = [schedule[min(options.epoch + each, len(schedule) - 1)] for each in range(number)]
     return [f"epoch {each}, negatives {mode}" for each, mode in enumerate(modes, 1)]
-
-
-def check_instances(folder: Path, dataset_name: str, config: IEPileConfig, is_main: bool) -> None:
-    """
-    Record what the instances depend on, the options of the build and the contents of the corpora, beside the
-    checkpoints of a run.
-
-    Raises:
-        `InputError`: If there are checkpoints of other instances.
-    """
-    file = folder / INSTANCES
-    record = json.dumps({"instances": replace(config, splits=["train"]).create_config_id({})}) + "\n"
-    if any(folder.glob("checkpoint-*")) and file.is_file() and file.read_text(encoding="utf-8") != record:
-        raise InputError(
-            f"{folder}: its checkpoints were trained on other instances: {dataset_name}, its corpora or the library "
-            "have changed since; give another --output_dir"
-        )
-    if is_main:
-        write_whole(file, record)
 
 
 def join_draws(draws: list[Dataset], order: str, batch_size: int, seed: int) -> Dataset:

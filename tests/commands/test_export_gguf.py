@@ -1,13 +1,16 @@
 """`iepile export-gguf`: llama.cpp answers from the file as transformers does, and Ollama prompts alike."""
 
 import json
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers.corpora import ROOT, write_lines
+from helpers.processes import wait_until_gone
 from helpers.tiny import make_instances, save_tiny_model
 
 from iepile_builder import InputError
@@ -118,6 +121,27 @@ def test_a_tokenizer_that_the_converter_does_not_know(export: Callable[..., Path
     assert {path.name for path in tmp_path.iterdir()} <= {"datasets_cache", "test.jsonl"}
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
+def test_the_converter_ends_with_a_killed_command(tmp_path: Path) -> None:
+    converter = tmp_path / "convert-hf-to-gguf"
+    converter.mkdir()
+    code = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(f'{{os.getpid()}}\\n'); time.sleep(600)"
+    (converter / "convert_hf_to_gguf.py").write_text(code)
+    program = f"""
+import sys
+from pathlib import Path
+from iepile_builder.commands.export_gguf import convert
+sys.prefix = {str(tmp_path)!r}
+convert(Path("model"), Path("model.gguf"), "f32")
+"""
+    with subprocess.Popen([sys.executable, "-c", program]) as command:
+        while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text().endswith("\n"):
+            assert command.poll() is None
+            time.sleep(0.05)
+        command.kill()
+    wait_until_gone([int((tmp_path / "pid").read_text())])
+
+
 def test_an_adapter_runs_in_llama(
     export: Callable[..., Path], smollm2: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -153,8 +177,9 @@ def test_an_adapter_runs_in_llama(
     assert "prompts with as many tokens in llama.cpp as in transformers: 6 of 6" in out
     assert "equal greedy answers: 6 of 6 (100%)" in out
     assert sorted(path.name for path in exported.iterdir()) == [".iepile", "Modelfile", "exported-f32.gguf"]
-    written = gguf.GGUFReader(exported / "exported-f32.gguf").get_field("tokenizer.chat_template")
-    assert written is not None and written.contents() == tokenizer.chat_template
+    fields = gguf.GGUFReader(exported / "exported-f32.gguf").fields
+    assert fields["tokenizer.chat_template"].contents() == tokenizer.chat_template
+    assert fields["general.name"].contents() == "Exported"  # not that of a temporary folder
     assert "FROM ./exported-f32.gguf" in (exported / "Modelfile").read_text()
 
 

@@ -153,6 +153,8 @@ def test_a_run_that_was_stopped_goes_on(train: Callable, tmp_path: Path, capsys:
     assert values(stopped, "reward") == values(whole, "reward")
     for name, weight in weights(tmp_path / "whole").items():
         torch.testing.assert_close(weights(tmp_path / "stopped")[name], weight, rtol=0, atol=0)
+    with pytest.raises(InputError, match="stopped: its checkpoints were trained on other instances"):
+        train("stopped", data=write_lines(tmp_path / "other.jsonl", instances(4)), **saving)
 
 
 def test_a_validation_split_is_sampled_too(train: Callable) -> None:

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.training import BALANCED, CONFIG, LORA, losses
+from datasets import Dataset
+from helpers.tiny import make_instances
+from helpers.training import BALANCED, CONFIG, LORA, losses, run_training
 from safetensors.torch import load_file
 
 from iepile_builder import InputError
@@ -55,6 +57,30 @@ main(SftArguments({str(data)!r}), SFTConfig(**{ {**args, "output_dir": str(kille
     adapters = [load_file(tmp_path / name / "adapter_model.safetensors") for name in ("whole", "killed")]
     for name, weight in adapters[0].items():
         torch.testing.assert_close(adapters[1][name], weight, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_checkpoints_of_other_instances_are_not_continued(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture, suffix: str
+) -> None:
+    def write(folder: Path, rows: list[dict]) -> None:
+        folder.mkdir(exist_ok=True)
+        rows = Dataset.from_list(rows)
+        rows.to_parquet(folder / "train.parquet") if suffix == "parquet" else rows.to_json(folder / "train.jsonl")
+
+    rows, data = make_instances(8), tmp_path / "data"
+    write(data, rows)
+    options = {"save_strategy": "steps", "save_steps": 1, "max_steps": 2}
+    run_training(model, data, tmp_path / "out", **options)
+    shutil.copytree(data, tmp_path / "moved")
+    data.rename(tmp_path / "old")
+    write(data, [*rows[:-1], {**rows[-1], "output": rows[-1]["output"].replace("city", "CITY")}])
+    with pytest.raises(InputError, match="out: its checkpoints were trained on other instances than .*/data gives"):
+        run_training(model, data, tmp_path / "out", **options)
+    capsys.readouterr()
+    run_training(model, tmp_path / "moved", tmp_path / "out", **options)  # the same instances in another place
+    assert "continuing from" in capsys.readouterr().out
+    run_training(model, data, tmp_path / "other", **options)
 
 
 @pytest.mark.parametrize("name, peft", [("adapter_model", True), ("model", False)])

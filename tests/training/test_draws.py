@@ -130,7 +130,7 @@ def test_a_run_on_a_corpus(model: str, build: Path, tmp_path: Path, capsys: pyte
     assert [entry["loss"] for entry in continued if "loss" in entry] == pytest.approx(losses, rel=1e-4)
 
     build.write_text(build.read_text() + "seed: 7\n")
-    with pytest.raises(InputError, match="half: its checkpoints were trained on other instances: .*build.yaml"):
+    with pytest.raises(InputError, match="half: its checkpoints were trained on other instances than .*build.yaml"):
         run_training(model, build, tmp_path / "half", **options)
 
 
