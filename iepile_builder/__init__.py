@@ -12,11 +12,12 @@ from iepile_builder.schema import Schema
 
 if TYPE_CHECKING:
     from iepile_builder.extraction.extractor import Extractor
-    from iepile_builder.extraction.result import Extraction
+    from iepile_builder.extraction.result import Extraction, Extractions
 
 __version__ = "0.1.0"
 __all__ = [
     "Extraction",
+    "Extractions",
     "Extractor",
     "IEPile",
     "IEPileConfig",
@@ -29,6 +30,7 @@ __all__ = [
 # imported when they are used: building needs neither
 _LAZY = {
     "Extraction": "iepile_builder.extraction.result",
+    "Extractions": "iepile_builder.extraction.result",
     "Extractor": "iepile_builder.extraction.extractor",
 }
 

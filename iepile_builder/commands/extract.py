@@ -7,7 +7,9 @@ Extract from a text what a schema asks for; show it in the terminal, as a page, 
 
 The text comes from `--text`, from `--file`, or from the standard input, and may have any length. The schema is JSON, a
 JSON file, or a corpus's `schema.json`: a list of labels, a dictionary from label to description, or for EE, EEA
-and KG one from type to roles.
+and KG one from type to roles. Without `--task` it may ask for several tasks at once:
+
+    --schema '{"entities": ["person"], "relations": {"founder": "who founded it"}, "events": {"resign": ["employee"]}}'
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from iepile_builder.engines import EngineOptions, load_engine
 from iepile_builder.engines.loading import find_calibration
 from iepile_builder.errors import InputError
 from iepile_builder.extraction.extractor import Extractor
-from iepile_builder.extraction.user_schema import read_schema
+from iepile_builder.extraction.user_schema import open_schema, read_schema, read_tasks
 from iepile_builder.io import check_output, read_json, read_lines, write_whole
 
 
@@ -33,8 +35,8 @@ class ExtractOptions:
     Args:
         schema (`list | dict | str`):
             Labels to extract, as JSON or as a JSON file.
-        task (`str`, *optional*, defaults to `"NER"`):
-            NER, RE, SPO, EE, EET, EEA or KG.
+        task (`str`, *optional*):
+            NER, RE, SPO, EE, EET, EEA or KG; by default NER, unless the schema has several tasks.
         text (`str`, *optional*):
             The text, by default from the standard input.
         file (`Path`, *optional*):
@@ -61,7 +63,7 @@ class ExtractOptions:
     """
 
     schema: list | dict | str
-    task: str = "NER"
+    task: str | None = None
     text: str | None = None
     file: Path | None = None
     triggers: dict[str, list[str]] | None = None
@@ -83,7 +85,12 @@ def main(options: ExtractOptions, engine_options: EngineOptions) -> None:
         if file is not None and str(file) != "-":
             check_output(file)
     text = read_text(options)
-    read_schema(options.schema, options.task)  # its errors come before a model is loaded
+    schema = open_schema(options.schema, options.task)
+    described = isinstance(schema, dict) and any(isinstance(each, str) for each in schema.values())
+    several = options.task is None and isinstance(schema, dict) and not described
+    schemas = schema if several else {options.task or "NER": schema}
+    for key, task in read_tasks(schemas).items():
+        read_schema(schemas[key], task.name)  # its errors come before a model is loaded
     examples = [] if options.examples is None else [read_json(line) for _, _, line in read_lines(options.examples)]
     if options.min_score > 0:
         engine_options.scores = True
@@ -103,8 +110,7 @@ def main(options: ExtractOptions, engine_options: EngineOptions) -> None:
     )
     result = extractor(
         text,
-        options.task,
-        options.schema,
+        *((schema,) if several else next(iter(schemas.items()))),
         examples=examples,
         language=options.language,
         triggers=options.triggers,

@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import chain, groupby, islice, repeat
-from typing import Any, overload
+from itertools import chain, islice, repeat
+from typing import TYPE_CHECKING, Any, overload
 
 from tqdm import tqdm
 
-from iepile_builder.answers.grounding import Locator, as_mention, ground
-from iepile_builder.answers.scores import Calibration, score_decision
+from iepile_builder.answers.scores import Calibration
 from iepile_builder.chat import to_prompt
 from iepile_builder.data.batching import SchemaBatching
-from iepile_builder.data.instructions import check_language, read_asked, read_instruction
+from iepile_builder.data.instructions import read_asked, read_instruction
 from iepile_builder.engines.base import Completion, Engine, Request
 from iepile_builder.engines.loading import find_calibration
 from iepile_builder.engines.transformers import TransformersEngine
 from iepile_builder.errors import InputError
 from iepile_builder.extraction.clock import start_clock
-from iepile_builder.extraction.merge import add_units, place_key, read_answer
 from iepile_builder.extraction.passages import HAN, SURROGATE, Passage, detect_language, passages
-from iepile_builder.extraction.result import Extraction, compose
-from iepile_builder.extraction.user_schema import Triggers, read_examples, read_schema, read_triggers
-from iepile_builder.extraction.work import Job, Work
+from iepile_builder.extraction.result import Extraction, Extractions
+from iepile_builder.extraction.user_schema import CallOptions, Triggers, make_batching, read_tasks, read_triggers
+from iepile_builder.extraction.work import Job, Work, merge_answers
 from iepile_builder.tasks import TASKS, find_task
-from iepile_builder.tasks.facts import Annotation, Fact
+from iepile_builder.tasks.facts import Annotation
 
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 REQUESTS_TIMED = 16  # that an engine is given between two looks at the clock, where there is a time limit
 MIN_ROOM = 32  # tokens for a passage
@@ -165,29 +166,43 @@ class Extractor:
         split_num: int | None = None,
     ) -> Iterator[Extraction]: ...
 
+    @overload
+    def __call__(  # type: ignore[overload-overlap]
+        self, text: str, task: Mapping[str, Any], **options: Unpack[CallOptions]
+    ) -> Extractions: ...
+
+    @overload
+    def __call__(
+        self, text: Iterable[str], task: Mapping[str, Any], **options: Unpack[CallOptions]
+    ) -> Iterator[Extractions]: ...
+
     def __call__(
         self,
         text: str | Iterable[str],
-        task: str,
-        schema: Any,
+        task: str | Mapping[str, Any],
+        schema: Any = None,
         examples: Sequence[Mapping[str, Any]] = (),
         language: str | None = None,
         triggers: Triggers | Extraction | Iterable[Triggers | Extraction] | None = None,
         split_num: int | None = None,
-    ) -> Extraction | Iterator[Extraction]:
+    ) -> Any:
         """
         Extract what a schema asks for.
 
         Args:
             text (`str` or an iterable of `str`):
                 The text; of several, the results come in their order, one by one.
-            task (`str`):
-                Its name, such as `"NER"`.
-            schema (`list`, `dict`, `str`, `Path`, [`Schema`] or a class of `pydantic.BaseModel`):
-                What to ask for, see [`~iepile_builder.extraction.user_schema.read_schema`]. It is asked for in
-                batches of `split_num`, as in training.
+            task (`str` or `dict[str, Any]`):
+                The name of a task, such as `"NER"`, or the schemas of several, which are asked for together:
+                `{"entities": ["person"], "relations": {"founder": "who founded it"}, "events": {"resign": ["who"]}}`.
+                The keys are `entities`, `relations`, `typed_relations`, `events`, `triggers`, `arguments` and
+                `attributes`, or names of tasks.
+            schema (`list`, `dict`, `str`, `Path`, [`Schema`] or a class of `pydantic.BaseModel`, *optional*):
+                What to ask for, see [`~iepile_builder.extraction.user_schema.read_schema`], where `task` is a name. It
+                is asked for in batches of `split_num`, as in training.
             examples (`Sequence[Mapping[str, Any]]`, *optional*, defaults to `()`):
-                Annotated records, in the form that corpora have, that each instruction shows with their answers.
+                Annotated records, in the form that corpora have, that each instruction shows with their answers. Of
+                several tasks, each shows the records with its annotation.
             language (`str`, *optional*):
                 Code of the texts' language, such as `"en"`, `"zh"` or `"de"`, by whose rules sentences end; the
                 instruction is Chinese for `"zh"`, else English. By default `"zh"` or `"en"`, as each text is.
@@ -198,46 +213,50 @@ class Extractor:
                 Labels in one instruction; -1 for all in one. By default the task's.
 
         Returns:
-            [`Extraction`] or `Iterator[Extraction]`: the result, or those of several texts.
+            [`Extraction`] or `Iterator[Extraction]`: the result, or those of several texts. Of several tasks,
+            [`Extractions`]: a dictionary from the key of each task to its [`Extraction`].
 
         Raises:
             `InputError`: if there is nothing to be read or to be asked for, the model's context is too small, or the
                 time is up.
         """
-        if find_task(task).triggers_given and triggers is None:
+        several = not isinstance(task, str)
+        if several and schema is not None:
+            raise InputError(f'a schema has a task; give its name, such as "NER", not {str(task)[:80]}')
+        schemas: Mapping[str, Any] = task if isinstance(task, Mapping) else {str(task): schema}
+        tasks = read_tasks(schemas) if several else {str(task): find_task(str(task))}
+        given = [each.name for each in tasks.values() if each.triggers_given]
+        if given and triggers is None:
             raise InputError(
-                f'{task} asks for the arguments of known events; give triggers={{"event type": ["trigger"]}} or the '
-                "result of EET for the same text, or use EE"
+                f'{given[0]} asks for the arguments of known events; give triggers={{"event type": ["trigger"]}} or '
+                "the result of EET for the same text, or use EE"
             )
-        if not find_task(task).triggers_given and triggers is not None:
-            raise InputError(f"{task} takes no triggers, only EEA does")
-        if language is not None:
-            check_language(language)
-        if split_num is not None and split_num < 1 and split_num != -1:
-            raise InputError(f"split_num is {split_num}; give a number from 1 on, or -1 for all labels at once")
-        asked, descriptions = read_schema(schema, task)
-        batching = SchemaBatching(
-            task,
-            language or "",
-            "",
-            asked,
-            negatives="all",
-            split_num=split_num,
-            schema_order="schema",
-            labels=TASKS[task].labels(asked),  # so that examples may have others, too
-            descriptions=descriptions,
-            examples=read_examples(examples, task),
-            num_examples=len(examples),
-        )
+        if not given and triggers is not None:
+            raise InputError(f"{', '.join(each.name for each in tasks.values())} takes no triggers, only EEA does")
+        batchings = [
+            make_batching(
+                each.name,
+                schemas[key],
+                [record for record in examples if not several or each.field in record],
+                language,
+                split_num,
+            )
+            for key, each in tasks.items()
+        ]
         if isinstance(text, str):
-            return next(self._stream([text], [triggers], batching))
-        if isinstance(triggers, (Mapping, Extraction)):
+            stream = self._stream([text], [triggers], batchings)
+        elif isinstance(triggers, (Mapping, Extraction)):
             raise InputError("EEA with several texts needs the triggers of each: give a list of them")
-        return self._stream(text, repeat(None) if triggers is None else triggers, batching)
+        else:
+            stream = self._stream(text, repeat(None) if triggers is None else triggers, batchings)
+        results = (Extractions(zip(tasks, found, strict=True)) if several else found[0] for found in stream)
+        return next(results) if isinstance(text, str) else results
 
-    def _stream(self, texts: Iterable[str], triggers: Iterable[Any], batching: SchemaBatching) -> Iterator[Extraction]:
-        """Yield the results of texts, in their order."""
-        works: deque[Work] = deque()
+    def _stream(
+        self, texts: Iterable[str], triggers: Iterable[Any], batchings: Sequence[SchemaBatching]
+    ) -> Iterator[list[Extraction]]:
+        """Yield the results of each text, one of each batching, in their order."""
+        works: deque[list[Work]] = deque()
         check_time = start_clock(self.max_seconds)
         at_once = self.requests_at_once if self.max_seconds is None else REQUESTS_TIMED
 
@@ -246,12 +265,20 @@ class Extractor:
                 if not isinstance(text, str) or not text.strip():
                     raise InputError(f"text {number} is empty; give some text")
                 clean = SURROGATE.sub("\ufffd", text)
-                work = Work(clean, replace(batching, language=batching.language or detect_language(clean)), check_time)
-                planned = self._plan(work, given)
-                work.open = len(planned)
-                bar.total += len(planned)
-                works.append(work)
-                yield from planned
+                language = detect_language(clean)
+                of_text = [
+                    Work(clean, replace(each, language=each.language or language), check_time) for each in batchings
+                ]
+                planned = [self._plan(work, given) for work in of_text]
+                for work, of_work in zip(of_text, planned, strict=True):
+                    work.open = len(of_work)
+                    bar.total += len(of_work)
+                works.append(of_text)
+                yield from chain.from_iterable(planned)
+
+        def finished() -> Iterator[list[Extraction]]:
+            while works and not any(work.open for work in works[0]):
+                yield [self._finish(work) for work in works.popleft()]
 
         waiting = jobs()
         hidden = None if self.progress else True  # None: unless on a terminal
@@ -265,16 +292,20 @@ class Extractor:
                     batch += chain.from_iterable(again)
                     bar.total += sum(map(len, again))
                     bar.update(len(part))
-                while works and not works[0].open:
-                    yield self._finish(works.popleft())
-        while works:
-            yield self._finish(works.popleft())
+                yield from finished()
+        yield from finished()
+
+    def _finish(self, work: Work) -> Extraction:
+        """Merge the answers to all requests about a text."""
+        return merge_answers(
+            work, self.repair, self.min_similarity, self.min_score, self.calibration, self.drop_ungrounded
+        )
 
     def _plan(self, work: Work, triggers: Triggers | Extraction | None) -> list[Job]:
         """List the requests about a text: for each passage, those for all labels."""
         text, batching = work.text, work.batching
         sample, whole = Passage(0, min(SAMPLE, len(text))), Passage(0, len(text))
-        known = read_triggers(triggers, text, batching)
+        known = read_triggers(triggers if TASKS[batching.task].triggers_given else None, text, batching)
         empty = self._ask(work, batching, Passage(0, 0), known(whole))
         if not empty:  # EEA, without any trigger
             return []
@@ -347,54 +378,6 @@ class Extractor:
         work.open -= 1
         work.answers.append((job, completion))
         return []
-
-    def _finish(self, work: Work) -> Extraction:
-        """Merge the answers to all requests about a text."""
-        task = TASKS[work.batching.task]
-        order = {label: number for number, label in enumerate(work.batching.asked_labels())}
-        answers = sorted(work.answers, key=lambda answer: (answer[0].passage, order[answer[0].labels[0]]))
-        counts = Counter(cut=0, unparsed=0, repaired=0, left_out=0)
-        units: dict[Any, list[Fact]] = {}
-        best: dict[Any, float] = {}  # scores
-        for passage, of_passage in groupby(answers, key=lambda answer: answer[0].passage):
-            groups: list[list[Fact]] = []
-            scores: list[float | None] = []
-            for job, completion in of_passage:
-                work.check_time()
-                found, decisions, of_answer = read_answer(completion, job.instruction, task, self.repair)
-                counts.update(of_answer)
-                groups += found
-                scores += [
-                    None if each is None else score_decision(each, task.name, self.calibration) for each in decisions
-                ]
-            locate = Locator(work.text[passage.start : passage.end], self.min_similarity, work.check_time)
-            grounded = ground(groups, locate)
-            add_units(units, best, grounded, scores, passage.start, task.has_events)
-
-        kept = list(units.values())
-        if self.min_score > 0:
-            kept = [[fact for fact in unit if best.get(place_key(fact), -1.0) >= self.min_score] for unit in kept]
-            counts["low_score"] = sum(map(len, units.values())) - sum(map(len, kept))
-            kept = list(filter(None, kept))
-        if self.drop_ungrounded:
-            kept = [
-                [fact for fact in unit if all(as_mention(each).grounded for each in fact.strings if each)]
-                for unit in kept
-            ]
-            kept = list(filter(None, kept))
-        return compose(
-            work.text,
-            task,
-            work.batching.language,
-            work.batching.schema,
-            kept,
-            best,
-            passages=list(dict.fromkeys(job.passage for job, _ in answers)),
-            answers=[completion.text for _, completion in answers],
-            retried=work.retried,
-            min_score=self.min_score,
-            **counts,
-        )
 
 
 def take_options(kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,8 @@ from iepile_builder.tasks import TASKS
 
 
 if TYPE_CHECKING:  # a result renders itself with this file
-    from iepile_builder.extraction.result import Extraction
+    from iepile_builder.extraction.result import Extraction, Result
+    from iepile_builder.tasks.facts import Fact
 
 MAX_MARKS = 20_000
 MAX_DEPTH = 6  # marks within marks
@@ -47,19 +48,20 @@ class _Table(NamedTuple):
     more: int  # rows that are not shown
 
 
-def render_page(result: Extraction) -> str:
+def render_page(result: Result) -> str:
     """Render the whole page, which needs no network."""
-    title = f"{result.task}: {pluralize(len(result.facts), 'fact')}"
-    data = {"json": result.to_json(), "answers": result.answers}
-    return render("extraction.html", title=title, language=result.language, **data, **_describe(result))
+    title = f"{', '.join(each.task for each in result.results)}: {pluralize(len(list_facts(result)), 'fact')}"
+    data = {"json": result.to_json(), "answers": [answer for each in result.results for answer in each.answers]}
+    language = result.results[0].language
+    return render("extraction.html", title=title, language=language, **data, **_describe(result))
 
 
-def render_fragment(result: Extraction) -> str:
-    """Render text, graph and table for an element of class `ie` of another page with the style `extraction.css`."""
+def render_fragment(result: Result) -> str:
+    """Render text, graph and tables for an element of class `ie` of another page with the style `extraction.css`."""
     return render("extraction_fragment.html", **_describe(result))
 
 
-def _describe(result: Extraction) -> dict[str, Any]:
+def _describe(result: Result) -> dict[str, Any]:
     """Collect what the templates show."""
     nodes, edges = result.graph()
     colors = list_colors(result)
@@ -68,21 +70,32 @@ def _describe(result: Extraction) -> dict[str, Any]:
         "tokens": _cut_text(result, colors),
         "graph": draw(nodes, edges[:MAX_EDGES], colors) if edges else "",
         "more_edges": max(len(edges) - MAX_EDGES, 0),
-        "table": _make_table(result, colors),
+        "tables": [table for each in result.results if (table := _make_table(each, colors))],
     }
 
 
-def list_remarks(result: Extraction) -> list[str]:
+def list_facts(result: Result) -> list[Fact]:
+    """List the facts of all tasks."""
+    return [fact for each in result.results for fact in each.facts]
+
+
+def list_remarks(result: Result) -> list[str]:
     """List how the text was asked about, and what went wrong."""
-    answers, passages = pluralize(len(result.answers), "answer"), pluralize(len(result.passages), "passage")
-    remarks = [f"{answers} about {passages}, instructions in {result.language}"]
+    several, first = result.results, result.results[0]
+    passages = {passage for each in several for passage in each.passages}
+    answers = pluralize(sum(len(each.answers) for each in several), "answer")
+    remarks = [f"{answers} about {pluralize(len(passages), 'passage')}, instructions in {first.language}"]
     for count, noun, what in (
-        (len(result.ungrounded), "fact", "not in the text"),
-        (result.cut, "answer", "cut at the token limit"),
-        (result.unparsed, "answer", "no JSON"),
-        (result.repaired, "answer", "JSON only after repair"),
-        (result.left_out, "fact", "left out: not asked for, or without a usable form"),
-        (result.low_score, "fact", f"left out: a score below {result.min_score:g}, or no score"),
+        (sum(len(each.ungrounded) for each in several), "fact", "not in the text"),
+        (sum(each.cut for each in several), "answer", "cut at the token limit"),
+        (sum(each.unparsed for each in several), "answer", "no JSON"),
+        (sum(each.repaired for each in several), "answer", "JSON only after repair"),
+        (sum(each.left_out for each in several), "fact", "left out: not asked for, or without a usable form"),
+        (
+            sum(each.low_score for each in several),
+            "fact",
+            f"left out: a score below {first.min_score:g}, or no score",
+        ),
     ):
         if count:
             remarks.append(f"{pluralize(count, noun)} {what}")
@@ -94,15 +107,15 @@ def pluralize(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def list_colors(result: Extraction) -> list[str]:
+def list_colors(result: Result) -> list[str]:
     """List the labels that have a colour of their own, in order of first occurrence."""
-    return list(dict.fromkeys(label for fact in result.facts for _, label in fact.named_mentions))
+    return list(dict.fromkeys(label for fact in list_facts(result) for _, label in fact.named_mentions))
 
 
-def find_marks(result: Extraction) -> list[Mark]:
+def find_marks(result: Result) -> list[Mark]:
     """Find the spans to mark in the text, outer ones before those within them."""
     found: dict[tuple[int, int], dict[str, None]] = defaultdict(dict)
-    for fact in result.facts:
+    for fact in list_facts(result):
         for string, label in fact.named_mentions:
             mention = as_mention(string)
             if mention.start is not None and mention.end is not None:
@@ -111,9 +124,9 @@ def find_marks(result: Extraction) -> list[Mark]:
     return [Mark(start, end, tuple(found[start, end])) for start, end in places[:MAX_MARKS]]
 
 
-def _cut_text(result: Extraction, colors: list[str]) -> list[tuple[str, str | int]]:
+def _cut_text(result: Result, colors: list[str]) -> list[tuple[str, str | int]]:
     """Cut the text where marks open (with a hue) and close (with labels); a mark that crosses another is split."""
-    text = result.text
+    text = result.results[0].text
     tokens: list[tuple[str, str | int]] = []
     stack: list[Mark] = []
     place = 0

@@ -1,4 +1,4 @@
-"""The result of an extraction: facts with their places in the text, as a graph, JSON or a page."""
+"""The results of an extraction: facts with their places in the text, as a graph, JSON or a page."""
 
 from __future__ import annotations
 
@@ -25,8 +25,85 @@ if TYPE_CHECKING:
     import networkx
 
 
+class Result:
+    """What the results of one task and of several have in common."""
+
+    @property
+    def results(self) -> list[Extraction]:
+        """List the results of each task."""
+        raise NotImplementedError
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give all of it as JSON values, without the model's raw answers; offsets count characters (code points)."""
+        raise NotImplementedError
+
+    def to_json(self, indent: int | None = 2) -> str:
+        """Write the same as JSON text."""
+        return json.dumps(self.to_dict(), ensure_ascii=False, indent=indent)
+
+    def graph(self) -> tuple[dict[str, Node], list[Edge]]:
+        """
+        Make a graph of the facts: nodes by name, and the edges between them.
+
+        Equal strings are one node; an event is a node of its own, with an edge to each of its arguments.
+        """
+        nodes: dict[str, Node] = {}
+        edges: dict[tuple[str, str, str], Edge] = {}
+
+        def node(mention: str, kind: str = "") -> str:
+            name = str(mention)
+            if name not in nodes or not nodes[name].kind:
+                nodes[name] = Node(name, kind)
+            return name
+
+        def edge(*ends: str, score: float | None) -> None:
+            source, label, target = ends
+            known = edges.get((source, label, target))
+            if known is None or (known.score or 0) < (score or 0):
+                edges[source, label, target] = Edge(source, label, target, score)
+
+        for result in self.results:
+            for fact, score in () if result.events else zip(result.facts, result.scores, strict=True):
+                ends = [node(mention, kind) for mention, kind in fact.nodes]
+                if len(ends) == 2:
+                    edge(ends[0], fact.edge, ends[1], score=score)
+        scored = [pair for each in self.results for pair in zip(each.events, each.event_scores, strict=True)]
+        for number, (event, score) in enumerate(scored, start=1):
+            label = f"{event.event_type}: {event.trigger}" if event.trigger else event.event_type
+            nodes[f"event {number}"] = Node(label, event.event_type)
+            for argument in event.arguments:
+                edge(f"event {number}", argument.role, node(argument.argument), score=score)
+        return nodes, list(edges.values())
+
+    def to_networkx(self) -> networkx.MultiDiGraph:
+        """Make it with `networkx`: nodes have a `label` and a `type`, edges a `label` and, where known, a `score`."""
+        try:
+            import networkx
+        except ImportError:
+            raise InputError("networkx is not installed: pip install 'iepile-builder[extract]'") from None
+        first = self.results[0]
+        graph = networkx.MultiDiGraph(text=first.text, task=", ".join(each.task for each in self.results))
+        nodes, edges = self.graph()
+        for name, node in nodes.items():
+            graph.add_node(name, label=node.label, type=node.kind)
+        for edge in edges:
+            score = {} if edge.score is None else {"score": edge.score}
+            graph.add_edge(edge.source, edge.target, key=edge.label, label=edge.label, **score)
+        return graph
+
+    def to_html(self) -> str:
+        """Render a page with the marked text, the graph and the tables; it needs no network."""
+        from iepile_builder.extraction.page import render_page
+
+        return render_page(self)
+
+    def save_html(self, path: str | Path) -> None:
+        """Write that page to a file."""
+        write_whole(Path(path), self.to_html())
+
+
 @dataclass(frozen=True)
-class Extraction:
+class Extraction(Result):
     """
     The facts that were found in a text.
 
@@ -97,6 +174,10 @@ class Extraction:
                 object.__setattr__(self, name, [None] * len(of))
 
     @property
+    def results(self) -> list[Extraction]:
+        return [self]
+
+    @property
     def ungrounded(self) -> list[Fact]:
         """List the facts with a string that is not in the text."""
         return [fact for fact in self.facts if not is_grounded(fact)]
@@ -120,7 +201,6 @@ class Extraction:
         return answer
 
     def to_dict(self) -> dict[str, Any]:
-        """Give all of it as JSON values, without the model's raw answers; offsets count characters (code points)."""
         result: dict[str, Any] = {
             "text": self.text,
             "task": self.task,
@@ -147,66 +227,32 @@ class Extraction:
         result["answers"] = {"all": len(self.answers), **{name: getattr(self, name) for name in counts}}
         return result
 
-    def to_json(self, indent: int | None = 2) -> str:
-        """Write the same as JSON text."""
-        return json.dumps(self.to_dict(), ensure_ascii=False, indent=indent)
 
-    def graph(self) -> tuple[dict[str, Node], list[Edge]]:
-        """
-        Make a graph of the facts: nodes by name, and the edges between them.
+class Extractions(dict[str, Extraction], Result):
+    """
+    The facts that several tasks found in a text: a dictionary from the key of each task, such as `"entities"`, to its
+    [`Extraction`]. Its graph, JSON and page are those of all of them.
+    """
 
-        Equal strings are one node; an event is a node of its own, with an edge to each of its arguments.
-        """
-        nodes: dict[str, Node] = {}
-        edges: dict[tuple[str, str, str], Edge] = {}
+    @property
+    def results(self) -> list[Extraction]:
+        return list(self.values())
 
-        def node(mention: str, kind: str = "") -> str:
-            name = str(mention)
-            if name not in nodes or not nodes[name].kind:
-                nodes[name] = Node(name, kind)
-            return name
+    @property
+    def text(self) -> str:
+        """The text."""
+        return self.results[0].text
 
-        def edge(*ends: str, score: float | None) -> None:
-            source, label, target = ends
-            known = edges.get((source, label, target))
-            if known is None or (known.score or 0) < (score or 0):
-                edges[source, label, target] = Edge(source, label, target, score)
+    @property
+    def facts(self) -> list[Fact]:
+        """List the facts of all tasks."""
+        return [fact for result in self.results for fact in result.facts]
 
-        for fact, score in () if self.events else zip(self.facts, self.scores, strict=True):
-            ends = [node(mention, kind) for mention, kind in fact.nodes]
-            if len(ends) == 2:
-                edge(ends[0], fact.edge, ends[1], score=score)
-        for number, (event, score) in enumerate(zip(self.events, self.event_scores, strict=True), start=1):
-            label = f"{event.event_type}: {event.trigger}" if event.trigger else event.event_type
-            nodes[f"event {number}"] = Node(label, event.event_type)
-            for argument in event.arguments:
-                edge(f"event {number}", argument.role, node(argument.argument), score=score)
-        return nodes, list(edges.values())
-
-    def to_networkx(self) -> networkx.MultiDiGraph:
-        """Make it with `networkx`: nodes have a `label` and a `type`, edges a `label` and, where known, a `score`."""
-        try:
-            import networkx
-        except ImportError:
-            raise InputError("networkx is not installed: pip install 'iepile-builder[extract]'") from None
-        graph = networkx.MultiDiGraph(text=self.text, task=self.task)
-        nodes, edges = self.graph()
-        for name, node in nodes.items():
-            graph.add_node(name, label=node.label, type=node.kind)
-        for edge in edges:
-            score = {} if edge.score is None else {"score": edge.score}
-            graph.add_edge(edge.source, edge.target, key=edge.label, label=edge.label, **score)
-        return graph
-
-    def to_html(self) -> str:
-        """Render a page with the marked text, the graph and the tables; it needs no network."""
-        from iepile_builder.extraction.page import render_page
-
-        return render_page(self)
-
-    def save_html(self, path: str | Path) -> None:
-        """Write that page to a file."""
-        write_whole(Path(path), self.to_html())
+    def to_dict(self) -> dict[str, Any]:
+        of_tasks = {key: result.to_dict() for key, result in self.items()}
+        for result in of_tasks.values():
+            del result["text"]
+        return {"text": self.text, "tasks": of_tasks}
 
 
 def compose(

@@ -11,7 +11,7 @@ from rich.text import Text
 from iepile_builder.answers.grounding import Mention, as_mention
 from iepile_builder.extraction.graph import hue
 from iepile_builder.extraction.page import find_marks, format_score, list_colors, list_remarks, pluralize
-from iepile_builder.extraction.result import Extraction
+from iepile_builder.extraction.result import Extraction, Result
 from iepile_builder.tasks import TASKS
 
 
@@ -22,12 +22,23 @@ _CONTROL = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)), "\ufffd"
 _ANSI = ("yellow", "cyan", "green", "magenta", "red", "blue")
 
 
-def show(result: Extraction, console: Console | None = None) -> None:
-    """Print an extraction: the text with its mentions in colour, and the facts as a table."""
+def show(result: Result, console: Console | None = None) -> None:
+    """Print an extraction: the text with its mentions in colour, and the facts of each task as a table."""
     console = console or Console()
     colors = label_styles(list_colors(result), console.color_system)
     console.print(mark_text(result, colors))
     console.print()
+    for each in result.results:
+        table, all_of_them = _make_table(each, colors)
+        if table.row_count:
+            console.print(table)
+        if table.row_count < all_of_them:
+            console.print(f"{all_of_them - table.row_count} more: see --html or --json", style="dim")
+    console.print(f"{'; '.join(list_remarks(result))}.", style="dim")
+
+
+def _make_table(result: Extraction, colors: dict[str, str]) -> tuple[Table, int]:
+    """Make the table of the events of a task, or of its facts where it has none, and count them."""
     if TASKS[result.task].has_events:
         more = [] if all(score is None for score in result.event_scores) else ["score"]
         table = Table("event", "trigger", "arguments", *more, box=None, header_style="bold dim")
@@ -37,43 +48,38 @@ def show(result: Extraction, console: Console | None = None) -> None:
             )
             cells = [_label(event.event_type, colors), _cell(event.trigger), arguments]
             table.add_row(*cells, *(format_score(score) for _ in more))
-        shown, all_of_them = len(result.events[:_MAX_ROWS]), len(result.events)
-    else:
-        columns = result.facts[0].columns if result.facts else ()
-        more = [] if all(score is None for score in result.scores) else ["score"]
-        table = Table(*(head for head, _ in columns), *more, box=None, header_style="bold dim")
-        for fact, score in zip(result.facts[:_MAX_ROWS], result.scores, strict=False):
-            values = [getattr(fact, field) for _, field in columns]
-            cells = [_cell(each) if isinstance(each, Mention) else _label(each, colors) for each in values]
-            table.add_row(*cells, *(format_score(score) for _ in more))
-        shown, all_of_them = len(result.facts[:_MAX_ROWS]), len(result.facts)
-    if shown:
-        console.print(table)
-    if shown < all_of_them:
-        console.print(f"{all_of_them - shown} more: see --html or --json", style="dim")
-    console.print(f"{'; '.join(list_remarks(result))}.", style="dim")
+        return table, len(result.events)
+    columns = result.facts[0].columns if result.facts else ()
+    more = [] if all(score is None for score in result.scores) else ["score"]
+    table = Table(*(head for head, _ in columns), *more, box=None, header_style="bold dim")
+    for fact, score in zip(result.facts[:_MAX_ROWS], result.scores, strict=False):
+        values = [getattr(fact, field) for _, field in columns]
+        cells = [_cell(each) if isinstance(each, Mention) else _label(each, colors) for each in values]
+        table.add_row(*cells, *(format_score(score) for _ in more))
+    return table, len(result.facts)
 
 
-def mark_text(result: Extraction, colors: dict[str, str]) -> Text:
+def mark_text(result: Result, colors: dict[str, str]) -> Text:
     """Colour the mentions in the text, each followed by its labels."""
+    whole = result.results[0].text
     text = Text()
     place = 0
     inside = [mark for mark in find_marks(result) if mark.end <= _MAX_CHARACTERS]
     moved = {0: 0}  # offsets in the text to offsets in what is shown
     for mark in sorted(inside, key=lambda mark: (mark.end, -mark.start)):
-        text.append(_plain(result.text[place : mark.end]))
+        text.append(_plain(whole[place : mark.end]))
         moved.update(
             (start, len(text) - mark.end + start) for start in range(place, mark.end + 1) if start not in moved
         )
         place = mark.end
         text.append(f" {_plain(', '.join(mark.labels))} ", style=f"italic {colors[mark.labels[0]]}")
-    end = min(len(result.text), _MAX_CHARACTERS)
-    text.append(_plain(result.text[place:end]))
+    end = min(len(whole), _MAX_CHARACTERS)
+    text.append(_plain(whole[place:end]))
     moved.update((start, len(text) - end + start) for start in range(place, end + 1) if start not in moved)
     for mark in inside:
         text.stylize(f"bold {colors[mark.labels[0]]}", moved[mark.start], moved[mark.end])
-    if len(result.text) > _MAX_CHARACTERS:
-        text.append(f" ... {pluralize(len(result.text) - _MAX_CHARACTERS, 'more character')}: see --html", style="dim")
+    if len(whole) > _MAX_CHARACTERS:
+        text.append(f" ... {pluralize(len(whole) - _MAX_CHARACTERS, 'more character')}: see --html", style="dim")
     return text
 
 

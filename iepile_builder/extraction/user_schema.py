@@ -4,21 +4,80 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypedDict, get_args
 
 from iepile_builder.answers.grounding import Mention
 from iepile_builder.data.batching import SchemaBatching
-from iepile_builder.data.instructions import Description
+from iepile_builder.data.instructions import Description, check_language
 from iepile_builder.errors import InputError
 from iepile_builder.extraction.passages import Passage
 from iepile_builder.extraction.result import Extraction
 from iepile_builder.schema import Schema, check_labels
-from iepile_builder.tasks import find_task
+from iepile_builder.tasks import TASKS, find_task
 from iepile_builder.tasks.base import Task
 from iepile_builder.tasks.facts import Annotation, Trigger
 
 
 Triggers = Mapping[str, Iterable[str]]  # event type to triggers
+
+
+class CallOptions(TypedDict, total=False):
+    """The options of a call for several tasks; see [`~iepile_builder.extraction.extractor.Extractor.__call__`]."""
+
+    examples: Sequence[Mapping[str, Any]]
+    language: str | None
+    triggers: Triggers | Extraction | Iterable[Triggers | Extraction] | None
+    split_num: int | None
+
+
+def read_tasks(schema: Mapping[Any, Any]) -> dict[str, Task]:
+    """
+    Find the tasks of a schema of several: `{"entities": ["person"], "relations": {"founder": "who founded it"}}`. A
+    key is what the task calls its facts, or the task's name.
+
+    Raises:
+        `InputError`: If there is none, a key is unknown, or a task occurs twice.
+    """
+    keys = {task.schema_key or task.name: task for task in TASKS.values()}
+    found: dict[str, Task] = {}
+    for key in schema:
+        task = keys.get(key) or TASKS.get(key)
+        if task is None:
+            raise InputError(f"unknown task {str(key)[:80]!r}; known: {', '.join((*keys, *TASKS))}")
+        if task in found.values():
+            raise InputError(f"{key!r} asks for {task.name} a second time; give each task once")
+        found[key] = task
+    if not found:
+        raise InputError(f"the schema is empty; give one for each task: {', '.join(keys)}")
+    return found
+
+
+def make_batching(
+    task: str,
+    schema: Any,
+    examples: Sequence[Mapping[str, Any]] = (),
+    language: str | None = None,
+    split_num: int | None = None,
+) -> SchemaBatching:
+    """Make what asks for all labels of a user's schema; the arguments are those of a call of the extractor."""
+    if language is not None:
+        check_language(language)
+    if split_num is not None and split_num < 1 and split_num != -1:
+        raise InputError(f"split_num is {split_num}; give a number from 1 on, or -1 for all labels at once")
+    asked, descriptions = read_schema(schema, task)
+    return SchemaBatching(
+        task,
+        language or "",
+        "",
+        asked,
+        negatives="all",
+        split_num=split_num,
+        schema_order="schema",
+        labels=TASKS[task].labels(asked),  # so that examples may have others, too
+        descriptions=descriptions,
+        examples=read_examples(examples, task),
+        num_examples=len(examples),
+    )
 
 
 def read_schema(schema: Any, task: str) -> tuple[Schema, dict[str, Description]]:
@@ -45,13 +104,7 @@ def read_schema(schema: Any, task: str) -> tuple[Schema, dict[str, Description]]
         `InputError`: if it is empty, a label occurs twice, or the task does not take it.
     """
     asked = find_task(task)
-    if isinstance(schema, (str, Path)):
-        if not Path(schema).is_file():
-            raise InputError(f"schema {str(schema)!r}: no such file; give its path, or {asked.wanted}")
-        try:
-            schema = json.loads(Path(schema).read_bytes())
-        except ValueError:
-            schema = Schema.read(schema)
+    schema = open_schema(schema, task)
     if isinstance(schema, Schema):
         _check_labels(list(asked.labels(schema)), asked)
         _check_items(asked, schema)
@@ -63,6 +116,19 @@ def read_schema(schema: Any, task: str) -> tuple[Schema, dict[str, Description]]
     if isinstance(schema, Iterable) and not isinstance(schema, str):
         return _read_list(list(schema), asked), {}
     raise InputError(f"a schema of {task} cannot be made of {str(schema)[:80]!r}; give {asked.wanted}")
+
+
+def open_schema(schema: Any, task: str | None = None) -> Any:
+    """Read a schema that is given as the path of a file; any other is left as it is."""
+    if not isinstance(schema, (str, Path)):
+        return schema
+    if not Path(schema).is_file():
+        wanted = find_task(task or "NER").wanted
+        raise InputError(f"schema {str(schema)!r}: no such file; give its path, or {wanted}")
+    try:
+        return json.loads(Path(schema).read_bytes())
+    except ValueError:
+        return Schema.read(schema)
 
 
 def _check_labels(labels: list[Any], task: Task, where: str = "the schema") -> None:

@@ -1,15 +1,22 @@
-"""A text being extracted from, and the requests about it."""
+"""A text being extracted from, the requests about it, and the result of their answers."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from itertools import groupby
+from typing import Any, NamedTuple
 
+from iepile_builder.answers.grounding import Locator, as_mention, ground
+from iepile_builder.answers.scores import Calibration, score_decision
 from iepile_builder.data.batching import SchemaBatching
 from iepile_builder.engines.base import Completion, Request
+from iepile_builder.extraction.merge import add_units, place_key, read_answer
 from iepile_builder.extraction.passages import Passage
-from iepile_builder.tasks.facts import Annotation
+from iepile_builder.extraction.result import Extraction, compose
+from iepile_builder.tasks import TASKS
+from iepile_builder.tasks.facts import Annotation, Fact
 
 
 class Job(NamedTuple):
@@ -33,3 +40,56 @@ class Work:
     open: int = 0
     retried: int = 0
     answers: list[tuple[Job, Completion]] = field(default_factory=list)
+
+
+def merge_answers(
+    work: Work,
+    repair: bool,
+    min_similarity: float,
+    min_score: float,
+    calibration: Calibration | None,
+    drop_ungrounded: bool,
+) -> Extraction:
+    """Merge the answers to all requests about a text; the options are those of the extractor."""
+    task = TASKS[work.batching.task]
+    order = {label: number for number, label in enumerate(work.batching.asked_labels())}
+    answers = sorted(work.answers, key=lambda answer: (answer[0].passage, order[answer[0].labels[0]]))
+    counts = Counter(cut=0, unparsed=0, repaired=0, left_out=0)
+    units: dict[Any, list[Fact]] = {}
+    best: dict[Any, float] = {}  # scores
+    for passage, of_passage in groupby(answers, key=lambda answer: answer[0].passage):
+        groups: list[list[Fact]] = []
+        scores: list[float | None] = []
+        for job, completion in of_passage:
+            work.check_time()
+            found, decisions, of_answer = read_answer(completion, job.instruction, task, repair)
+            counts.update(of_answer)
+            groups += found
+            scores += [None if each is None else score_decision(each, task.name, calibration) for each in decisions]
+        locate = Locator(work.text[passage.start : passage.end], min_similarity, work.check_time)
+        grounded = ground(groups, locate)
+        add_units(units, best, grounded, scores, passage.start, task.has_events)
+
+    kept = list(units.values())
+    if min_score > 0:
+        kept = [[fact for fact in unit if best.get(place_key(fact), -1.0) >= min_score] for unit in kept]
+        counts["low_score"] = sum(map(len, units.values())) - sum(map(len, kept))
+        kept = list(filter(None, kept))
+    if drop_ungrounded:
+        kept = [
+            [fact for fact in unit if all(as_mention(each).grounded for each in fact.strings if each)] for unit in kept
+        ]
+        kept = list(filter(None, kept))
+    return compose(
+        work.text,
+        task,
+        work.batching.language,
+        work.batching.schema,
+        kept,
+        best,
+        passages=list(dict.fromkeys(job.passage for job, _ in answers)),
+        answers=[completion.text for _, completion in answers],
+        retried=work.retried,
+        min_score=min_score,
+        **counts,
+    )

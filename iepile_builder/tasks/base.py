@@ -40,6 +40,7 @@ class Task:
     Attributes:
         name (`str`): the task's name in the format.
         title (`str`): its name in words, a plural noun.
+        schema_key (`str`): its key in a schema of several tasks, such as "entities"; `""` for its name alone.
         field (`str`): the key of a record that holds the task's annotation.
         mentions (`tuple[str, ...]`): the keys of an annotation whose values are strings of the text.
         places (`tuple[Place, ...]`): these keys, each with the keys of its offsets: `start` and `end`, or where an
@@ -62,6 +63,7 @@ class Task:
 
     name: str
     title: str
+    schema_key = ""
     field: str
     mentions: tuple[str, ...]
     names: tuple[str, ...]

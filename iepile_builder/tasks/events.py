@@ -34,6 +34,7 @@ class EET(Task):
 
     name = "EET"
     title = "event triggers"
+    schema_key = "triggers"
     field = "event"
     mentions = ("event_trigger",)
     names = ("event_type",)
@@ -78,6 +79,7 @@ class EE(EET):
 
     name = "EE"
     title = "events"
+    schema_key = "events"
     roles_name = "roles"
     form = {"resign": ["employee", "employer"]}
     examples: Mapping[str, Example] = {
@@ -240,6 +242,7 @@ class EEA(EE):
 
     name = "EEA"
     title = "event arguments"
+    schema_key = "arguments"
     examples = {
         language: Example(
             [{**item, "trigger": [event["trigger"]]} for item in schema for event in answer[item["event_type"]]],

@@ -27,6 +27,7 @@ class KG(Task):
 
     name = "KG"
     title = "entities with attributes"
+    schema_key = "attributes"
     field = "relation"
     mentions = ("head", "tail")
     names = ("relation",)

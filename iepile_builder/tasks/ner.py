@@ -14,6 +14,7 @@ class NER(Task):
 
     name = "NER"
     title = "named entities"
+    schema_key = "entities"
     field = "entity"
     mentions = ("entity",)
     names = ("entity_type",)

@@ -16,6 +16,7 @@ class RE(Task):
 
     name = "RE"
     title = "relations"
+    schema_key = "relations"
     field = "relation"
     mentions = ("head", "tail")
     names: tuple[str, ...] = ("relation",)
@@ -78,6 +79,7 @@ class SPO(RE):
 
     name = "SPO"
     title = "typed relations"
+    schema_key = "typed_relations"
     names = ("relation", "head_type", "tail_type")
     keyed = False
     label_name = "typed relation"

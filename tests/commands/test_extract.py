@@ -114,3 +114,14 @@ def test_bad_input(run: Callable[..., str], arguments: list[str], message: str) 
     with pytest.raises(InputError) as error:
         run("--schema", '["person"]', *arguments)
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_several_tasks(run: Callable[..., str], tmp_path: Path) -> None:
+    schema = tmp_path / "schema.json"
+    schema.write_text(f'{{"entities": ["person"], "events": {SCHEMA}}}')
+    out = run("--text", TEXT, "--schema", schema, answer={"person": ["Ada Lovelace"], **ANSWER})
+    assert re.search(r"person +Ada Lovelace 0:12", out) and re.search(r"resign +resigned 13:21", out)
+    assert "2 answers about 1 passage, instructions in en; 1 fact not in the text." in out
+    with pytest.raises(InputError, match="unknown task 'person'; known: entities, "):
+        run("--text", TEXT, "--schema", '{"person": ["age"]}')
+    assert "person" in run("--text", TEXT, "--schema", '{"person": "a human"}', answer={"person": ["Ada Lovelace"]})
