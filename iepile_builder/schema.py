@@ -47,7 +47,9 @@ class Schema:
         except UnicodeDecodeError as error:
             raise InputError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
         if len(lines) != 3:
-            raise InputError(f"{path}: {len(lines)} lines, not 3 (types; roles or relations; type to roles)")
+            raise InputError(
+                f"{path}: {len(lines)} lines, not 3 (types; roles or relations; type to roles), and not one JSON value"
+            )
         values = []
         for number, line in enumerate(lines, start=1):
             try:

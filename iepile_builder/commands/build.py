@@ -35,6 +35,7 @@ from iepile_builder.errors import InputError
 from iepile_builder.hub.cards import dataset_card
 from iepile_builder.iepile import TO_FIT, TOO_LONG, IEPile
 from iepile_builder.io import check_file, to_json, write_whole
+from iepile_builder.tasks import TASKS
 
 
 READERS = {"instances": read_instances, "instructie": read_instructie, "conll": read_conll}
@@ -110,7 +111,8 @@ def main(options: BuildOptions, instance_options: InstanceOptions) -> None:
         # splits that a killed build has finished are beside the new folder, and not built again
         dataset, report, corpora = build_splits(options, instance_options, new.parent)
         max_length = instance_options.max_length
-        notes = length_notes(report, max_length) if max_length is not None else []
+        notes = schema_notes(corpora)
+        notes += length_notes(report, max_length) if max_length is not None else []
         if "train" in dataset and config.needs_hard_negatives():
             notes += hard_negative_notes(config, corpora)
         if "train" in dataset and config.label_synonyms is not None:
@@ -190,6 +192,15 @@ def _bar(stage: str, total: int, unit: str) -> Iterator[Callable[[int], object]]
     """A progress bar for a stage that takes more than a second, on a terminal."""
     with tqdm(desc=stage, total=total, unit=unit, unit_scale=True, delay=1, leave=False, disable=None) as bar:
         yield bar.update
+
+
+def schema_notes(corpora: list[Corpus]) -> list[str]:
+    """Say which schemas are derived from the records."""
+    derived = [(corpus, len(TASKS[corpus.task].labels(corpus.schema))) for corpus in corpora if corpus.derived]
+    return [
+        f"Schema of {corpus.task} {corpus.source} ({corpus.language}): the {number} labels of its records."
+        for corpus, number in derived
+    ]
 
 
 def hard_negative_notes(config: IEPileConfig, corpora: list[Corpus]) -> list[str]:

@@ -1,16 +1,21 @@
 """Find, read and check annotated corpora."""
 
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import orjson
+
 from iepile_builder.data.instructions import LANGUAGES, check_language, is_language
 from iepile_builder.errors import InputError
 from iepile_builder.io import SAMPLE_CORPUS, check_file, located, read_json, read_lines
-from iepile_builder.schema import Schema
+from iepile_builder.schema import Schema, check_labels
 from iepile_builder.tasks import TASKS
+from iepile_builder.tasks.base import Task
 
 
+KINDS = {"entity": "entities", "relation": "relations", "event": "events"}  # a record's field: a schema's key
 SPLIT_FILES = {"train": "train.json", "validation": "dev.json", "test": "test.json"}
 
 
@@ -20,11 +25,12 @@ class Corpus:
     A corpus folder, read for one task. An EE folder also serves EET and EEA, an RE folder with typed triples SPO.
     """
 
-    path: Path  # with `schema.json` and some of `train.json`, `dev.json` and `test.json`
+    path: Path  # with some of `train.json`, `dev.json` and `test.json`, and perhaps `schema.json`
     task: str
     language: str  # code of the texts' language: `"en"`, `"zh"`, `"de"`
     source: str  # name of the folder
     schema: Schema
+    derived: bool = False  # whether the schema is made of the labels of the records
 
     def names(self) -> dict[str, str]:
         """Return task, language and name."""
@@ -55,8 +61,8 @@ def find_corpora(
             Languages and names of corpora to find.
 
     Raises:
-        `InputError`: If nothing is found, a `schema.json` is missing or wrong, or a folder's task or language is
-            neither in its path nor given.
+        `InputError`: If nothing is found, a `schema.json` is wrong, or a folder's task or language is unknown: the
+            language must be in its path or given, the task may also be that of its first record.
     """
     check_choices("task", tasks, TASKS)
     check_languages(languages)
@@ -90,12 +96,14 @@ def find_corpora(
         for task in [own_task] if tasks is None else tasks:
             derived = task in TASKS[own_task].also_serves
             if task == own_task or (derived and (task, language, name) not in folders):
-                corpus = Corpus(path, task, language, name, Schema.read(path / "schema.json"))
-                if TASKS[task].labels_in_annotations and not TASKS[task].labels(corpus.schema):
-                    labels = annotated_labels(corpus)
-                    if not labels and derived:  # an RE folder without types does not serve SPO
+                corpus = Corpus(path, task, language, name, read_schema(path / "schema.json", TASKS[task]))
+                missing = not (path / "schema.json").exists()
+                if missing or (TASKS[task].labels_in_annotations and not TASKS[task].labels(corpus.schema)):
+                    schema = derive_schema(corpus)
+                    if not TASKS[task].labels(schema) and derived:  # an RE folder without types does not serve SPO
                         continue
-                    corpus = replace(corpus, schema=replace(corpus.schema, types=tuple(labels)))
+                    schema = replace(schema, roles=corpus.schema.roles or schema.roles)
+                    corpus = replace(corpus, schema=schema, derived=missing)
                 check_schema(corpus)
                 corpora.append(corpus)
     if not corpora:
@@ -114,8 +122,11 @@ def folder_roles(
     if path.parent.name in TASKS and (is_language(language) if folder.startswith("IE-") else language in LANGUAGES):
         yield path.parent.name, language
         return
+    tasks = tasks or annotated_tasks(path)
     if not tasks:
-        raise InputError(f"{path}: its path does not say the task (IE-en/NER/NAME would); give --tasks")
+        raise InputError(
+            f"{path}: neither its path nor its first record says the task (IE-en/NER/NAME would); give --tasks"
+        )
     if not languages or len(languages) > 1:
         raise InputError(f"{path}: its path does not say the language (IE-en/NER/NAME would); give --languages")
     for task in tasks:
@@ -143,6 +154,8 @@ def check_schema(corpus: Corpus) -> None:
     """Raise an `InputError` if a corpus's schema does not serve its task."""
     path, task = corpus.path / "schema.json", TASKS[corpus.task]
     if not task.labels(corpus.schema):
+        if not path.exists():
+            raise InputError(f"{path}: missing, and no record has a label of {corpus.task}")
         raise InputError(f"{path}: no labels for {corpus.task}")
     try:
         task.check_schema(corpus.schema)
@@ -150,16 +163,56 @@ def check_schema(corpus: Corpus) -> None:
         raise InputError(f"{path}, {error}") from None
 
 
-def annotated_labels(corpus: Corpus) -> list[str]:
-    """List the labels of all splits, sorted; none if an annotation does not say its label."""
+def annotated_tasks(path: Path) -> list[str]:
+    """Name the task of a corpus folder's first record; none if there is no annotation in it."""
+    for split in SPLIT_FILES.values():
+        for number, _, line in read_lines(path / split):
+            with located(path / split, number):
+                record = read_json(line)
+            return [name for name, task in TASKS.items() if task.field in record][:1]
+    return []
+
+
+def read_schema(path: Path, task: Task) -> Schema:
+    """
+    Read a corpus's `schema.json`: three lines, see [`Schema.read`], or one JSON value. That is a list of labels, a
+    dictionary from label to roles or to a description, or `{"entities": ..., "relations": ..., "events": ...}` with
+    some of these. An empty schema if there is none.
+    """
+    if not path.exists():
+        return Schema()
+    check_file(path)
+    try:
+        value = orjson.loads(path.read_bytes().removeprefix(BOM_UTF8))
+    except ValueError:
+        return Schema.read(path)
+    if isinstance(value, dict) and value and value.keys() <= {*KINDS.values()}:
+        value = value.get(KINDS.get(task.field, ""), [])
+    if isinstance(value, list):
+        check_labels(value, str(path), task.wanted)
+        value = dict.fromkeys(value)
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: {str(value)[:80]!r} is no schema; give {task.wanted}")
+    check_labels(list(value), str(path), task.wanted)
+    labels: dict[str, list[str]] = {}
+    for label, roles in value.items():
+        labels[label] = list(roles) if isinstance(roles, (list, dict)) else []
+        check_labels(labels[label], f"{path}, {label!r}", task.wanted)
+        if labels[label] and not task.roles_name:
+            raise InputError(f"{path}: {label!r} has roles, which {task.name} does not take; give {task.wanted}")
+    return task.to_schema(labels)
+
+
+def derive_schema(corpus: Corpus) -> Schema:
+    """Make the schema of the labels in all splits, sorted; an empty one if an annotation does not say its label."""
     task = TASKS[corpus.task]
-    labels: set[str] = set()
+    labels: dict[str, set[str]] = {}
     for split in SPLIT_FILES:
         for number, _, line in read_lines(corpus.file(split)):
             with located(corpus.file(split), number):
                 for annotation in read_json(line).get(task.field) or []:
                     label = task.annotated_label(annotation)
                     if label is None:
-                        return []
-                    labels.add(label)
-    return sorted(labels)
+                        return Schema()
+                    labels.setdefault(label, set()).update(task.annotated_roles(annotation))
+    return task.to_schema({label: sorted(roles) for label, roles in sorted(labels.items())})

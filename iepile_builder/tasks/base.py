@@ -58,7 +58,7 @@ class Task:
         triggers_given (`bool`): whether an instruction gives the record's event types and triggers away.
         blocks (`tuple[str, ...]`): the kinds of facts with scores of their own; `("",)` where all are scored together.
         also_serves (`tuple[str, ...]`): the tasks that a corpus of this one can serve, too.
-        labels_in_annotations (`bool`): whether the labels of a corpus without a schema are those of its annotations.
+        labels_in_annotations (`bool`): whether a schema without labels has those of the annotations.
     """
 
     name: str
@@ -131,8 +131,12 @@ class Task:
         """Raise an `InputError` that names the line of `schema.json` if the task cannot ask for what it holds."""
 
     def annotated_label(self, annotation: Any) -> str | None:
-        """Read the label of an unchecked annotation if it tells it; see `labels_in_annotations`."""
-        raise NotImplementedError
+        """Read the label of an unchecked annotation; `None` if it does not tell it."""
+        return check_strings(annotation, self.names[:1], self.field)[self.names[0]]
+
+    def annotated_roles(self, annotation: Any) -> list[str]:
+        """List the roles of an unchecked annotation's label that it has."""
+        return []
 
     def read_label(self, label: Any) -> Any:
         """Read a label that a user gives in a form of the task's own."""

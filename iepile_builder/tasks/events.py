@@ -120,6 +120,12 @@ class EE(EET):
         arguments = {"anyOf": [object_schema({}), roles]} if item["arguments"] else object_schema({})
         return list_schema(object_schema({"trigger": trigger, "arguments": arguments}))
 
+    def annotated_roles(self, annotation: Any) -> list[str]:
+        arguments = annotation.get("arguments")
+        if not isinstance(arguments, list):
+            raise InputError("'arguments' of an event is missing or not a list")
+        return [check_strings(argument, ("role",), "arguments")["role"] for argument in arguments]
+
     def arguments(self, annotation: Annotation) -> list[tuple[str, str]]:
         return [(argument["role"], argument["argument"]) for argument in annotation["arguments"]]
 

@@ -57,6 +57,12 @@ class KG(Task):
     def label(self, annotation: Annotation, schema: Schema) -> str:
         return schema.owners.get(annotation["relation"], "")
 
+    def annotated_label(self, annotation: Any) -> str | None:
+        return check_strings(annotation, ("head_type",), self.field)["head_type"]
+
+    def annotated_roles(self, annotation: Any) -> list[str]:
+        return [check_strings(annotation, self.names, self.field)["relation"]]
+
     def to_schema(self, labels: Mapping[str, Sequence[str]]) -> Schema:
         roles = dict.fromkeys(role for of_label in labels.values() for role in of_label)
         return Schema((), tuple(roles), {label: tuple(of_label) for label, of_label in labels.items()})

@@ -4,6 +4,7 @@ import json
 import shutil
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -163,20 +164,88 @@ def test_an_event_with_a_role_of_another_type_names_the_closest(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (None, "schema.json: missing"),
         (["[]", "[]"], "2 lines, not 3"),
         (["[]", "[", "{}"], "line 2: not JSON"),
         (["{}", "[]", "{}"], "line 1: '{}' is no list; give a JSON list of label names"),
         (['["a", "a"]', "[]", "{}"], "label 'a' occurs 2 times; give each once"),
         (["[]", "[]", "[]"], "line 3: not a JSON object"),
         (["[]", "[]", "{}"], "no labels for NER"),
+        (["[]"], "no labels for NER"),
+        (["{", '"entities": ["person"', "}"], "line 1: not JSON"),
+        (["{", '"entities":', '["person"', "}"], "4 lines, not 3 .* and not one JSON value"),
+        (['["person", "person"]'], "schema.json: label 'person' occurs 2 times"),
+        (['{"person": ["name"]}'], "'person' has roles, which NER does not take; give the entity types, such as"),
+        (['{"relations": ["wife"]}'], "no labels for NER"),
+        (['"person"'], "'person' is no schema; give the entity types"),
     ],
 )
-def test_a_wrong_schema_names_file_and_line(tmp_path: Path, lines: list[str] | None, message: str) -> None:
+def test_a_wrong_schema_names_file_and_line(tmp_path: Path, lines: list[str], message: str) -> None:
     folder = write_corpus(tmp_path / "IE-en" / "NER" / "people", SCHEMA, train=[GOOD])
+    (folder / "schema.json").write_text("\n".join(lines))
+    with pytest.raises(InputError, match=message):
+        find_corpora([tmp_path])
+
+
+@pytest.mark.parametrize(
+    ("task", "content", "schema"),
+    [
+        ("NER", ["person", "city"], Schema(("person", "city"))),
+        ("NER", {"person": "a human being", "city": ""}, Schema(("person", "city"))),
+        ("NER", {"entities": ["person"], "relations": ["wife"]}, Schema(("person",))),
+        ("RE", {"entities": ["person"], "relations": ["wife"]}, Schema(roles=("wife",))),
+        ("SPO", {"relations": ["person_wife_person"]}, Schema(("person_wife_person",))),
+        ("EE", {"attack": ["who"], "meet": []}, Schema(("attack", "meet"), ("who",), {"attack": ("who",), "meet": ()})),
+        ("EE", {"events": {"attack": {"who": "the attacker"}}}, Schema(("attack",), ("who",), {"attack": ("who",)})),
+        ("EET", ["attack"], Schema(("attack",))),
+        ("KG", {"city": ["mayor"]}, Schema((), ("mayor",), {"city": ("mayor",)})),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("indent", [None, 2])
+def test_a_schema_may_be_one_json_value(
+    tmp_path: Path, task: str, content: Any, schema: Schema, indent: int | None
+) -> None:
+    folder = write_corpus(tmp_path / "IE-en" / task / "news", [], train=[{"text": "Ada.", TASKS[task].field: []}])
+    (folder / "schema.json").write_text("\ufeff" + json.dumps(content, indent=indent), encoding="utf-8")
+    (corpus,) = find_corpora([tmp_path])
+    assert TASKS[task].labels(corpus.schema) == TASKS[task].labels(schema)
+    assert corpus.schema == schema
+    assert not corpus.derived
+
+
+@pytest.mark.parametrize("task", ["NER", "RE", "EE"])
+def test_a_schema_that_is_missing_has_the_labels_of_the_records(tmp_path: Path, task: str) -> None:
+    (own,) = find_corpora([SAMPLE_CORPUS], [task], ["en"])
+    for split in ("train", "validation", "test"):
+        shutil.copy(own.file(split), tmp_path)
+    (corpus,) = find_corpora([tmp_path], None, ["en"])
+    assert (corpus.task, corpus.derived) == (task, True)
+    of_task = TASKS[task]
+    labels = {of_task.label(each, own.schema) for split in ("train", "validation", "test")
+              for record in read_split(own, split) for each in record[of_task.field]}  # fmt: skip
+    assert list(of_task.labels(corpus.schema)) == sorted(labels)
+    for label in labels:
+        assert set(of_task.roles(label, corpus.schema)) <= set(of_task.roles(label, own.schema))
+    for split in ("train", "validation", "test"):
+        assert len(list(read_split(corpus, split))) == len(list(read_split(own, split)))
+
+
+@pytest.mark.parametrize(
+    ("task", "annotation", "message"),
+    [
+        ("NER", None, "schema.json: missing, and no record has a label of NER"),
+        ("NER", {"entity": "Ada"}, "train.json, line 1: field 'entity_type' is missing"),
+        ("EE", {"event_type": "meet"}, "train.json, line 1: 'arguments' of an event is missing"),
+        (
+            "KG",
+            {"head": "Rome", "relation": "mayor", "tail": "Ada"},
+            "train.json, line 1: field 'head_type' is missing",
+        ),
+    ],
+)
+def test_a_schema_that_cannot_be_derived(tmp_path: Path, task: str, annotation: dict | None, message: str) -> None:
+    record = {"text": "Ada, Rome", TASKS[task].field: [annotation] if annotation else []}
+    folder = write_corpus(tmp_path / "IE-en" / task / "news", [], train=[record])
     (folder / "schema.json").unlink()
-    if lines is not None:
-        (folder / "schema.json").write_text("\n".join(lines))
     with pytest.raises(InputError, match=message):
         find_corpora([tmp_path])
 
