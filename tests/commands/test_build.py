@@ -305,3 +305,9 @@ def test_a_number_of_processes_below_one_ends_with_one_clear_line(run_command, p
         "build", "--corpus_dir", people, "--output_dir", tmp_path / "out", "--num_proc", 0, check=False
     )  # fmt: skip
     assert_one_clear_line(done, "num_proc is 0; give 1 or more")
+
+
+def test_a_build_says_which_schema_it_made_of_the_records(run_command, people: Path) -> None:
+    (people / "IE-en" / "NER" / "people" / "schema.json").unlink()
+    done = run_command("build", "--corpus_dir", people, "--output_dir", "out", "--negatives", "all")
+    assert re.search(r"^Schema of NER people \(en\): the \d labels of its records\.$", done.stdout, re.MULTILINE)

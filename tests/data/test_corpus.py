@@ -194,7 +194,7 @@ def test_a_wrong_schema_names_file_and_line(tmp_path: Path, lines: list[str], me
         ("NER", {"entities": ["person"], "relations": ["wife"]}, Schema(("person",))),
         ("RE", {"entities": ["person"], "relations": ["wife"]}, Schema(roles=("wife",))),
         ("SPO", {"relations": ["person_wife_person"]}, Schema(("person_wife_person",))),
-        ("EE", {"attack": ["who"], "meet": []}, Schema(("attack", "meet"), ("who",), {"attack": ("who",), "meet": ()})),
+        ("EE", {"attack": ["who"], "go": []}, Schema(("attack", "go"), ("who",), {"attack": ("who",), "go": ()})),
         ("EE", {"events": {"attack": {"who": "the attacker"}}}, Schema(("attack",), ("who",), {"attack": ("who",)})),
         ("EET", ["attack"], Schema(("attack",))),
         ("KG", {"city": ["mayor"]}, Schema((), ("mayor",), {"city": ("mayor",)})),
