@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import chain, islice, repeat
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from tqdm import tqdm
 
@@ -21,14 +21,26 @@ from iepile_builder.errors import InputError
 from iepile_builder.extraction.clock import start_clock
 from iepile_builder.extraction.passages import HAN, SURROGATE, Passage, detect_language, passages
 from iepile_builder.extraction.result import Extraction, Extractions
-from iepile_builder.extraction.user_schema import CallOptions, Triggers, make_batching, read_tasks, read_triggers
+from iepile_builder.extraction.user_schema import (
+    CallOptions,
+    Triggers,
+    is_model,
+    make_batchings,
+    read_tasks,
+    read_triggers,
+)
 from iepile_builder.extraction.work import Job, Work, merge_answers
 from iepile_builder.tasks import TASKS, find_task
 from iepile_builder.tasks.facts import Annotation
 
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
     from typing_extensions import Unpack
+
+    from iepile_builder.extraction.records import Records
+
+    M = TypeVar("M", bound=BaseModel)
 
 REQUESTS_TIMED = 16  # that an engine is given between two looks at the clock, where there is a time limit
 MIN_ROOM = 32  # tokens for a passage
@@ -176,10 +188,18 @@ class Extractor:
         self, text: Iterable[str], task: Mapping[str, Any], **options: Unpack[CallOptions]
     ) -> Iterator[Extractions]: ...
 
+    @overload
+    def __call__(  # type: ignore[overload-overlap]
+        self, text: str, task: type[M], **options: Unpack[CallOptions]
+    ) -> Records[M]: ...
+
+    @overload
+    def __call__(self, text: Iterable[str], task: type[M], **options: Unpack[CallOptions]) -> Iterator[Records[M]]: ...
+
     def __call__(
         self,
         text: str | Iterable[str],
-        task: str | Mapping[str, Any],
+        task: str | Mapping[str, Any] | type[BaseModel],
         schema: Any = None,
         examples: Sequence[Mapping[str, Any]] = (),
         language: str | None = None,
@@ -192,11 +212,12 @@ class Extractor:
         Args:
             text (`str` or an iterable of `str`):
                 The text; of several, the results come in their order, one by one.
-            task (`str` or `dict[str, Any]`):
+            task (`str`, `dict[str, Any]` or a class of `pydantic.BaseModel`):
                 The name of a task, such as `"NER"`, or the schemas of several, which are asked for together:
                 `{"entities": ["person"], "relations": {"founder": "who founded it"}, "events": {"resign": ["who"]}}`.
                 The keys are `entities`, `relations`, `typed_relations`, `events`, `triggers`, `arguments` and
-                `attributes`, or names of tasks.
+                `attributes`, or names of tasks. Or a Pydantic model whose instances are wanted, see
+                [`~iepile_builder.extraction.records`].
             schema (`list`, `dict`, `str`, `Path`, [`Schema`] or a class of `pydantic.BaseModel`, *optional*):
                 What to ask for, see [`~iepile_builder.extraction.user_schema.read_schema`], where `task` is a name. It
                 is asked for in batches of `split_num`, as in training.
@@ -214,7 +235,8 @@ class Extractor:
 
         Returns:
             [`Extraction`] or `Iterator[Extraction]`: the result, or those of several texts. Of several tasks,
-            [`Extractions`]: a dictionary from the key of each task to its [`Extraction`].
+            [`Extractions`]: a dictionary from the key of each task to its [`Extraction`]. Of a Pydantic model,
+            [`~iepile_builder.extraction.records.Records`].
 
         Raises:
             `InputError`: if there is nothing to be read or to be asked for, the model's context is too small, or the
@@ -223,33 +245,26 @@ class Extractor:
         several = not isinstance(task, str)
         if several and schema is not None:
             raise InputError(f'a schema has a task; give its name, such as "NER", not {str(task)[:80]}')
+        plan = None
+        if is_model(task):
+            from iepile_builder.extraction.records import RecordPlan
+
+            plan = RecordPlan(task)
+            task = plan.schema
         schemas: Mapping[str, Any] = task if isinstance(task, Mapping) else {str(task): schema}
         tasks = read_tasks(schemas) if several else {str(task): find_task(str(task))}
-        given = [each.name for each in tasks.values() if each.triggers_given]
-        if given and triggers is None:
-            raise InputError(
-                f'{given[0]} asks for the arguments of known events; give triggers={{"event type": ["trigger"]}} or '
-                "the result of EET for the same text, or use EE"
-            )
-        if not given and triggers is not None:
-            raise InputError(f"{', '.join(each.name for each in tasks.values())} takes no triggers, only EEA does")
-        batchings = [
-            make_batching(
-                each.name,
-                schemas[key],
-                [record for record in examples if not several or each.field in record],
-                language,
-                split_num,
-            )
-            for key, each in tasks.items()
-        ]
+        batchings = make_batchings(schemas, tasks, examples, language, triggers, split_num)
         if isinstance(text, str):
             stream = self._stream([text], [triggers], batchings)
         elif isinstance(triggers, (Mapping, Extraction)):
             raise InputError("EEA with several texts needs the triggers of each: give a list of them")
         else:
             stream = self._stream(text, repeat(None) if triggers is None else triggers, batchings)
-        results = (Extractions(zip(tasks, found, strict=True)) if several else found[0] for found in stream)
+        results: Iterator[Any] = (found[0] for found in stream)
+        if several:
+            results = (Extractions(zip(tasks, found, strict=True)) for found in stream)
+        if plan:
+            results = map(plan.read, results)
         return next(results) if isinstance(text, str) else results
 
     def _stream(

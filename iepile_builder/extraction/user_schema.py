@@ -1,10 +1,12 @@
 """Read what a user gives, in any form that is natural in Python: the schema of a task, examples, triggers."""
 
+from __future__ import annotations
+
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict, get_args
+from typing import TYPE_CHECKING, Any, TypedDict, TypeGuard, get_args
 
 from iepile_builder.answers.grounding import Mention
 from iepile_builder.data.batching import SchemaBatching
@@ -17,6 +19,9 @@ from iepile_builder.tasks import TASKS, find_task
 from iepile_builder.tasks.base import Task
 from iepile_builder.tasks.facts import Annotation, Trigger
 
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 Triggers = Mapping[str, Iterable[str]]  # event type to triggers
 
@@ -52,32 +57,50 @@ def read_tasks(schema: Mapping[Any, Any]) -> dict[str, Task]:
     return found
 
 
-def make_batching(
-    task: str,
-    schema: Any,
-    examples: Sequence[Mapping[str, Any]] = (),
-    language: str | None = None,
-    split_num: int | None = None,
-) -> SchemaBatching:
-    """Make what asks for all labels of a user's schema; the arguments are those of a call of the extractor."""
+def make_batchings(
+    schemas: Mapping[str, Any],
+    tasks: Mapping[str, Task],
+    examples: Sequence[Mapping[str, Any]],
+    language: str | None,
+    triggers: Any,
+    split_num: int | None,
+) -> list[SchemaBatching]:
+    """
+    Make what asks for all labels of each task's schema, both by the same keys; the other arguments are those of a call
+    of the extractor. Of several tasks, each takes the examples that it finds annotated.
+    """
+    given = [task.name for task in tasks.values() if task.triggers_given]
+    if given and triggers is None:
+        raise InputError(
+            f'{given[0]} asks for the arguments of known events; give triggers={{"event type": ["trigger"]}} or the '
+            "result of EET for the same text, or use EE"
+        )
+    if not given and triggers is not None:
+        raise InputError(f"{', '.join(task.name for task in tasks.values())} takes no triggers, only EEA does")
     if language is not None:
         check_language(language)
     if split_num is not None and split_num < 1 and split_num != -1:
         raise InputError(f"split_num is {split_num}; give a number from 1 on, or -1 for all labels at once")
-    asked, descriptions = read_schema(schema, task)
-    return SchemaBatching(
-        task,
-        language or "",
-        "",
-        asked,
-        negatives="all",
-        split_num=split_num,
-        schema_order="schema",
-        labels=TASKS[task].labels(asked),  # so that examples may have others, too
-        descriptions=descriptions,
-        examples=read_examples(examples, task),
-        num_examples=len(examples),
-    )
+    batchings = []
+    for key, task in tasks.items():
+        asked, descriptions = read_schema(schemas[key], task.name)
+        shown = [example for example in examples if len(tasks) == 1 or task.field in example]
+        batchings.append(
+            SchemaBatching(
+                task.name,
+                language or "",
+                "",
+                asked,
+                negatives="all",
+                split_num=split_num,
+                schema_order="schema",
+                labels=task.labels(asked),  # so that examples may have others, too
+                descriptions=descriptions,
+                examples=read_examples(shown, task.name),
+                num_examples=len(shown),
+            )
+        )
+    return batchings
 
 
 def read_schema(schema: Any, task: str) -> tuple[Schema, dict[str, Description]]:
@@ -109,7 +132,7 @@ def read_schema(schema: Any, task: str) -> tuple[Schema, dict[str, Description]]
         _check_labels(list(asked.labels(schema)), asked)
         _check_items(asked, schema)
         return schema, {}
-    if _is_pydantic(schema):
+    if is_model(schema):
         schema = _read_pydantic(schema)
     if isinstance(schema, Mapping):
         return _read_mapping(schema, asked)
@@ -200,7 +223,7 @@ def _check_items(task: Task, schema: Schema) -> None:
         task.item(label, task.roles(label, schema), ())
 
 
-def _is_pydantic(schema: Any) -> bool:
+def is_model(schema: Any) -> TypeGuard[type[BaseModel]]:
     """Tell whether a schema is a class of Pydantic models. (If it is one, Pydantic is imported already.)"""
     pydantic = sys.modules.get("pydantic")
     return pydantic is not None and isinstance(schema, type) and issubclass(schema, pydantic.BaseModel)
@@ -210,10 +233,10 @@ def _read_pydantic(model: Any) -> dict[str, Any]:
     """Read the fields of a Pydantic model: label to description, or to the fields of the model that it holds."""
     schema: dict[str, Any] = {}
     for name, field in model.model_fields.items():
-        label = _field_label(name, field)
+        label = field_label(name, field)
         if label in schema:
             raise InputError(f"two fields of {model.__name__} are called {label!r}; give one of them another title")
-        inner = next(filter(_is_pydantic, _list_types(field.annotation)), None)
+        inner = next(filter(is_model, _list_types(field.annotation)), None)
         if inner is None:
             schema[label] = field.description or ""
         else:
@@ -221,7 +244,7 @@ def _read_pydantic(model: Any) -> dict[str, Any]:
     return schema
 
 
-def _field_label(name: str, field: Any) -> str:
+def field_label(name: str, field: Any) -> str:
     """Name a field of a Pydantic model as instructions do."""
     return field.title or field.alias or name.replace("_", " ")
 
