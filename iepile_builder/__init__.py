@@ -11,6 +11,7 @@ from iepile_builder.schema import Schema
 
 
 if TYPE_CHECKING:
+    from iepile_builder.extraction.documents import read_document
     from iepile_builder.extraction.extractor import Extractor
     from iepile_builder.extraction.result import Extraction, Extractions
 
@@ -25,6 +26,7 @@ __all__ = [
     "Schema",
     "SchemaBatching",
     "metric_path",
+    "read_document",
 ]
 
 # imported when they are used: building needs neither
@@ -32,6 +34,7 @@ _LAZY = {
     "Extraction": "iepile_builder.extraction.result",
     "Extractions": "iepile_builder.extraction.result",
     "Extractor": "iepile_builder.extraction.extractor",
+    "read_document": "iepile_builder.extraction.documents",
 }
 
 

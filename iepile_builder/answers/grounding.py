@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
@@ -64,6 +64,8 @@ class Mention(str):
             1 for an exact or normalized match, the similarity for a fuzzy one, 0 if it is not in the text.
         answer (`str`):
             How the model wrote it. The mention itself is the text's own string, where it is in the text.
+        page (`int` or `None`):
+            The page that it starts on, from 1, in the text of a document with pages.
     """
 
     start: int | None
@@ -71,10 +73,12 @@ class Mention(str):
     match: Match | None
     score: float
     answer: str
+    page: int | None
 
     def __new__(cls, text: str, span: Span | None = None, answer: str | None = None) -> Mention:
         mention = super().__new__(cls, text)
         mention.answer = text if answer is None else answer
+        mention.page = None
         mention.start, mention.end, mention.match, mention.score = (
             span if span is not None else (None, None, None, 0.0)
         )
@@ -94,21 +98,29 @@ class Mention(str):
             return self
         return Mention(self, Span(self.start + offset, self.end + offset, self.match, self.score), self.answer)
 
+    def paged(self, starts: Sequence[int]) -> Mention:
+        """Give the same mention with its page, in a text whose pages start at these places."""
+        mention = self.moved(0)
+        mention.page = None if mention.start is None else bisect_right(starts, mention.start)
+        return mention
+
     def describe(self) -> str:
         """Say where it is in the text, and how the model wrote it where that differs."""
         if self.start is None:
             return "not in the text"
         similarity = f", similarity {self.score:.2f}" if self.match == "fuzzy" else ""
         answer = f", answered: {self.answer}" if self.answer != self else ""
-        return f"{self.start}:{self.end}{similarity}{answer}"
+        page = f"page {self.page}, " if self.page is not None else ""
+        return f"{page}{self.start}:{self.end}{similarity}{answer}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the mention as JSON values; `answer` is there where the model wrote it in another way."""
+        """Give it as JSON values; `answer` is there where the model wrote it in another way, `page` in a document."""
         return {
             "text": str(self),
             **({"answer": self.answer} if self.answer != self else {}),
             "start": self.start,
             "end": self.end,
+            **({"page": self.page} if self.page is not None else {}),
             "match": self.match,
             "score": round(self.score, 4),
         }

@@ -5,9 +5,10 @@ Extract from a text what a schema asks for; show it in the terminal, as a page, 
         --text "Thomas Edison's laboratory is in West Orange." \\
         --task RE --schema '["place of birth", "founder", "located in"]' --html outputs/edison.html
 
-The text comes from `--text`, from `--file`, or from the standard input, and may have any length. The schema is JSON, a
-JSON file, or a corpus's `schema.json`: a list of labels, a dictionary from label to description, or for EE, EEA
-and KG one from type to roles. Without `--task` it may ask for several tasks at once:
+The text, of any length, comes from `--text`, from `--file` (plain text, PDF, HTML or DOCX; facts in a PDF have their
+page), or from the standard input. The schema is JSON, a JSON file, or a corpus's `schema.json`: a list of labels, a
+dictionary from label to description, or for EE, EEA and KG one from type to roles. Without `--task` it may ask for
+several tasks at once:
 
     --schema '{"entities": ["person"], "relations": {"founder": "who founded it"}, "events": {"resign": ["employee"]}}'
 """
@@ -22,6 +23,7 @@ from pathlib import Path
 from iepile_builder.engines import EngineOptions, load_engine
 from iepile_builder.engines.loading import find_calibration
 from iepile_builder.errors import InputError
+from iepile_builder.extraction.documents import read_document
 from iepile_builder.extraction.extractor import Extractor
 from iepile_builder.extraction.user_schema import open_schema, read_schema, read_tasks
 from iepile_builder.io import check_output, read_json, read_lines, write_whole
@@ -40,7 +42,7 @@ class ExtractOptions:
         text (`str`, *optional*):
             The text, by default from the standard input.
         file (`Path`, *optional*):
-            A file with the text.
+            A file with the text: .pdf, .html, .docx, or plain text.
         triggers (`dict[str, list[str]]`, *optional*):
             For EEA, JSON: event type to triggers.
         examples (`Path`, *optional*):
@@ -137,10 +139,9 @@ def read_text(options: ExtractOptions) -> str:
         return options.text
     if options.file is None and sys.stdin.isatty():
         raise InputError("no text: give --text or --file, or pipe a text in")
+    if options.file is not None:
+        return read_document(options.file)
     try:
-        content = sys.stdin.buffer.read() if options.file is None else options.file.read_bytes()
-        return content.decode("utf-8-sig")
-    except OSError as error:
-        raise InputError(f"{options.file}: {error.strerror}; give a text file") from None
+        return sys.stdin.buffer.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(f"{options.file or 'the standard input'}: not UTF-8 ({error.reason})") from None
+        raise InputError(f"the standard input: not UTF-8 ({error.reason})") from None

@@ -211,7 +211,8 @@ class Extractor:
 
         Args:
             text (`str` or an iterable of `str`):
-                The text; of several, the results come in their order, one by one.
+                The text, or a document, see [`~iepile_builder.extraction.documents.read_document`]; of several, the
+                results come in their order, one by one.
             task (`str`, `dict[str, Any]` or a class of `pydantic.BaseModel`):
                 The name of a task, such as `"NER"`, or the schemas of several, which are asked for together:
                 `{"entities": ["person"], "relations": {"founder": "who founded it"}, "events": {"resign": ["who"]}}`.
@@ -281,9 +282,9 @@ class Extractor:
                     raise InputError(f"text {number} is empty; give some text")
                 clean = SURROGATE.sub("\ufffd", text)
                 language = detect_language(clean)
-                of_text = [
-                    Work(clean, replace(each, language=each.language or language), check_time) for each in batchings
-                ]
+                pages = getattr(text, "pages", ())  # of a Document
+                asking = [replace(each, language=each.language or language) for each in batchings]
+                of_text = [Work(clean, pages, each, check_time) for each in asking]
                 planned = [self._plan(work, given) for work in of_text]
                 for work, of_work in zip(of_text, planned, strict=True):
                     work.open = len(of_work)

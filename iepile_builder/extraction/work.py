@@ -32,9 +32,10 @@ class Job(NamedTuple):
 
 @dataclass
 class Work:
-    """A text whose requests are being answered."""
+    """A text whose requests are being answered; `pages` says where its pages start, if it has any."""
 
     text: str
+    pages: tuple[int, ...]
     batching: SchemaBatching
     check_time: Callable[[], None]
     open: int = 0
@@ -80,6 +81,10 @@ def merge_answers(
             [fact for fact in unit if all(as_mention(each).grounded for each in fact.strings if each)] for unit in kept
         ]
         kept = list(filter(None, kept))
+    if work.pages:
+        kept = [
+            [fact.map_strings(lambda string: as_mention(string).paged(work.pages)) for fact in unit] for unit in kept
+        ]
     return compose(
         work.text,
         task,

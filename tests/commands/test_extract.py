@@ -105,7 +105,7 @@ def test_relations_in_the_terminal(run: Callable[..., str], task: str) -> None:
     [
         (["--text", "a"], "no model: give --model_name_or_path, or --base_url of a server"),
         (["--text", "a", "--file", "b"], "give --text or --file, not both"),
-        (["--file", "no/such.txt"], "no/such.txt: No such file or directory; give a text file"),
+        (["--file", "no/such.txt"], "no/such.txt: No such file or directory; give a text, PDF, HTML or DOCX file"),
         (["--text", "a", "--task", "EE"], "EE does not take a list of labels"),
         (["--text", "a", "--model_name_or_path", "no/such/model"], "no/such/model"),
     ],
@@ -125,3 +125,9 @@ def test_several_tasks(run: Callable[..., str], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="unknown task 'person'; known: entities, "):
         run("--text", TEXT, "--schema", '{"person": ["age"]}')
     assert "person" in run("--text", TEXT, "--schema", '{"person": "a human"}', answer={"person": ["Ada Lovelace"]})
+
+
+def test_a_document(run: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "page.html").write_text("<title>x</title><p>Ada is in <b>Rome</b>.</p>")
+    out = run("--file", tmp_path / "page.html", "--schema", '["city"]', answer={"city": ["Rome"]})
+    assert re.search(r"city +Rome \d+:\d+", out) and "<b>" not in out
