@@ -31,6 +31,10 @@ given = {name: [row[column] for row in rows] for name, column in columns.items()
 report = evaluate.load(iepile_builder.metric_path()).compute(predictions=[row["output"] for row in rows], **given)
 print(report["overall"]["f1"])
 """
+LICENCES = """
+from importlib.metadata import metadata
+print(metadata("iepile-builder")["License-Expression"], *metadata("iepile-builder").get_all("License-File"))
+"""
 FOLDERS = ("evaluate_metrics", "recipes")
 LIST = """
 import json, sys
@@ -99,6 +103,9 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 def test_a_wheel_is_all_that_a_user_needs(run: Callable[..., str], tmp_path: Path) -> None:
     assert "quickstart" in run("iepile", "--help")
     assert run("python", "-m", "iepile_builder", "--help") == run("iepile", "--help")
+
+    expected = "Apache-2.0 AND CC-BY-NC-SA-4.0 LICENSE iepile_builder/resources/LICENSE"
+    assert run("python", "-c", LICENCES).strip() == expected
 
     place, rows, path = json.loads(run("python", "-c", LOADED).splitlines()[-1])
     assert "site-packages" in place and rows > 100

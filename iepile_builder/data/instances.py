@@ -59,7 +59,7 @@ def load_instances(name: str, columns: tuple[str, ...], used: Collection[str] | 
                 }
             else:
                 splits = dict(load_dataset(name, data_files=_published_files(name)))
-    except DatasetGenerationError as error:
+    except (DatasetGenerationError, RecursionError) as error:
         raise _unreadable(name, list(files.values()), error) from None
     except StopIteration:  # of `datasets`, for a file without a line
         raise InputError(f"{name}: no instances in a file of it") from None

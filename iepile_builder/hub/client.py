@@ -18,6 +18,7 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
 )
+from huggingface_hub.utils import validate_repo_id
 
 from iepile_builder.errors import InputError
 
@@ -37,7 +38,9 @@ SECRETS = {
 
 
 def full_name(repo_id: str) -> str:
-    """Add the token owner's namespace to a repository's name if it has none."""
+    """Check a repository's name, and add the token owner's namespace if it has none."""
+    with one_line("the Hub"):
+        validate_repo_id(repo_id)
     if "/" in repo_id:
         return repo_id
     with one_line("the Hub"):

@@ -40,6 +40,22 @@ def test_jsonl_holds_the_builders_rows_without_what_is_absent(run_script, people
     assert empty["label"] == "[]"
 
 
+def test_hard_negatives_are_there_and_named(run_command, people: Path, tmp_path: Path) -> None:
+    options = ["--corpus_dir", SAMPLE_CORPUS, "--tasks", "NER", "RE", "EE", "--languages", "en", "--splits", "train"]
+    rows = {}
+    for negatives in ("hard", "random"):
+        done = run_command("build", *options, "--negatives", negatives, "--output_dir", tmp_path / negatives)
+        rows[negatives] = read(tmp_path / negatives / "train.jsonl")
+    assert rows["hard"] != rows["random"]
+    table = json.loads((SAMPLE_CORPUS / "hard_negatives.json").read_text(encoding="utf-8"))
+    for task, corpus in (("NER", "daily_news"), ("RE", "lives_and_works"), ("EE", "working_life")):
+        number = sum(map(len, table[task][corpus].values()))
+        line = f"Hard negatives of {task} {corpus} (en): {number}, sample_corpus/hard_negatives.json."
+        assert number > 10 and line in done.stdout.splitlines()
+    done = run_command("build", "--corpus_dir", people, "--output_dir", tmp_path / "mined")
+    assert "Hard negatives of NER people (en): 0, mined from the label names." in done.stdout.splitlines()
+
+
 def test_parquet_opens_with_a_config_for_each_task(run_command, tmp_path: Path) -> None:
     output_dir = tmp_path / "out"
     output_dir.mkdir()  # an empty folder is no obstacle

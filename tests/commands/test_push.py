@@ -196,6 +196,7 @@ def copied(adapter: Path, folder: Path) -> Path:
         ({}, {"--base_model": None, "--report_file": "no.json"}, "give --base_model; no.json: no such file"),
         ({}, {"--predictions_file": "none.jsonl"}, "none.jsonl: no such file"),
         ({}, {"--folder": "none"}, "--folder: none is not a folder"),
+        ({}, {"--repo_id": 'user/x\\1"', "--dry_run": ""}, "Repo id must use alphanumeric chars"),
     ],
 )
 def test_bad_input_is_one_line(
@@ -205,10 +206,16 @@ def test_bad_input_is_one_line(
     (folder / "adapter_config.json").write_text(json.dumps(config))
     if config is None:
         (folder / "adapter_model.safetensors").unlink()
-    given = {"--folder": str(folder), "--base_model": "user/none", "--license": "mit", **options}
-    command = [part for name, value in given.items() if value is not None for part in (name, value)]
+    given = {
+        "--folder": str(folder),
+        "--repo_id": "user/tiny-ie",
+        "--base_model": "user/none",
+        "--license": "mit",
+        **options,
+    }
+    command = [part for name, value in given.items() if value is not None for part in (name, value) if part]
     with pytest.raises(SystemExit, match=f"^error: .*{message}"):
-        run("adapter", "--repo_id", "user/tiny-ie", *command)
+        run("adapter", *command)
     assert hub.repositories == {}
 
 

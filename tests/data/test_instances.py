@@ -68,6 +68,16 @@ def test_a_malformed_line_is_named(tmp_path: Path) -> None:
         load_instances(str(tmp_path), columns=("instruction",))
 
 
+@pytest.mark.parametrize("depth", [980, 3000])
+def test_a_line_that_is_nested_too_deeply_is_named(depth: int, tmp_path: Path) -> None:
+    (tmp_path / "test.jsonl").write_text(f'{{"instruction": {"[" * depth}{"]" * depth}}}\n')
+    with pytest.raises(
+        InputError, match=r"test\.jsonl, line 1: not one" if depth > 1024 else "cannot be read"
+    ) as error:
+        load_instances(str(tmp_path), columns=("instruction",))
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("name", ["missing", "empty", "notes.txt", "broken.parquet", "none.jsonl", "blank.jsonl"])
 def test_what_is_no_dataset_is_named(name: str, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
