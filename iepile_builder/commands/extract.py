@@ -1,9 +1,10 @@
 """
-Extract from a text what a schema asks for; show it in the terminal, as a page, or as JSON.
+Extract from a text what a schema asks for; show it in the terminal, as a page, JSON or a graph.
 
     iepile extract --model_name_or_path HuggingFaceTB/SmolLM2-135M-Instruct --adapter_name_or_path outputs/adapter \\
         --text "Thomas Edison's laboratory is in West Orange." \\
-        --task RE --schema '["place of birth", "founder", "located in"]' --html outputs/edison.html
+        --task RE --schema '["place of birth", "founder", "located in"]' \\
+        --output_file outputs/edison.html outputs/edison.ttl
 
 The text, of any length, comes from `--text`, from `--file` (plain text, PDF, HTML or DOCX; facts in a PDF have their
 page), or from the standard input. The schema is JSON, a JSON file, or a corpus's `schema.json`: a list of labels, a
@@ -15,18 +16,18 @@ several tasks at once:
 
 from __future__ import annotations
 
-import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from iepile_builder.engines import EngineOptions, load_engine
 from iepile_builder.engines.loading import find_calibration
 from iepile_builder.errors import InputError
 from iepile_builder.extraction.documents import read_document
+from iepile_builder.extraction.export import check_file
 from iepile_builder.extraction.extractor import Extractor
 from iepile_builder.extraction.user_schema import open_schema, read_schema, read_tasks
-from iepile_builder.io import check_output, read_json, read_lines, write_whole
+from iepile_builder.io import read_json, read_lines
 
 
 @dataclass
@@ -58,10 +59,8 @@ class ExtractOptions:
             Leave out facts with a string that is not in the text.
         min_score (`float`, *optional*, defaults to 0.0):
             Leave out facts with a lower score, from 0 to 1. `--scores` alone shows the scores.
-        html (`Path`, *optional*):
-            HTML page to write.
-        json (`Path`, *optional*):
-            JSON file to write; - prints the JSON alone.
+        output_file (`list[Path]`, *optional*, defaults to `[]`):
+            Files to write: .html (a page), .json, or the graph as .graphml, .cypher or .ttl; - prints the JSON alone.
     """
 
     schema: list | dict | str
@@ -75,17 +74,16 @@ class ExtractOptions:
     passage_tokens: int = 384
     drop_ungrounded: bool = False
     min_score: float = 0.0
-    html: Path | None = None
-    json: Path | None = None
+    output_file: list[Path] = field(default_factory=list)
 
 
 OPTIONS = (ExtractOptions, EngineOptions)
 
 
 def main(options: ExtractOptions, engine_options: EngineOptions) -> None:
-    for file in (options.html, options.json):
-        if file is not None and str(file) != "-":
-            check_output(file)
+    files = [file for file in options.output_file if str(file) != "-"]
+    for file in files:
+        check_file(file)
     text = read_text(options)
     schema = open_schema(options.schema, options.task)
     described = isinstance(schema, dict) and any(isinstance(each, str) for each in schema.values())
@@ -119,13 +117,11 @@ def main(options: ExtractOptions, engine_options: EngineOptions) -> None:
         split_num=options.split_num,
     )
 
-    if options.html is not None:
-        result.save_html(options.html)
-    if str(options.json) == "-":
-        print(json.dumps(result.to_dict(), ensure_ascii=False, indent=2))
+    for file in files:
+        result.save(file)
+    if len(files) < len(options.output_file):
+        print(result.to_json())
         return
-    if options.json is not None:
-        write_whole(options.json, result.to_json() + "\n")
     from iepile_builder.extraction.terminal import show
 
     show(result)

@@ -1,12 +1,18 @@
-"""Draw the graph of an extraction as SVG, in columns from left to right."""
+"""Make the graph of an extraction, and draw it as SVG, in columns from left to right."""
 
 from __future__ import annotations
 
 import unicodedata
 from collections import Counter, defaultdict
-from typing import NamedTuple
+from collections.abc import Iterable
+from itertools import count
+from typing import TYPE_CHECKING, NamedTuple
 
 from iepile_builder.html import render
+
+
+if TYPE_CHECKING:  # a result makes its graph with this file
+    from iepile_builder.extraction.result import Extraction
 
 
 ROW, CHARACTER, PADDING = 44, 7.4, 12  # pixels
@@ -38,6 +44,44 @@ class _Box(NamedTuple):
     column: int
     left: Point
     right: Point
+
+
+def make_graph(results: Iterable[Extraction]) -> tuple[dict[str, Node], list[Edge]]:
+    """
+    Make a graph of facts: nodes by name, and the edges between them.
+
+    Equal strings are one node; an event is a node of its own, with an edge to each of its arguments.
+    """
+    results = list(results)
+    nodes: dict[str, Node] = {}
+    edges: dict[tuple[str, str, str], Edge] = {}
+
+    def node(mention: str, kind: str = "") -> str:
+        name = str(mention)
+        if name not in nodes or not nodes[name].kind:
+            nodes[name] = Node(name, kind)
+        return name
+
+    def edge(*ends: str, score: float | None) -> None:
+        source, label, target = ends
+        known = edges.get((source, label, target))
+        if known is None or (known.score or 0) < (score or 0):
+            edges[source, label, target] = Edge(source, label, target, score)
+
+    for result in results:
+        for fact, score in () if result.events else zip(result.facts, result.scores, strict=True):
+            ends = [node(mention, kind) for mention, kind in fact.nodes]
+            if len(ends) == 2:
+                edge(ends[0], fact.edge, ends[1], score=score)
+    scored = [pair for each in results for pair in zip(each.events, each.event_scores, strict=True)]
+    strings = {*nodes, *(str(argument.argument) for event, _ in scored for argument in event.arguments)}
+    free = (name for number in count(1) if (name := f"event {number}") not in strings)
+    for (event, score), name in zip(scored, free, strict=False):
+        label = f"{event.event_type}: {event.trigger}" if event.trigger else event.event_type
+        nodes[name] = Node(label, event.event_type)
+        for argument in event.arguments:
+            edge(name, argument.role, node(argument.argument), score=score)
+    return nodes, list(edges.values())
 
 
 def hue(label: str, labels: list[str]) -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from iepile_builder.answers.grounding import as_mention
 from iepile_builder.errors import InputError
-from iepile_builder.extraction.graph import Edge, Node
+from iepile_builder.extraction.graph import Edge, Node, make_graph
 from iepile_builder.extraction.merge import first_place, place_key
 from iepile_builder.extraction.passages import Passage
 from iepile_builder.io import write_whole
@@ -42,45 +42,15 @@ class Result:
         return json.dumps(self.to_dict(), ensure_ascii=False, indent=indent)
 
     def graph(self) -> tuple[dict[str, Node], list[Edge]]:
-        """
-        Make a graph of the facts: nodes by name, and the edges between them.
-
-        Equal strings are one node; an event is a node of its own, with an edge to each of its arguments.
-        """
-        nodes: dict[str, Node] = {}
-        edges: dict[tuple[str, str, str], Edge] = {}
-
-        def node(mention: str, kind: str = "") -> str:
-            name = str(mention)
-            if name not in nodes or not nodes[name].kind:
-                nodes[name] = Node(name, kind)
-            return name
-
-        def edge(*ends: str, score: float | None) -> None:
-            source, label, target = ends
-            known = edges.get((source, label, target))
-            if known is None or (known.score or 0) < (score or 0):
-                edges[source, label, target] = Edge(source, label, target, score)
-
-        for result in self.results:
-            for fact, score in () if result.events else zip(result.facts, result.scores, strict=True):
-                ends = [node(mention, kind) for mention, kind in fact.nodes]
-                if len(ends) == 2:
-                    edge(ends[0], fact.edge, ends[1], score=score)
-        scored = [pair for each in self.results for pair in zip(each.events, each.event_scores, strict=True)]
-        for number, (event, score) in enumerate(scored, start=1):
-            label = f"{event.event_type}: {event.trigger}" if event.trigger else event.event_type
-            nodes[f"event {number}"] = Node(label, event.event_type)
-            for argument in event.arguments:
-                edge(f"event {number}", argument.role, node(argument.argument), score=score)
-        return nodes, list(edges.values())
+        """Make a graph of the facts, see [`make_graph`]."""
+        return make_graph(self.results)
 
     def to_networkx(self) -> networkx.MultiDiGraph:
         """Make it with `networkx`: nodes have a `label` and a `type`, edges a `label` and, where known, a `score`."""
         try:
             import networkx
         except ImportError:
-            raise InputError("networkx is not installed: pip install 'iepile-builder[extract]'") from None
+            raise InputError("networkx is not installed: pip install 'iepile-builder[graph]'") from None
         first = self.results[0]
         graph = networkx.MultiDiGraph(text=first.text, task=", ".join(each.task for each in self.results))
         nodes, edges = self.graph()
@@ -100,6 +70,12 @@ class Result:
     def save_html(self, path: str | Path) -> None:
         """Write that page to a file."""
         write_whole(Path(path), self.to_html())
+
+    def save(self, path: str | Path) -> None:
+        """Write it as the file's name says, see [`~iepile_builder.extraction.export.save`]."""
+        from iepile_builder.extraction.export import save
+
+        save([self], path)
 
 
 @dataclass(frozen=True)

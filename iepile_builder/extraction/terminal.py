@@ -33,7 +33,7 @@ def show(result: Result, console: Console | None = None) -> None:
         if table.row_count:
             console.print(table)
         if table.row_count < all_of_them:
-            console.print(f"{all_of_them - table.row_count} more: see --html or --json", style="dim")
+            console.print(f"{all_of_them - table.row_count} more: see --output_file", style="dim")
     console.print(f"{'; '.join(list_remarks(result))}.", style="dim")
 
 
@@ -79,7 +79,8 @@ def mark_text(result: Result, colors: dict[str, str]) -> Text:
     for mark in inside:
         text.stylize(f"bold {colors[mark.labels[0]]}", moved[mark.start], moved[mark.end])
     if len(whole) > _MAX_CHARACTERS:
-        text.append(f" ... {pluralize(len(whole) - _MAX_CHARACTERS, 'more character')}: see --html", style="dim")
+        more = pluralize(len(whole) - _MAX_CHARACTERS, "more character")
+        text.append(f" ... {more}: see --output_file", style="dim")
     return text
 
 

@@ -41,7 +41,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Calla
 
 def test_events_in_the_terminal(run: Callable[..., str], tmp_path: Path) -> None:
     html, facts = tmp_path / "new" / "out.html", tmp_path / "out.json"
-    out = run("--text", TEXT, "--task", "EE", "--schema", SCHEMA, "--html", html, "--json", facts, answer=ANSWER)
+    out = run("--text", TEXT, "--task", "EE", "--schema", SCHEMA, "--output_file", html, facts, answer=ANSWER)
     assert "Ada Lovelace employee  resigned resign  from Acme employer" in out
     assert re.search(r"resign +resigned 13:21 +employee Ada Lovelace 0:12 *\n", out)
     assert "employer Acme 27:31, answered: ACME" in out
@@ -64,8 +64,8 @@ def test_a_text_with_a_byte_order_mark_and_odd_line_ends(run: Callable[..., str]
     text = "Ada\u2028is\r\nin\u0085Rome."
     (tmp_path / "text.txt").write_bytes(f"\ufeff{text}".encode())
     answer = {"city": ["Rome"]}
-    file = run("--file", tmp_path / "text.txt", "--schema", '["city"]', "--json", "-", answer=answer)
-    piped = run("--schema", '["city"]', "--json", "-", stdin=f"\ufeff{text}")
+    file = run("--file", tmp_path / "text.txt", "--schema", '["city"]', "--output_file", "-", answer=answer)
+    piped = run("--schema", '["city"]', "--output_file", "-", stdin=f"\ufeff{text}")
     assert json.loads(file) == json.loads(piped)
     assert json.loads(file)["text"] == text
     assert json.loads(file)["facts"][0]["entity"]["start"] == text.index("Rome")
@@ -79,14 +79,13 @@ def test_json_alone(run: Callable[..., str], tmp_path: Path) -> None:
         tmp_path / "text.txt",
         "--schema",
         tmp_path / "schema.json",
-        "--json",
+        "--output_file",
         "-",
         answer={"person": ["Ada"]},
     )
     assert json.loads(out)["facts"][0]["entity"]["text"] == "Ada"
-    assert json.loads(run("--schema", '["person"]', "--json", "-", answer={"person": ["Ada"]}, stdin="Ada 在这里。"))[
-        "facts"
-    ]
+    arguments = ("--schema", '["person"]', "--output_file", "-")
+    assert json.loads(run(*arguments, answer={"person": ["Ada"]}, stdin="Ada 在这里。"))["facts"]
 
 
 @pytest.mark.parametrize("task", ["RE", "SPO", "KG"])
@@ -131,3 +130,11 @@ def test_a_document(run: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "page.html").write_text("<title>x</title><p>Ada is in <b>Rome</b>.</p>")
     out = run("--file", tmp_path / "page.html", "--schema", '["city"]', answer={"city": ["Rome"]})
     assert re.search(r"city +Rome \d+:\d+", out) and "<b>" not in out
+
+
+def test_graphs(run: Callable[..., str], tmp_path: Path) -> None:
+    files = [tmp_path / f"out.{suffix}" for suffix in ("ttl", "cypher", "graphml", "json", "html")]
+    out = run("--text", TEXT, "--task", "EE", "--schema", SCHEMA, "--output_file", *files, answer=ANSWER)
+    assert "resigned" in out and all("Ada Lovelace" in file.read_text() for file in files)
+    with pytest.raises(InputError, match="out.txt: of no known kind; give a name that ends in .html, .json, .graphml"):
+        run("--text", TEXT, "--task", "EE", "--schema", SCHEMA, "--output_file", tmp_path / "out.txt")
