@@ -28,20 +28,22 @@ from iepile_builder.processes import end_with_parent
 
 
 COMMANDS = (
-    "build", "mine", "train", "grpo", "predict", "score", "calibrate", "extract", "demo", "push", "merge",
-    "export-gguf", "quickstart", "benchmark",
+    "build", "mine", "train", "grpo", "predict", "score", "calibrate", "extract", "extract-corpus", "demo",
+    "push", "merge", "export-gguf", "quickstart", "benchmark",
 )  # fmt: skip
 LAUNCHED = ("train", "grpo")  # in processes that accelerate starts
 
 # The extra that has what a command imports
 EXTRAS = {
-    "mine": "mine", "train": "train", "grpo": "train", "predict": "extract", "extract": "extract", "demo": "demo",
+    "mine": "mine", "train": "train", "grpo": "train", "predict": "extract", "extract": "extract",
+    "extract-corpus": "extract", "demo": "demo",
     "merge": "extract", "export-gguf": "gguf", "quickstart": "quickstart", "benchmark": "extract",
 }  # fmt: skip
 
 # What a command that was interrupted leaves for its next run
 KEPT = {
     "build": "finished splits", "predict": "finished answers", "quickstart": "finished stages",
+    "extract-corpus": "finished shards",
     "benchmark": "finished answers",
 }  # fmt: skip
 
@@ -51,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     end_with_parent()
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
-        print("usage: iepile COMMAND [options]\n\n" + "\n".join(f"  {name:<12} {_summary(name)}" for name in COMMANDS))
+        print("usage: iepile COMMAND [options]\n\n" + "\n".join(f"  {name:<14} {_summary(name)}" for name in COMMANDS))
         print("\niepile COMMAND --help lists the options of a command.")
     elif argv[0] == "--version":
         print(f"iepile {__version__}")

@@ -5,6 +5,7 @@ Score a file of predictions: precision, recall and F1 by task, by corpus and ove
     iepile score --predictions_file preds.jsonl --mode partial --bootstrap 1000 --output_file report.json
     iepile score --predictions_file preds.jsonl --compare other_preds.jsonl --report report/
     iepile score --predictions_file preds.jsonl --json | jq .overall.f1
+    iepile score --predictions_file preds-1.jsonl --save_partial 1.json; iepile score --partial 1.json 2.json
 
 The file has JSON lines with `id`, `task`, `source`, `instruction`, `label` and `output`, as `iepile predict` and the
 code that was published with IEPile write them. The screen shows a table by task; the full report, with scores by
@@ -28,6 +29,7 @@ from iepile_builder.io import check_output, write_whole
 from iepile_builder.scoring.confidence import report_confidence
 from iepile_builder.scoring.confusable import count_confusable, describe_confusable
 from iepile_builder.scoring.matching import Matching
+from iepile_builder.scoring.partial import combine_partial, write_partial
 from iepile_builder.scoring.report import list_scores, to_json_text, write_report
 from iepile_builder.scoring.scorer import read_predictions
 
@@ -41,8 +43,13 @@ class ScoreOptions:
     What to score and what to write.
 
     Args:
-        predictions_file (`Path`):
+        predictions_file (`Path`, *optional*):
             JSON lines with the model's answers.
+        save_partial (`Path`, *optional*):
+            Write the counts of these answers to a file, and no report.
+        partial (`list[Path]`, *optional*):
+            Such files, in place of `--predictions_file`: their counts are combined into one report, that of all
+            answers at once. A record's answers must be in one of them.
         compare (`Path`, *optional*):
             Another system's answers to the same records, for a paired test.
         report (`Path`, *optional*):
@@ -68,7 +75,9 @@ class ScoreOptions:
             Seed of the resamples.
     """
 
-    predictions_file: Path
+    predictions_file: Path | None = None
+    save_partial: Path | None = None
+    partial: list[Path] | None = None
     compare: Path | None = None
     report: Path | None = None
     output_file: Path | None = None
@@ -88,7 +97,10 @@ OPTIONS = (ScoreOptions, Matching)
 def main(options: ScoreOptions, matching: Matching) -> None:
     if options.bootstrap < 0 or not 0 < options.confidence < 1:
         raise InputError("give bootstrap a number of resamples, confidence a number between 0 and 1")
-
+    if (options.predictions_file is None) == (options.partial is None):
+        raise InputError("give --predictions_file, or --partial with files of --save_partial")
+    if options.partial is not None and (options.compare or options.report or options.save_partial):
+        raise InputError("--compare, --report and --save_partial need the answers: give --predictions_file")
     if not 0 <= options.min_score <= 1:
         raise InputError(f"--min_score is {options.min_score}; give a number from 0 to 1")
     if options.output_file is not None:
@@ -100,17 +112,30 @@ def main(options: ScoreOptions, matching: Matching) -> None:
     calibration = None if options.calibration is None else load_calibration(options.calibration)
     given = None if options.hard_negatives is None else load_hard_negatives(options.hard_negatives)
 
-    scorer = read_predictions(options.predictions_file, options.repair, options.min_score, calibration)
-    report = scorer.report(matching, options.bootstrap, options.confidence, options.seed)
-    intervals = ("bootstrap", "confidence", "seed") if options.bootstrap else ()
-    report["settings"] = asdict(matching) | {name: getattr(options, name) for name in ("repair", *intervals)}
-    if options.min_score > 0:
-        report["settings"]["min_score"] = options.min_score
-    report["confusable"] = count_confusable(scorer, given, str(options.hard_negatives))
-    if (confidence := report_confidence(scorer)) is not None:
-        report["confidence"] = confidence
+    if options.partial is not None:
+        report = combine_partial(
+            options.partial, options.bootstrap, options.confidence, options.seed, given, str(options.hard_negatives)
+        )
+        scorer, confidence, name = None, report.get("confidence"), f"{len(options.partial)} parts"
+    else:
+        assert options.predictions_file is not None
+        scorer = read_predictions(options.predictions_file, options.repair, options.min_score, calibration)
+        if options.save_partial is not None:
+            write_partial(options.save_partial, scorer, matching)
+            print(f"{len(scorer.records)} records: {options.save_partial}")
+            return
+        report = scorer.report(matching, options.bootstrap, options.confidence, options.seed)
+        report["settings"] = asdict(matching) | {"repair": options.repair}
+        if options.min_score > 0:
+            report["settings"]["min_score"] = options.min_score
+        report["confusable"] = count_confusable(scorer, given, str(options.hard_negatives))
+        if (confidence := report_confidence(scorer)) is not None:
+            report["confidence"] = confidence
+        name = str(options.predictions_file)
+    if options.bootstrap:
+        report["settings"] |= {name: getattr(options, name) for name in ("bootstrap", "confidence", "seed")}
     resamples = options.bootstrap or 1000
-    if options.compare is not None:
+    if options.compare is not None and scorer is not None:
         other = read_predictions(options.compare, options.repair, options.min_score, calibration)
         report["comparison"] = scorer.compare(other, matching, resamples, options.confidence, options.seed)
 
@@ -119,14 +144,14 @@ def main(options: ScoreOptions, matching: Matching) -> None:
     if options.output_file is not None:
         write_whole(options.output_file, text)
         written.append(f"full report: {options.output_file}")
-    if options.report is not None:
+    if options.report is not None and scorer is not None:
         page = write_report(
             options.report,
             scorer,
             resamples,
             options.confidence,
             options.seed,
-            system=options.predictions_file.name,
+            system=Path(name).name,
             other=options.compare.name if options.compare is not None else "",
             comparison=report.get("comparison"),
             mode=matching.mode,
@@ -137,25 +162,26 @@ def main(options: ScoreOptions, matching: Matching) -> None:
     if options.json:
         print(text, end="")
     else:
-        _print_scores(report, options, matching.mode)
+        _print_scores(report, options, name)
         for line in written:
             print(line)
 
 
-def _print_scores(report: dict[str, Any], options: ScoreOptions, mode: str) -> None:
+def _print_scores(report: dict[str, Any], options: ScoreOptions, name: str) -> None:
     """Print scores and comparison, a row for each task and block."""
     console = Console(markup=False, highlight=False)
     console.width = max(console.width, 100)  # a pipe has 80 columns, too few for intervals
     names = ["records", "answers", "valid JSON", "precision", "recall", "F1"]
     names += [f"{options.confidence:.0%} interval"] if options.bootstrap else []
-    left = f", facts that score at least {options.min_score:g}" if options.min_score else ""
-    scores = _make_table(f"{options.predictions_file} ({mode}{left})", names)
-    for name, of in list_scores(report):
+    least = report["settings"].get("min_score")
+    left = f", facts that score at least {least:g}" if least else ""
+    scores = _make_table(f"{name} ({report['settings']['mode']}{left})", names)
+    for block, of in list_scores(report):
         valid = 100 - 100 * of["unparsed"] / of["answers"]
         cells = [str(of["records"]), str(of["answers"]), f"{valid:.1f}%"]
         cells += [f"{of[measure]:.2f}" for measure in ("precision", "recall", "f1")]
         cells += [_format_interval(of["intervals"]["f1"], of["records"])] if options.bootstrap else []
-        scores.add_row(name, *cells)
+        scores.add_row(block, *cells)
     console.print(scores)
     hint = "" if options.hard_negatives else " (--hard_negatives FILE takes that of the build)"
     console.print(f"{describe_confusable(report['confusable'])}{hint}", soft_wrap=True)
@@ -165,7 +191,8 @@ def _print_scores(report: dict[str, Any], options: ScoreOptions, mode: str) -> N
             "{calibration_error:.2f}".format_map(report["confidence"]["overall"]),
             soft_wrap=True,
         )
-        if options.calibration is None and (found := _find_calibration(options.predictions_file)):
+        found = _find_calibration(options.predictions_file) if options.predictions_file is not None else None
+        if options.calibration is None and found is not None:
             console.print(f"{found} was found: --calibration {found} makes the scores probabilities", soft_wrap=True)
     if "comparison" in report:
         records = {name: of["records"] for name, of in list_scores(report)}

@@ -31,9 +31,11 @@ def report_confidence(scorer: Scorer) -> dict[str, Any] | None:
     Strings are compared exactly, in every match mode; of facts that are repeated, the one with the highest score is
     right.
     """
-    if not scorer.has_decisions:
-        return None
-    by_task = rank_facts(scorer)
+    return describe_tasks(rank_facts(scorer)) if scorer.has_decisions else None
+
+
+def describe_tasks(by_task: dict[str, Ranked]) -> dict[str, Any]:
+    """Describe the scores of the facts of each task, and of all."""
     scores, hits, gold, unscored = zip(*by_task.values(), strict=True)
     overall = Ranked(np.concatenate(scores), np.concatenate(hits), sum(gold), sum(unscored))
     return {"overall": describe(overall), "tasks": {task: describe(ranked) for task, ranked in by_task.items()}}

@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from iepile_builder.data.hard_negatives import select_corpus
@@ -23,7 +23,46 @@ class _Counts:
         return {**vars(self), "rate": 100 * self.confusable / located if located else 0.0}
 
 
-def count_confusable(scorer: Scorer, given: dict[str, Any] | None = None, name: str = "given") -> dict[str, Any]:
+@dataclass
+class Located:
+    """
+    The predicted facts with the mentions of a gold fact.
+
+    Attributes:
+        asked (`dict[tuple[str, str], dict[str, tuple]]`): by task and corpus: the labels that were asked for.
+        pairs (`Counter[tuple[str, str, tuple[str, ...], str]]`): how many there are of a task and corpus, with these
+            labels of the gold facts and this label of the predicted one.
+    """
+
+    asked: dict[tuple[str, str], dict[str, tuple[str, ...]]] = field(default_factory=lambda: defaultdict(dict))
+    pairs: Counter[tuple[str, str, tuple[str, ...], str]] = field(default_factory=Counter)
+
+
+def find_located(scorer: Scorer) -> Located:
+    """Find the predicted facts with the mentions of a gold fact."""
+    located = Located()
+    for key, record, gold in scorer.compared():
+        task = TASKS[key.task]
+        for each in record.asked:
+            located.asked[key.task, key.source].update(dict.fromkeys(task.labels(each.schema), ()))
+        gold_labels: dict[tuple[Any, ...], list[str]] = defaultdict(list)
+        for fact in gold:
+            gold_labels[fact.block, fact.content].append(fact.asked_label)
+        missing = Counter((fact.block, fact.content, fact.asked_label) for fact in gold)
+        for fact in record.facts:
+            annotated, label = gold_labels.get((fact.block, fact.content), []), fact.asked_label
+            if missing[fact.block, fact.content, label] > 0:
+                missing[fact.block, fact.content, label] -= 1
+                annotated = [label]
+            elif not annotated or label in annotated:  # spurious, or repeated
+                continue
+            located.pairs[key.task, key.source, tuple(annotated), label] += 1
+    return located
+
+
+def count_confusable(
+    scorer: Scorer | Located, given: dict[str, Any] | None = None, name: str = "given"
+) -> dict[str, Any]:
     """
     Count how often a predicted fact has a gold fact's mentions under a label that is confusable with the gold one.
 
@@ -31,8 +70,8 @@ def count_confusable(scorer: Scorer, given: dict[str, Any] | None = None, name: 
     role is not counted, one under a wrong event type is.
 
     Args:
-        scorer ([`Scorer`]):
-            The answers.
+        scorer ([`Scorer`] or [`Located`]):
+            The answers, or what [`find_located`] has found in them.
         given (`dict[str, Any]`, *optional*):
             A dictionary of [`~iepile_builder.data.hard_negatives.load_hard_negatives`]. A corpus that it does not have
             gets the published one, else one that is mined from the label names.
@@ -48,27 +87,17 @@ def count_confusable(scorer: Scorer, given: dict[str, Any] | None = None, name: 
     Raises:
         `InputError`: If the given dictionary has no pair of labels that the answers were asked for.
     """
-    tables = dict(_find_dictionaries(scorer, given, name))
+    located = scorer if isinstance(scorer, Located) else find_located(scorer)
+    tables = dict(_find_dictionaries(located, given, name))
     overall = _Counts()
     labels: dict[str, dict[str, _Counts]] = defaultdict(lambda: defaultdict(_Counts))
-    for key, record, gold in scorer.compared():
-        table = tables[key.task, key.source][0]
-        gold_labels: dict[tuple[Any, ...], list[str]] = defaultdict(list)
-        for fact in gold:
-            gold_labels[fact.block, fact.content].append(fact.asked_label)
-        missing = Counter((fact.block, fact.content, fact.asked_label) for fact in gold)
-        for fact in record.facts:
-            annotated, label = gold_labels.get((fact.block, fact.content), []), fact.asked_label
-            if missing[fact.block, fact.content, label] > 0:
-                missing[fact.block, fact.content, label] -= 1
-                kind, gold_label = "right", label
-            elif not annotated or label in annotated:  # spurious, or repeated
-                continue
-            else:
-                confused = [each for each in annotated if label in table.get(each, ())]
-                kind, gold_label = ("confusable", confused[0]) if confused else ("other", annotated[0])
-            for counts in (overall, labels[key.task][gold_label]):
-                setattr(counts, kind, getattr(counts, kind) + 1)
+    for (task, source, annotated, label), number in located.pairs.items():
+        table = tables[task, source][0]
+        confused = [each for each in annotated if label in table.get(each, ())]
+        kind = "right" if label in annotated else "confusable" if confused else "other"
+        gold_label = confused[0] if kind == "confusable" else annotated[0]
+        for counts in (overall, labels[task][gold_label]):
+            setattr(counts, kind, getattr(counts, kind) + number)
     dictionaries: dict[str, dict[str, str]] = defaultdict(dict)
     for (task, source), (_, where) in sorted(tables.items()):
         dictionaries[task][source] = where
@@ -96,16 +125,11 @@ def describe_confusable(counts: dict[str, Any]) -> str:
 
 
 def _find_dictionaries(
-    scorer: Scorer, given: dict[str, Any] | None, given_name: str
+    located: Located, given: dict[str, Any] | None, given_name: str
 ) -> Iterator[tuple[tuple[str, str], tuple[dict[str, list[str]], str]]]:
     """Find the dictionary of each task and corpus, and say where it is from."""
-    asked: dict[tuple[str, str], dict[str, tuple[str, ...]]] = defaultdict(dict)
-    for key, record in scorer.records.items():
-        task = TASKS[key.task]
-        for each in record.asked:
-            asked[key.task, key.source].update(dict.fromkeys(task.labels(each.schema), ()))
     fits = not given
-    for (name, source), labels in asked.items():
+    for (name, source), labels in located.asked.items():
         found = select_corpus(given, name, source) if given is not None else {}
         if found:
             fits = fits or any(label in labels and other in labels for label, of in found.items() for other in of)

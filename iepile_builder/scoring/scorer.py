@@ -165,51 +165,7 @@ class Scorer:
             `macro` has `overall` and `tasks`, with the means over `sources` (the corpora of each task) and over the
             `labels` that have gold facts. A mode that ignores labels has no scores by label.
         """
-        tally = self.tally(matching)
-        samples = _bootstrap(tally, len(self.records), resamples, seed)
-
-        def block(cells: list[Cell]) -> dict[str, Any]:
-            report = tally.counts(cells).report()
-            if samples and cells:
-                scores = precision_recall_f1(np.sum([samples[cell] for cell in cells], axis=0))
-                report["intervals"] = dict(
-                    zip(("precision", "recall", "f1"), compute_interval(scores, confidence), strict=True)
-                )
-            return report
-
-        def pooled(cells: list[Cell]) -> dict[str, Any]:
-            report = block(cells)
-            for task in dict.fromkeys(cell.task for cell in cells):
-                if len(TASKS[task].blocks) > 1:
-                    report.update(_by_block(task, cells, block))
-            return report
-
-        cells = list(tally.rows)
-        of_task = {task: group for task in TASKS if (group := [cell for cell in cells if cell.task == task])}
-        return {
-            "overall": pooled(cells),
-            "tasks": {task: _by_block(task, group, block) for task, group in of_task.items()},
-            "sources": {
-                source: {
-                    task: _by_block(task, of_source, block)
-                    for task, group in sorted(of_task.items())
-                    if (of_source := [cell for cell in group if cell.source == source])
-                }
-                for source in sorted({cell.source for cell in cells})
-            },
-            "languages": {
-                language: pooled([cell for cell in cells if cell.language == language])
-                for language in sorted({cell.language for cell in cells})
-            },
-            "labels": _report_labels(tally) if matching.labelled else {},
-            "macro": {
-                "overall": _average(tally, cells, matching.labelled),
-                "tasks": {
-                    task: _by_block(task, group, lambda part: _average(tally, part, matching.labelled))
-                    for task, group in of_task.items()
-                },
-            },
-        }
+        return report_tally(self.tally(matching), len(self.records), matching, resamples, confidence, seed)
 
     def compare(
         self,
@@ -302,6 +258,56 @@ def score(instances: Iterable[dict[str, Any]]) -> dict[str, Any]:
     for instance in instances:
         scorer.add(instance)
     return scorer.report()
+
+
+def report_tally(
+    tally: Tally, records: int, matching: Matching, resamples: int, confidence: float, seed: int
+) -> dict[str, Any]:
+    """Report the counts of some records; see [`Scorer.report`]."""
+    samples = _bootstrap(tally, records, resamples, seed)
+
+    def block(cells: list[Cell]) -> dict[str, Any]:
+        report = tally.counts(cells).report()
+        if samples and cells:
+            scores = precision_recall_f1(np.sum([samples[cell] for cell in cells], axis=0))
+            report["intervals"] = dict(
+                zip(("precision", "recall", "f1"), compute_interval(scores, confidence), strict=True)
+            )
+        return report
+
+    def pooled(cells: list[Cell]) -> dict[str, Any]:
+        report = block(cells)
+        for task in dict.fromkeys(cell.task for cell in cells):
+            if len(TASKS[task].blocks) > 1:
+                report.update(_by_block(task, cells, block))
+        return report
+
+    cells = list(tally.rows)
+    of_task = {task: group for task in TASKS if (group := [cell for cell in cells if cell.task == task])}
+    return {
+        "overall": pooled(cells),
+        "tasks": {task: _by_block(task, group, block) for task, group in of_task.items()},
+        "sources": {
+            source: {
+                task: _by_block(task, of_source, block)
+                for task, group in sorted(of_task.items())
+                if (of_source := [cell for cell in group if cell.source == source])
+            }
+            for source in sorted({cell.source for cell in cells})
+        },
+        "languages": {
+            language: pooled([cell for cell in cells if cell.language == language])
+            for language in sorted({cell.language for cell in cells})
+        },
+        "labels": _report_labels(tally) if matching.labelled else {},
+        "macro": {
+            "overall": _average(tally, cells, matching.labelled),
+            "tasks": {
+                task: _by_block(task, group, lambda part: _average(tally, part, matching.labelled))
+                for task, group in of_task.items()
+            },
+        },
+    }
 
 
 def _read_gold(key: RecordKey, schema: Schema) -> list[Fact]:

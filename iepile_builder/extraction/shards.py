@@ -1,0 +1,211 @@
+"""Write the results of a corpus in Parquet shards, each whole and once, whatever was killed in between."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
+
+from iepile_builder.errors import InputError
+from iepile_builder.extraction.corpus import COUNTS, Part, Result, join_parts, to_rows
+from iepile_builder.extraction.result import Extraction
+from iepile_builder.io import first_line
+
+
+RECEIPTS = ".shards"  # a file for each shard that is whole: a store may have no renaming
+CARD = "---\nconfigs:\n- config_name: default\n  data_files: data/*.parquet\n---\n"
+TOTALS = ("documents", "failed", "facts", *COUNTS)
+
+
+@dataclass
+class _Open:
+    """A shard that waits for documents."""
+
+    numbers: set[int] = field(default_factory=set)
+    rows: list[pa.RecordBatch] = field(default_factory=list)
+    parts: dict[int, dict[int, tuple[Part, Extraction | str]]] = field(default_factory=dict)
+
+
+class Shards:
+    """
+    Collect results in any order, and write a shard when all of its documents are there.
+
+    Args:
+        output_dir (`str`):
+            A folder on any file system of `fsspec`.
+        shard_size (`int`):
+            Number of documents in a shard; the last one of a piece of the corpus has fewer.
+        keep_text (`bool`):
+            Whether rows have the text.
+        max_failures (`int`):
+            Number of documents one after the other without an answer after which it ends; 0 for no end.
+
+    Attributes:
+        done (`dict[int, set[int]]`): the shards of each piece that are whole.
+        ended (`set[int]`): the pieces all of whose shards are.
+        totals (`Counter`): what is in the shards that are whole.
+
+    Raises:
+        `InputError`: If the folder cannot be read or written.
+    """
+
+    def __init__(self, output_dir: str, shard_size: int, keep_text: bool, max_failures: int) -> None:
+        self.output_dir, self.shard_size = output_dir, shard_size
+        self.keep_text, self.max_failures = keep_text, max_failures
+        self.done: dict[int, set[int]] = {}
+        self.ended: set[int] = set()
+        self.totals: Counter[str] = Counter(dict.fromkeys(TOTALS, 0))
+        self.usage: Counter[str] = Counter()
+        self.open: dict[tuple[int, int], _Open] = {}
+        self._documents: dict[int, int] = {}  # of pieces that are read to their end
+        self._failures = 0
+        with self._clear_errors():
+            self.system, self.path = fsspec.url_to_fs(output_dir)
+
+    def read(self, name: str) -> bytes | None:
+        """Read a file; `None` if there is none."""
+        with self._clear_errors():
+            return self.system.cat_file(f"{self.path}/{name}") if self.system.exists(f"{self.path}/{name}") else None
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file, whole where the file system can rename or shows a file only when it is."""
+        path = f"{self.path}/{name}"
+        with self._clear_errors():
+            self.system.makedirs(path.rpartition("/")[0], exist_ok=True)
+            if not isinstance(self.system, LocalFileSystem):
+                self.system.pipe_file(path, content)
+                return
+            temporary = f"{os.path.dirname(path)}/.{os.path.basename(path)}.incomplete"
+            self.system.pipe_file(temporary, content)
+            os.replace(temporary, path)
+
+    def remove(self) -> None:
+        """Remove what an earlier run has written."""
+        with self._clear_errors():
+            for name in ("data", RECEIPTS, "run.json", "report.json", "README.md"):
+                if self.system.exists(f"{self.path}/{name}"):
+                    self.system.rm(f"{self.path}/{name}", recursive=True)
+
+    def resume(self, retry_failed: bool = False) -> None:
+        """Find the shards that are whole; with `retry_failed`, without those that have a failed document."""
+        with self._clear_errors():
+            names = self.system.glob(f"{self.path}/{RECEIPTS}/*.json")
+            found = {name: self.system.cat_file(name) for name in names}
+        for path, content in found.items():
+            piece, shard = map(int, path.rpartition("/")[2].removesuffix(".json").split("-"))
+            receipt = json.loads(content)
+            if retry_failed and receipt["failed"]:
+                continue
+            self.done.setdefault(piece, set()).add(shard)
+            if receipt["shards"] is not None:
+                self._documents[piece] = receipt["shards"]
+            self.totals.update({name: receipt[name] for name in TOTALS})
+        self.ended = {piece for piece, shards in self._documents.items() if len(self.done.get(piece, ())) == shards}
+        self._documents.clear()
+
+    def add(self, result: Result) -> int:
+        """Add the result of a parcel; returns how many documents are complete by it."""
+        piece, shard, _, documents = result.parcel
+        if documents is not None:
+            self._documents[piece] = documents
+            for key in [key for key in self.open if key[0] == piece]:
+                self._close(*key)
+            return 0
+        self._check_failures(result)
+        self.usage.update(result.usage)
+        if shard in self.done.get(piece, ()):
+            return 0
+        opened = self.open.setdefault((piece, shard), _Open())
+        before = len(opened.numbers)
+        self._add_rows(opened, result.rows)
+        for part, found in result.parts:
+            if part.number not in opened.numbers:
+                parts = opened.parts.setdefault(part.number, {})
+                parts[part.place] = (part, found)
+                if len(parts) == part.parts:
+                    self._add_rows(opened, _join(opened.parts.pop(part.number)))
+        added = len(opened.numbers) - before
+        self._close(piece, shard)
+        return added
+
+    def check_complete(self, pieces: int) -> None:
+        """
+        Check that nothing is missing.
+
+        Raises:
+            `InputError`: If a document is.
+        """
+        if self.open or len(self.ended | self._documents.keys()) < pieces:
+            raise InputError(f"{self.output_dir}: some documents have no answer; the same command resumes")
+
+    def _add_rows(self, opened: _Open, rows: pa.RecordBatch) -> None:
+        """Add the rows of documents that the shard does not have; a process that is killed may repeat some."""
+        numbers = rows.column("number").to_pylist()
+        if opened.numbers.isdisjoint(numbers):
+            opened.rows.append(rows)
+        else:
+            opened.rows.append(rows.filter(pa.array([number not in opened.numbers for number in numbers])))
+        opened.numbers.update(numbers)
+
+    def _close(self, piece: int, shard: int) -> None:
+        """Write a shard if it is complete."""
+        opened = self.open[piece, shard]
+        documents = self._documents.get(piece)
+        end = (shard + 1) * self.shard_size
+        expected = (end if documents is None else min(end, documents)) - shard * self.shard_size
+        if len(opened.numbers) < expected:
+            return
+        table = pa.Table.from_batches(opened.rows).sort_by("number").drop_columns(["number"])
+        if not self.keep_text:
+            table = table.drop_columns(["text"])
+        buffer = pa.BufferOutputStream()
+        pq.write_table(table, buffer, compression="zstd")
+        name = f"{piece:05}-{shard:05}"
+        self.write(f"data/{name}.parquet", buffer.getvalue().to_pybytes())
+        facts = sum(table["facts"].combine_chunks().value_lengths().to_pylist())
+        counts = {name: sum(table[name].to_pylist()) for name in COUNTS}
+        failed = len(table) - table["error"].null_count
+        receipt = {"documents": len(table), "failed": failed, "facts": facts, **counts}
+        shards = None if documents is None else -(-documents // self.shard_size)
+        self.write(f"{RECEIPTS}/{name}.json", json.dumps({**receipt, "shards": shards}).encode())
+        self.totals.update(receipt)
+        self.done.setdefault(piece, set()).add(shard)
+        del self.open[piece, shard]
+
+    def _check_failures(self, result: Result) -> None:
+        """Raise an `InputError` if so many documents failed that it is not the documents."""
+        if result.answered:
+            self._failures = 0
+        self._failures += len(result.errors)
+        if result.errors and 0 < self.max_failures <= self._failures and not result.answered:
+            raise InputError(
+                f"{self._failures} documents one after the other have no answer, the last one: {result.errors[-1]}; "
+                "the same command resumes"
+            )
+
+    @contextmanager
+    def _clear_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError, ImportError) as error:
+            reason = getattr(error, "strerror", None) or first_line(error)
+            raise InputError(f"{self.output_dir}: {reason}") from None
+
+
+def _join(parts: dict[int, tuple[Part, Extraction | str]]) -> pa.RecordBatch:
+    """Join the results of the parts of a document; it fails where one does."""
+    first = parts[0][0]
+    results = [(part.start, found) for _, (part, found) in sorted(parts.items())]
+    errors = [found for _, found in results if isinstance(found, str)]
+    whole = (
+        join_parts((start, found) for start, found in results if not isinstance(found, str)) if not errors else None
+    )
+    return to_rows([(first, whole or errors[0])])
