@@ -3,9 +3,9 @@ Measure what spreading a corpus costs, with rules in place of a model.
 
     python benchmarks/extract_corpus.py --documents 1000000
 
-Writes a corpus and extracts from it in a plain loop, in one process and on 1 and 2 Ray workers, each in a fresh process,
-one after the other. Prints documents per second, the time per document beyond the plain loop, and the memory of the
-process and of all that it started: its peak and, at each tenth of the run, the curve.
+Writes a corpus and extracts from it in a plain loop, in one process and on 1 and 2 Ray workers, each in a fresh
+process, one after the other. Prints documents per second, the time per document beyond the plain loop, and the memory
+of the process and of all that it started: its peak and, at each tenth of the run, the curve.
 """
 
 import json
