@@ -210,7 +210,10 @@ def derive_schema(corpus: Corpus) -> Schema:
     for split in SPLIT_FILES:
         for number, _, line in read_lines(corpus.file(split)):
             with located(corpus.file(split), number):
-                for annotation in read_json(line).get(task.field) or []:
+                annotations = read_json(line).get(task.field) or []
+                if not isinstance(annotations, list):
+                    raise InputError(f"{task.field!r} is not a list")
+                for annotation in annotations:
                     label = task.annotated_label(annotation)
                     if label is None:
                         return Schema()

@@ -8,7 +8,7 @@ from iepile_builder.errors import InputError
 from iepile_builder.schema import Schema
 from iepile_builder.tasks.base import Example, Task
 from iepile_builder.tasks.facts import Annotation, Fact, Relation, Texts, TypedRelation
-from iepile_builder.tasks.values import MENTION, list_schema, object_schema, parse_pairs, position
+from iepile_builder.tasks.values import MENTION, check_strings, list_schema, object_schema, parse_pairs, position
 
 
 class RE(Task):
@@ -115,7 +115,7 @@ class SPO(RE):
     def annotated_label(self, annotation: Any) -> str | None:
         if not isinstance(annotation, dict) or not set(self.names) <= annotation.keys():
             return None
-        check_types(annotation)
+        check_types(check_strings(annotation, self.names, self.field))
         return self.label(annotation, Schema())
 
     def read_label(self, label: Any) -> Any:

@@ -87,6 +87,15 @@ def test_an_re_folder_without_types_serves_no_spo(tmp_path: Path) -> None:
         find_corpora([tmp_path], ["SPO"])
 
 
+@pytest.mark.parametrize("task", ["NER", "RE", "SPO", "EE", "KG"])
+@pytest.mark.parametrize("wrong", [0.5, "x", {"a": 1}, [0.5], [{"head_type": 0.5, "tail_type": 1, "relation": "x"}]])
+def test_wrong_annotations_without_a_schema_are_named(task: str, wrong: object, tmp_path: Path) -> None:
+    field = TASKS[task].field
+    write_lines(tmp_path / "IE-en" / task / "people" / "train.json", [{"text": "Ada", field: wrong}])
+    with pytest.raises(InputError, match=f"train.json, line 1: .*'{field}'|no record has a label of SPO"):
+        [list(read_split(corpus, "train")) for corpus in find_corpora([tmp_path], [task])]
+
+
 def test_ids_tell_records_of_one_text_apart(tmp_path: Path) -> None:
     texts = ["Ada.", "Bob.", "Ada.", "Ada."]
     write_corpus(tmp_path / "IE-en" / "NER" / "people", SCHEMA, train=[{"text": text, "entity": []} for text in texts])
