@@ -5,13 +5,15 @@ Build instruction instances from annotated corpora.
     iepile build --corpus_dir my_corpora --tasks NER RE --format parquet --output_dir outputs/mine
 
 A corpus is a folder with train.json, dev.json, test.json and schema.json; `--corpus_dir` takes one, or a tree of them,
-{IE-en,IE-zh}/{TASK}/{corpus}. `--format jsonl` writes a file for each split. `--format parquet` writes a folder with a
-dataset card, which load_dataset opens and `--push_to_hub` publishes: one config of all instances, one for each task,
-and one for each task and language. The same command resumes a killed build.
+{IE-en,IE-zh}/{TASK}/{corpus}, or files of the other formats that `iepile convert --help` lists. `--format jsonl`
+writes a file for each split. `--format parquet` writes a folder with a dataset card, which load_dataset opens and
+`--push_to_hub` publishes: one config of all instances, one for each task, and one for each task and language. The
+same command resumes a killed build.
 """
 
 import re
 import shlex
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -25,10 +27,10 @@ import numpy as np
 import pyarrow.compute as pc
 from tqdm import tqdm
 
-from iepile_builder.data.corpus import SPLIT_FILES, Corpus
+from iepile_builder.data.convert import SUFFIXES, convert, in_place
+from iepile_builder.data.corpus import SPLIT_FILES, Corpus, check_choices
 from iepile_builder.data.options import IEPileConfig, InstanceOptions
 from iepile_builder.data.output import end_children_with_us, replace_folder
-from iepile_builder.data.readers import read_conll, read_instances, read_instructie
 from iepile_builder.data.statistics import count_instances, look_into, plot
 from iepile_builder.data.synonyms import load_synonyms, synonym_notes
 from iepile_builder.errors import InputError
@@ -38,7 +40,6 @@ from iepile_builder.io import check_file, to_json, write_whole
 from iepile_builder.tasks import TASKS
 
 
-READERS = {"instances": read_instances, "instructie": read_instructie, "conll": read_conll}
 NO_REASONS = {"task", "language", "source", "split", "records", "given", TO_FIT, TOO_LONG}  # not why one is left out
 SHARD_BYTES = 500_000_000
 Counts = dict[str, Counter[tuple[str, str, str]]]  # by split: of each task, language and corpus
@@ -60,8 +61,9 @@ class BuildOptions:
             Replace what an earlier build wrote to the output folder.
         num_proc (`int`, *optional*):
             Number of processes.
-        input_format (`str`, *optional*, defaults to `"unified"`):
-            Format of the corpora: `unified`, `instances` (of the IEPile dataset), `instructie` or `conll`.
+        input_format (`str`, *optional*):
+            Format of the corpora, by default detected, see `iepile convert`: `unified`, `conll`, `label_studio`,
+            `doccano`, `brat`, `spacy`, `datasets`, `csv`, `instructie` or `instances` (of the IEPile dataset).
         left_out_file (`Path`, *optional*):
             JSON lines: how many records of each corpus were read and left out, and why.
         statistics (`bool`, *optional*, defaults to `False`):
@@ -79,7 +81,7 @@ class BuildOptions:
     format: Literal["jsonl", "parquet"] = "jsonl"
     overwrite: bool = False
     num_proc: int | None = None
-    input_format: Literal["unified", "instances", "instructie", "conll"] = "unified"
+    input_format: str | None = None
     left_out_file: Path | None = None
     statistics: bool = False
     licenses: dict[str, str] = field(default_factory=dict)
@@ -97,6 +99,7 @@ def main(options: BuildOptions, instance_options: InstanceOptions) -> None:
         raise InputError(f"num_proc is {options.num_proc}; give 1 or more")
     if options.left_out_file is not None:
         check_file(options.left_out_file)
+    check_choices("input_format", [options.input_format] if options.input_format else [], SUFFIXES)
     config = IEPileConfig(**vars(instance_options))
     config.check()
     modes = config.negatives_schedule or [config.negatives]
@@ -163,10 +166,12 @@ def build_splits(
     options: BuildOptions, instance_options: InstanceOptions, work: Path
 ) -> tuple[datasets.DatasetDict, list[dict[str, Any]], list[Corpus]]:
     """Build one split after the other, so that those which a killed build had finished are not built again."""
-    corpus_dirs = options.corpus_dir
-    if options.input_format != "unified":
-        corpus_dirs = [str(work / "unified")]
-        READERS[options.input_format](options.corpus_dir, work / "unified", instance_options.languages)
+    corpus_dirs = [place for place in options.corpus_dir if in_place(place, options.input_format)]
+    if others := [place for place in options.corpus_dir if place not in corpus_dirs]:
+        unified = work / "unified"
+        shutil.rmtree(unified, ignore_errors=True)
+        convert(others, unified, options.input_format, instance_options.tasks, instance_options.languages)
+        corpus_dirs.append(str(unified))
     settings = {"corpus_dirs": corpus_dirs, **vars(instance_options)}
     corpora = IEPileConfig(**settings).find_corpora()
     files = {

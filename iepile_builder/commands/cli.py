@@ -28,7 +28,7 @@ from iepile_builder.processes import end_with_parent
 
 
 COMMANDS = (
-    "build", "mine", "train", "grpo", "predict", "score", "calibrate", "extract", "extract-corpus", "demo",
+    "convert", "build", "mine", "train", "grpo", "predict", "score", "calibrate", "extract", "extract-corpus", "demo",
     "push", "merge", "export-gguf", "quickstart", "benchmark",
 )  # fmt: skip
 LAUNCHED = ("train", "grpo")  # in processes that accelerate starts

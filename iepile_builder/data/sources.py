@@ -12,7 +12,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from iepile_builder.data.readers import conll_records
+from iepile_builder.data.columns import column_sentences, tagged_spans
 from iepile_builder.errors import InputError
 from iepile_builder.io import located, read_json, read_lines
 
@@ -32,9 +32,14 @@ def read_unified(files: list[Path]) -> Iterator[Record]:
 
 
 def read_columns(files: list[Path], space: str = " ", **columns: Any) -> Iterator[Record]:
-    """Read words and their tags; `space` and `columns` are those of [`conll_records`]."""
+    """Read words and their tags; `columns` are those of [`column_sentences`]."""
     for file in files:
-        yield from conll_records(file, space, **columns)
+        for words, tags in column_sentences(file, **columns):
+            entities = [
+                {"entity": space.join(words[start:end]), "entity_type": name}
+                for start, end, name in tagged_spans(tags)
+            ]
+            yield {"text": space.join(words), "entity": entities}
 
 
 def read_uniner(files: list[Path]) -> Iterator[Record]:

@@ -138,5 +138,5 @@ def test_ctrl_c_ends_in_one_line(
 
 
 def test_an_unknown_command_lists_the_known_ones() -> None:
-    with pytest.raises(SystemExit, match="unknown command 'buidl'; known: build, mine"):
+    with pytest.raises(SystemExit, match="unknown command 'buidl'; known: convert, build, mine"):
         cli.main(["buidl"])

@@ -1,0 +1,364 @@
+"""
+Convert files of annotation tools to the unified tree `{IE-en,IE-zh,...}/{TASK}/{corpus}`.
+
+The format of a file is detected by its name and its first record, its split by its name or its folder's.
+"""
+
+import re
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+from iepile_builder.data.columns import (
+    TAGS,
+    WORDS,
+    Record,
+    column_sentences,
+    load_from_hub,
+    read_conll,
+    read_datasets,
+    token_records,
+)
+from iepile_builder.data.corpus import SPLIT_FILES, check_choices, check_languages, folder_roles, read_schema
+from iepile_builder.data.formats import (
+    placed,
+    read_brat,
+    read_doccano,
+    read_label_studio,
+    read_records,
+    read_rows,
+    read_spacy,
+)
+from iepile_builder.data.readers import read_instances
+from iepile_builder.data.tables import TEXT, read_csv
+from iepile_builder.errors import InputError
+from iepile_builder.io import to_json
+from iepile_builder.schema import Schema
+from iepile_builder.tasks import TASKS, find_task
+
+
+FIELDS = tuple(dict.fromkeys(task.field for task in TASKS.values()))
+
+# Words in the names of files and folders
+SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("dev", "devel", "development", "valid", "val", "validation", "testa"), "validation"),
+    **dict.fromkeys(("test", "testb"), "test"),
+}
+JSON = (".json", ".jsonl", ".ndjson")
+COLUMNS = (".conll", ".bio", ".iob", ".iob2", ".bmes", ".bioes", ".iobes")
+SUFFIXES = {
+    "conll": (*COLUMNS, ".txt", ".tsv", *map(".{}".format, SPLITS)),  # `eng.testa`
+    "label_studio": JSON,
+    "doccano": JSON,
+    "brat": (".ann",),
+    "spacy": (".spacy", *JSON),
+    "datasets": (".parquet", ".arrow", *JSON),
+    "csv": (".csv", ".tsv"),
+    "instructie": JSON,
+    "unified": JSON,
+    "instances": JSON,
+}
+BESIDE = {  # of a corpus, and of a dataset that `datasets` saved
+    "schema.json", "hard_negatives.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json",
+}  # fmt: skip
+
+
+def read_instructie(path: Path, language: str) -> Iterator[Record]:
+    """
+    Read InstructIE (https://huggingface.co/datasets/zjunlp/InstructIE): triples with the types of both ends. Its
+    schemas are per topic (`cate`), so each topic is a corpus, `InstructIE_{topic}`.
+    """
+
+    def records_of(row: Any) -> Iterator[Record]:
+        topic, triples = row["cate"], row["relation"]
+        if not isinstance(topic, str) or not isinstance(triples, list):
+            raise InputError("field 'cate' is no string, or 'relation' no list")
+        yield {"text": row["text"], "relation": triples, "source": f"InstructIE_{topic.replace('/', ' ')}"}
+
+    return read_records(path, records_of)
+
+
+def read_unified(path: Path, language: str) -> Iterator[Record]:
+    """Read records of the unified format, in JSON lines or in one list."""
+
+    def records_of(row: Any) -> Iterator[Record]:
+        if not isinstance(row, dict) or "text" not in row:
+            raise InputError("no record with a 'text'")
+        yield {key: row[key] for key in ("text", *FIELDS) if row.get(key) is not None}
+
+    return read_records(path, records_of)
+
+
+def read_tokens(path: Path, language: str) -> Iterator[Record]:
+    """Read a dataset with the columns `tokens` and `ner_tags`: a Parquet, Arrow or JSON file."""
+    if path.suffix in (".parquet", ".arrow"):
+        return read_datasets(path, language)
+    return token_records((row for _, row in read_rows(path)), None, str(path), language)
+
+
+READERS: dict[str, Callable[[Path, str], Iterator[Record]]] = {
+    "conll": read_conll,
+    "label_studio": read_label_studio,
+    "doccano": read_doccano,
+    "brat": read_brat,
+    "spacy": read_spacy,
+    "datasets": read_tokens,
+    "csv": read_csv,
+    "instructie": read_instructie,
+    "unified": read_unified,
+}
+
+
+def detect_format(path: Path) -> str | None:
+    """Detect the format of a file by its name and its first record; `None` for one that is of none."""
+    suffix = path.suffix.lower()
+    certain = {".ann": "brat", ".spacy": "spacy", ".csv": "csv", ".parquet": "datasets", ".arrow": "datasets"}
+    certain |= dict.fromkeys(COLUMNS, "conll")
+    if suffix in certain:
+        return certain[suffix]
+    try:
+        if suffix in JSON:
+            return _format_of(next(read_rows(path))[1])
+        if suffix == ".tsv" and {*TEXT} & {*path.open(encoding="utf-8-sig").readline().lower().strip().split("\t")}:
+            return "csv"
+        if suffix in SUFFIXES["conll"] and not path.with_suffix(".ann").exists():
+            next(column_sentences(path))
+            return "conll"
+    except (InputError, StopIteration, UnicodeDecodeError):
+        pass
+    return None
+
+
+def _format_of(row: Any) -> str | None:
+    """Detect the format of a JSON value by its keys."""
+    if isinstance(row, list):
+        return "spacy" if len(row) == 2 and isinstance(row[0], str) and isinstance(row[1], dict) else None
+    if not isinstance(row, dict):
+        return None
+    keys = row.keys()
+    for name, wanted in (
+        ("spacy", [{"paragraphs"}, {"classes", "annotations"}]),
+        ("label_studio", [{"data", "annotations"}, {"data", "completions"}, {"annotation_id"}, {"annotator", "id"}]),
+        ("instances", [{"task", "source", "instruction"}]),
+        ("instructie", [{"cate", "relation"}]),
+        ("datasets", [{words, tags} for words in WORDS for tags in TAGS]),
+        ("unified", [{"text", field} for field in FIELDS]),
+        ("doccano", [{"text", "label"}, {"text", "labels"}, {"data", "label"}, {"text", "entities"}]),
+    ):
+        if any(each <= keys for each in wanted):
+            return name
+    return None
+
+
+class Source(NamedTuple):
+    """The records of a file, and where they go."""
+
+    name: str  # of the file, for messages
+    home: Path | None  # the folder of the corpus, which may have a `schema.json`
+    corpus: str
+    split: str
+    task: str  # `""` where the folder does not say it: the records do
+    language: str
+    records: Iterator[Record]
+
+
+class Converted(NamedTuple):
+    """A corpus that was written."""
+
+    path: Path
+    records: dict[str, int]  # by split
+    labels: int
+    derived: bool  # whether its schema is made of the labels of its records
+
+    def describe(self) -> str:
+        """Say it in a line."""
+        language, task, name = self.path.parts[-3:]
+        records = ", ".join(f"{split} {count}" for split, count in self.records.items())
+        origin = "of its records" if self.derived else "in its schema.json"
+        return f"{task} {name} ({language.removeprefix('IE-')}): {records} records; {self.labels} labels, {origin}"
+
+
+def convert(
+    places: Sequence[str],
+    output_dir: Path,
+    input_format: str | None = None,
+    tasks: Sequence[str] | None = None,
+    languages: Sequence[str] | None = None,
+) -> tuple[list[Converted], int]:
+    """
+    Write the records of files, folders and datasets of the Hub as corpora of the unified tree.
+
+    Args:
+        places (`Sequence[str]`):
+            Files, folders, or ids of datasets on the Hub.
+        output_dir (`Path`):
+            The folder of the tree.
+        input_format (`str`, *optional*):
+            One of `SUFFIXES`; by default detected.
+        tasks (`Sequence[str]`, *optional*):
+            Tasks to write. By default those that the records are annotated for, triples as RE.
+        languages (`Sequence[str]`, *optional*):
+            The language of what does not lie in a folder `IE-en`, `IE-de`, ....
+
+    Returns:
+        `tuple`: The corpora, and how many records had no annotation and were left out.
+
+    Raises:
+        `InputError`: If a place has no files of a known format, or of several, or a file is not of its format.
+    """
+    check_choices("task", tasks, TASKS)
+    check_languages(languages)
+    homes: dict[Path, Path | None] = {}
+    schemas: dict[Path, Schema] = {}  # those that are given
+    labels: dict[Path, dict[str, set[str]]] = {}  # of the records of the others
+    files: dict[Path, TextIO] = {}
+    left_out = 0
+    with ExitStack() as stack:
+        for source in (each for place in places for each in find_sources(place, input_format, languages, output_dir)):
+            for number, record in enumerate(source.records, start=1):
+                names = _tasks_of(record, source.task, tasks)
+                left_out += not names
+                for task in map(find_task, names):
+                    folder = output_dir / f"IE-{source.language}" / task.name / record.get("source", source.corpus)
+                    if folder not in homes:
+                        homes[folder] = source.home
+                        folder.mkdir(parents=True)
+                        given = Schema() if source.home is None else read_schema(source.home / "schema.json", task)
+                        if task.labels(given):
+                            schemas[folder] = given
+                    if homes[folder] != source.home:
+                        raise InputError(f"{source.name}: {homes[folder]} has the same task and name")
+                    if folder not in schemas:
+                        with placed(f"{source.name}, record {number}"):
+                            for annotation in record[task.field]:
+                                label = task.annotated_label(annotation) or ""
+                                roles = labels.setdefault(folder, {}).setdefault(label, set())
+                                roles.update(task.annotated_roles(annotation))
+                    path = folder / SPLIT_FILES[source.split]
+                    if path not in files:
+                        files[path] = stack.enter_context(path.open("w", encoding="utf-8"))
+                    files[path].write(to_json({"text": record["text"], task.field: record[task.field]}) + "\n")
+    for folder in homes:
+        task = TASKS[folder.parent.name]
+        if folder in schemas:
+            schemas[folder].write(folder / "schema.json")
+        elif folder in labels:
+            of_labels = {label: sorted(roles) for label, roles in sorted(labels[folder].items())}
+            task.to_schema(of_labels).write(folder / "schema.json")
+        else:  # nothing of this task is annotated
+            shutil.rmtree(folder)
+    written = sorted(path.parent for path in output_dir.glob("IE-*/*/*/schema.json"))
+    if not written:
+        raise InputError(f"{', '.join(places)}: no annotation in any record")
+    return [_describe(folder, folder not in schemas) for folder in written], left_out
+
+
+def _describe(folder: Path, derived: bool) -> Converted:
+    task = TASKS[folder.parent.name]
+    records = {
+        split: (folder / name).read_bytes().count(b"\n")
+        for split, name in SPLIT_FILES.items()
+        if (folder / name).exists()
+    }
+    return Converted(folder, records, len(task.labels(read_schema(folder / "schema.json", task))), derived)
+
+
+def _tasks_of(record: Record, own: str, wanted: Sequence[str] | None) -> list[str]:
+    """Name the tasks that a record is written for, one for each of its fields."""
+    names = []
+    for field in FIELDS:
+        serving = [
+            name
+            for name, task in TASKS.items()
+            if task.field == field
+            and own in ("", name)
+            and (wanted is None or name in wanted or {*wanted} & {*task.also_serves})
+        ]
+        names += serving[:1] if record.get(field) is not None else []
+    return names
+
+
+def find_sources(
+    place: str, input_format: str | None, languages: Sequence[str] | None, output_dir: Path
+) -> Iterator[Source]:
+    """Find the files in a folder, or the one file, and what their names and folders say."""
+    root = Path(place)
+    if not root.exists():
+        if root.is_absolute() or "/" not in place:
+            raise InputError(f"{place}: no such file or folder")
+        yield from _hub_sources(place, languages)
+        return
+    found = {path: input_format or detect_format(path) for path in _files(root, input_format)}
+    formats = {name: path for path, name in reversed(found.items()) if name is not None}
+    if not formats:
+        raise InputError(
+            f"{place}: no file of a known format; known: {', '.join(SUFFIXES)}; if it is one of them, give "
+            "--input_format"
+        )
+    if len(formats) > 1:
+        several = ", ".join(f"{name} ({path.name})" for name, path in formats.items())
+        raise InputError(f"{place}: files of several formats, {several}; give --input_format or one of the files")
+    (name,) = formats
+    if name == "instances":
+        read_instances([str(root if root.is_dir() else root.parent)], output_dir)
+        return
+    splits: dict[tuple[Path, str], tuple[Path, str]] = {}
+    for path in (path for path, of in found.items() if of == name):
+        folder = path.parent.resolve()
+        of_folder = SPLITS.get(folder.name.lower(), "") if root.is_dir() and folder != root.resolve() else ""
+        home = folder.parent if of_folder else folder
+        word = next((word for word in re.findall("[a-z]+", path.name.lower()) if word in SPLITS), "")
+        split = of_folder or SPLITS.get(word, "train")
+        other, of_other = splits.setdefault((home, split), (path, word))
+        if name not in ("brat", "datasets") and other != path and (word != of_other or other.stem == path.stem):
+            raise InputError(f"{path}: {other.name} beside it is the same split; keep one of them")
+        spoken = re.findall("_(en|zh)$", path.stem) if name == "instructie" else []
+        if spoken and languages and spoken[0] not in languages:
+            continue
+        ((task, language),) = folder_roles(home, [""], spoken or languages)
+        corpus = path.stem if root.is_file() and not word else home.name
+        yield Source(str(path), home, corpus, split, task, language, READERS[name](path, language))
+
+
+def _hub_sources(name: str, languages: Sequence[str] | None) -> Iterator[Source]:
+    """Load the splits of a dataset of the Hub."""
+    corpus = name.rpartition("/")[2].partition(":")[0]
+    ((_, language),) = folder_roles(Path(name), [""], languages)
+    for split, rows in load_from_hub(name).items():
+        if split in SPLIT_FILES:
+            records = token_records(iter(rows), rows.features, f"{name}, {split}", language)
+            yield Source(name, None, corpus, split, "", language, records)
+
+
+def _files(root: Path, input_format: str | None) -> list[Path]:
+    """List the files that may hold records, of a format if it is given."""
+    if root.is_file():
+        return [root]
+    paths = (path for path in sorted(root.rglob("*")) if path.is_file() and path.name not in BESIDE)
+    paths = (path for path in paths if not any(part.startswith(".") for part in path.relative_to(root).parts))
+    paths = (path for path in paths if not (path.suffix == ".arrow" and path.name.startswith("cache-")))
+    if input_format is None:
+        return list(paths)
+    named = (path for path in paths if path.suffix.lower() in SUFFIXES[input_format])
+    return [path for path in named if path.suffix != ".txt" or {*re.findall("[a-z]+", path.stem.lower())} & {*SPLITS}]
+
+
+def in_place(place: str, input_format: str | None = None) -> bool:
+    """
+    Tell whether corpora are read where they are: a folder with a `train.json`, `dev.json` or `test.json` in JSON lines
+    that is of no other format. What is not there is not converted either.
+    """
+    if not Path(place).exists():
+        return "/" not in place or Path(place).is_absolute()  # not an id of the Hub
+    if Path(place).is_file() or input_format is not None:
+        return Path(place).is_dir() and input_format == "unified"
+    paths = [path for name in SPLIT_FILES.values() for path in Path(place).rglob(name) if path.is_file()]
+    return any(detect_format(path) in (None, "unified") and not _begins_with_list(path) for path in paths)
+
+
+def _begins_with_list(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")

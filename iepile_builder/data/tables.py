@@ -1,0 +1,103 @@
+"""Read CSV and TSV files of texts with their entities or relations."""
+
+import ast
+import csv
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from iepile_builder.data.columns import Record
+from iepile_builder.data.formats import make_entity, placed
+from iepile_builder.errors import InputError
+from iepile_builder.io import fold
+
+
+# Names of columns in CSV files, the first that there is
+TEXT = ("text", "sentence", "document")
+SPANS = ("entities", "spans", "label", "labels", "annotations")
+LABEL = ("label", "entity_type", "type", "tag", "entity_label", "category")
+MENTION = ("entity", "mention", "span", "entity_text", "value")
+START = ("start", "start_offset", "begin", "start_char")
+END = ("end", "end_offset", "stop", "end_char")
+
+
+def read_csv(path: Path, language: str) -> Iterator[Record]:
+    """
+    Read a CSV or TSV file with a header: a text on each line with a column of spans in JSON, `[[0, 5, "PER"]]` or
+    `[{"start": 0, "end": 5, "label": "PER"}]`; or an entity on each line (`text`, `start`, `end`, `label`, or `text`,
+    `entity`, `label`); or a relation (`text`, `head`, `relation`, `tail`). Lines with the same text are one record.
+    """
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        start = file.read(1 << 16)
+        header = start.partition("\n")[0]
+        delimiter = max("\t,;|", key=header.count)
+        file.seek(0)
+        rows = csv.DictReader(file, delimiter=delimiter, skipinitialspace=True)
+        names = {(name or "").strip().lower(): name for name in rows.fieldnames or ()}
+
+        def column(aliases: Iterable[str]) -> str | None:
+            return next((names[alias] for alias in aliases if alias in names), None)
+
+        text_column, label, mention = column(TEXT), column(LABEL), column(MENTION)
+        first, last = column(START), column(END)
+        triple = [column(of) for of in (("head", "subject"), ("relation", "predicate"), ("tail", "object"))]
+        spans = column(SPANS) if first is None and mention is None else None
+        if text_column is None or not (all(triple) or spans or (label and (mention or (first and last)))):
+            raise InputError(
+                f"{path}, line 1: its columns are {', '.join(names)}; give text with start, end and label, with "
+                "entity and label, with head, relation and tail, or with entities (a list of [start, end, label])"
+            )
+        records: dict[str, Record] = {}
+        try:
+            for row in rows:
+                with placed(f"{path}, line {rows.line_num}"):
+                    text = row[text_column]
+                    record = records.setdefault(text, {"text": text, "relation" if all(triple) else "entity": []})
+                    if all(triple):
+                        values = [row[name or ""] for name in triple]
+                        if all(values):
+                            record["relation"].append(dict(zip(("head", "relation", "tail"), values, strict=True)))
+                    elif spans:
+                        record["entity"] += [_span(text, span) for span in _list(row[spans])]
+                    elif label and row[label]:
+                        record["entity"].append(_row_entity(text, row, label, mention, first, last))
+        except csv.Error as error:
+            raise InputError(f"{path}, line {rows.line_num}: not CSV ({error})") from None
+    yield from records.values()
+
+
+def _list(cell: str) -> list[Any]:
+    """Read a list in a cell, in JSON or as Python writes it."""
+    if not cell.strip():
+        return []
+    try:
+        value = json.loads(cell)
+    except ValueError:
+        try:
+            value = ast.literal_eval(cell)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            raise InputError(f"{cell[:80]!r} is no list of spans, such as [[0, 5, 'PER']]") from None
+    return list(value)
+
+
+def _span(text: str, span: Any) -> Record:
+    """Read a span of a list: start, end and label."""
+    if not isinstance(span, dict):
+        return make_entity(text, *span)
+    start, end, label = (next((span[name] for name in of if name in span), None) for of in (START, END, LABEL))
+    return make_entity(text, start, end, span["labels"][0] if span.get("labels") else label)
+
+
+def _row_entity(
+    text: str, row: Record, label: str, mention: str | None, first: str | None, last: str | None
+) -> Record:
+    """Read the entity of a line; where it has both, the string must be at the offsets."""
+    if not first or not last or not row[first]:
+        return {"entity": row[mention or ""], "entity_type": row[label]}
+    entity = make_entity(text, int(row[first]), int(row[last]), row[label])
+    if mention and row[mention] and fold(row[mention]) != fold(entity["entity"]):
+        raise InputError(
+            f"{row[mention]!r} is not at {row[first]}:{row[last]}, where the text has {entity['entity']!r}"
+        )
+    return entity
