@@ -35,7 +35,7 @@ SHOWN = training.SHOWN | {
     "learning_rate": "far lower than for fine-tuning",
     "max_steps": "number of steps",
     "per_device_train_batch_size": "answers at a time on each device",
-    "use_vllm": "answer with vLLM",
+    "use_transformers_continuous_batching": "an answer that has ended makes room for the next one",
 }
 
 
@@ -62,10 +62,10 @@ def main(data_args: GrpoArguments, training_args: GRPOConfig, model_args: ModelC
         select_sample,
         without_bars,
     )
-    from iepile_builder.training.trainer import PromptTrainer, check_processes, load_trainable
+    from iepile_builder.training.trainer import PromptTrainer, load_trainable, set_up_processes
 
     state = PartialState()
-    check_processes()
+    set_up_processes(training_args)
     repo_id = take_push(training_args, str(model_args.model_name_or_path))
 
     # Model

@@ -7,8 +7,8 @@ Run the whole pipeline on a small model: build, train, answer, score.
 
 It builds instances, fine-tunes SmolLM2-135M-Instruct with LoRA, and scores answers to test instances: of the untuned
 model, of a look-up of training mentions, and of the tuned model, all constrained to valid answers. It is capped to
-take some minutes on two CPU cores. A second run reuses what is done; after an edit of the corpora, the recipe or an
-option it starts anew in another folder.
+take some minutes on two CPU cores, and uses a GPU if there is one. A second run reuses what is done; after an edit of
+the corpora, the recipe or an option it starts anew in another folder.
 """
 
 import json
@@ -120,7 +120,7 @@ def main(options: QuickstartOptions) -> None:
     if not test.exists():
         take_test_records(data, test, options.max_generated_tokens // options.max_new_tokens)
 
-    train: list[str | Path] = ["train", "--accelerate_config", "cpu", "--config", recipe]
+    train: list[str | Path] = ["train", "--accelerate_config", *find_device(), "--config", recipe]
     train += ["--model_name_or_path", model, "--dataset_name", data]
     train += ["--max_train_tokens", str(options.max_train_tokens), "--output_dir", adapter]
     _run(times, "train", adapter / "trainer_state.json", train)
@@ -164,6 +164,13 @@ def main(options: QuickstartOptions) -> None:
         "report": reports["tuned"],
     }.items():
         print(f"{what + ':':<19}{path}")
+
+
+def find_device() -> list[str]:
+    """Name the accelerate config of this machine; with a GPU also what changes in the recipe, which is for CPUs."""
+    from torch import cuda
+
+    return ["single_gpu", "--use_cpu", "false", "--attn_implementation", "sdpa"] if cuda.is_available() else ["cpu"]
 
 
 def _run(times: dict[str, str], name: str, result: Path | None, command: Sequence[str | Path]) -> None:

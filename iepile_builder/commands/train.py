@@ -91,15 +91,15 @@ def main(data_args: SftArguments, training_args: SFTConfig, model_args: ModelCon
     )
     from iepile_builder.training.trainer import (
         AnswerTrainer,
-        check_processes,
         compile_layers,
         keep_best,
         keep_checkpoints,
         load_trainable,
+        set_up_processes,
     )
 
     state = PartialState()
-    check_processes()
+    set_up_processes(training_args)
     epochs = EpochPerDraw(training_args) if is_build(data_args.dataset_name) else None
     if data_args.ie_f1_records:
         keep_best(training_args)

@@ -25,6 +25,7 @@ from iepile_builder.processes import start_children
 from iepile_builder.training.arguments import DataArguments, SftArguments
 from iepile_builder.training.checkpoints import (
     average_checkpoints,
+    convert_to_bfloat16,
     explained_write_errors,
     find_checkpoints,
     last_checkpoint,
@@ -242,6 +243,8 @@ def train_and_keep(
                 if steps:
                     print(f"kept: the mean of the weights at steps {', '.join(map(str, steps))}")
                     record["averaged"] = steps
+            if not is_adapter and args.bf16:
+                convert_to_bfloat16(folder)
             log, state = trainer.state.log_history, trainer.state
             kept = f"{'adapter' if is_adapter else 'model'}, tokenizer with chat template, card"
             kept += ", plot" if plot(log, folder / PLOT) else ""
@@ -253,6 +256,7 @@ def train_and_keep(
             model_card(form, folder, repo_id).save(folder / "README.md")
             print(f"{kept}: {folder}")
         trainer.save_state()  # last: it shows that the rest is there
-    if repo_id is not None and trainer.is_world_process_zero():
+    is_main = trainer.is_world_process_zero()
+    end(trainer)  # before the push, for which the other processes would wait longer than they may
+    if repo_id is not None and is_main:
         push_folder(form, folder, repo_id, public=args.hub_private_repo is False)
-    end(trainer)

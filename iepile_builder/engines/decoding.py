@@ -52,6 +52,7 @@ class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
     def select(self, rows: torch.Tensor, columns: torch.Tensor) -> None:
         """Keep some rows of the batch, and some positions of the sequence."""
         held = (room[:, :, : self.get_seq_length()] for room in self.room)
+        rows, columns = (index.to(self.room[0].device) for index in (rows, columns))  # layers may be on several GPUs
         self.room = [room.index_select(0, rows).index_select(2, columns) for room in held]
         self.keys, self.values = self.room
 

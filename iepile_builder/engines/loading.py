@@ -104,11 +104,15 @@ def find_calibration_file(model: str | None, adapter: str | None) -> Path | None
 @quiet_libraries()
 @without_weight_bars()
 def load_model(
-    name: str, adapter: str | None = None, is_trainable: bool = False, **kwargs: Any
+    name: str,
+    adapter: str | None = None,
+    is_trainable: bool = False,
+    autocast_adapter_dtype: bool = True,
+    **kwargs: Any,
 ) -> PreTrainedModel | PeftModel:
     """
     Load a causal language model, with an adapter on top if one is given (folders or Hub ids); `kwargs` are those of
-    [`~transformers.AutoModelForCausalLM.from_pretrained`].
+    [`~transformers.AutoModelForCausalLM.from_pretrained`], whose `attn_implementation` may also be `varlen`.
 
     Raises:
         `InputError`: If it is not a model, or the adapter is not one for it, or a package that the arguments ask
@@ -117,6 +121,9 @@ def load_model(
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
+    from iepile_builder.engines.attention import register_varlen
+
+    register_varlen()
     try:
         model = AutoModelForCausalLM.from_pretrained(name, **kwargs)
     # ImportError: bitsandbytes, flash attention or kernels are missing
@@ -128,7 +135,9 @@ def load_model(
     from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
 
     try:
-        peft_model = PeftModel.from_pretrained(model, adapter, is_trainable=is_trainable)
+        peft_model = PeftModel.from_pretrained(
+            model, adapter, is_trainable=is_trainable, autocast_adapter_dtype=autocast_adapter_dtype
+        )
         # from_pretrained only warns about layers without an adapter, and ignores weights for unknown layers
         result: Any = set_peft_model_state_dict(peft_model, load_peft_weights(adapter, device="cpu"))
     # RuntimeError: the adapter's weights have other shapes

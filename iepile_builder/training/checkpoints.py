@@ -1,4 +1,4 @@
-"""Find the checkpoint to continue from, and explain write errors."""
+"""Find the checkpoint to continue from, change what is kept of a run, and explain write errors."""
 
 import json
 import shutil
@@ -107,6 +107,22 @@ def average_checkpoints(folder: Path, count: int) -> list[int]:
         save_file(means, file.with_suffix(".tmp"), {"format": "pt"})
         file.with_suffix(".tmp").replace(file)
     return steps
+
+
+def convert_to_bfloat16(folder: Path) -> None:
+    """Store the float32 weights of the model in a folder as bfloat16: half the size, and a GPU is faster with them."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    for file in folder.glob("*.safetensors"):
+        weights = {
+            name: weight.bfloat16() if weight.dtype == torch.float32 else weight
+            for name, weight in load_file(file).items()
+        }
+        save_file(weights, file.with_suffix(".tmp"), {"format": "pt"})
+        file.with_suffix(".tmp").replace(file)
+    config = (folder / "config.json").read_text(encoding="utf-8")
+    write_whole(folder / "config.json", config.replace('"dtype": "float32"', '"dtype": "bfloat16"'))
 
 
 def find_damage(checkpoint: Path, only_model: bool = False) -> str | None:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import PartialState
-from accelerate.utils import gather_object
+from accelerate.utils import gather_object, parse_flag_from_env
 from datasets import Dataset, concatenate_datasets
 from peft import PeftModel
 from torch._inductor.cpp_builder import get_cpp_compiler
@@ -21,6 +21,7 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import EvalLoopOutput, IntervalStrategy
+from transformers.training_args import ParallelMode
 from transformers.utils.import_utils import is_bitsandbytes_available
 from trl import GRPOConfig, GRPOTrainer, ModelConfig, SFTConfig, SFTTrainer, get_quantization_config
 from trl.models import unwrap_model_for_generation
@@ -35,14 +36,24 @@ from iepile_builder.training.draws import DRAW
 from iepile_builder.training.labels import EMPTY
 
 
-def check_processes() -> None:
-    """Raise an error if `accelerate launch` started one process instead of several, as on CPUs without MPI."""
+def set_up_processes(args: TrainingArguments) -> None:
+    """
+    Train on one GPU in each process, and leave activation checkpointing to FSDP where it shards the model.
+
+    Raises:
+        `InputError`: If `accelerate launch` started one process instead of several, as on CPUs without MPI.
+    """
     if PartialState().num_processes == 1 and "MASTER_PORT" in os.environ and "WORLD_SIZE" not in os.environ:
         raise InputError(
             "several processes were asked for, but accelerate started one, as it does on CPUs: use `torchrun "
             "--standalone --nproc_per_node 2 -m iepile_builder.commands.train --use_cpu --ddp_backend gloo ...`, or "
             "num_processes: 1"
         )
+    if args.parallel_mode == ParallelMode.NOT_DISTRIBUTED:
+        args._n_gpu = 1  # else the other GPUs of the machine would mean `DataParallel`, which TRL refuses
+    if args.activation_checkpointing and parse_flag_from_env("ACCELERATE_USE_FSDP"):
+        # The trainer's own would gather the weights of a layer once more in the backward pass.
+        args.activation_checkpointing, os.environ["FSDP_ACTIVATION_CHECKPOINTING"] = False, "true"
 
 
 def keep_best(args: TrainingArguments) -> None:
@@ -72,19 +83,27 @@ def load_trainable(
     model_args: ModelConfig, training_args: SFTConfig | GRPOConfig, adapter: str | None
 ) -> PreTrainedModel | PeftModel:
     """
-    Load the model to train, with the adapter to continue if there is one.
+    Load the model to train, with the adapter to continue if there is one; onto the GPU of the process, unless several
+    share it.
 
     `ddp_find_unused_parameters` is set if it is `None`: the search takes time and prints a long warning, and most
     models use all weights in every step.
     """
+    deepspeed = training_args.deepspeed_plugin
+    is_sharded = deepspeed is not None or parse_flag_from_env("ACCELERATE_USE_FSDP") or training_args.fsdp
+    has_gpu = training_args.device.type != "cpu"
+    quantization = get_quantization_config(model_args)
     model = load_model(
         model_args.model_name_or_path,
         adapter,
         is_trainable=True,
+        # ZeRO-3 gathers weights of one type: a float32 adapter on a bfloat16 base ends its first step.
+        autocast_adapter_dtype=deepspeed is None or deepspeed.zero_stage != 3 or quantization is not None,
+        device_map={"": training_args.device} if has_gpu and not is_sharded else None,
         revision=model_args.model_revision,
         dtype=model_args.dtype,
         attn_implementation=model_args.attn_implementation,
-        quantization_config=get_quantization_config(model_args),
+        quantization_config=quantization,
         trust_remote_code=training_args.trust_remote_code,
     )
     config = model.config
@@ -274,6 +293,14 @@ class PromptTrainer(ResumedTrainer, GRPOTrainer):
         tokenizer = self.processing_class
         rendered = [render(prompt, tokenizer, **self.chat_template_kwargs) for prompt in prompts]
         return encode(rendered, tokenizer), None, {}
+
+    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
+        # Before continuous batching TRL converts all weights to bfloat16, in which small steps would be lost.
+        kept = [(weight, weight.data) for weight in self.model.parameters() if weight.requires_grad]
+        completions = super()._generate_single_turn(*args, **kwargs)
+        for weight, data in kept:
+            weight.data = data
+        return completions
 
 
 def end(trainer: Trainer) -> None:

@@ -10,7 +10,7 @@
 #SBATCH --job-name=iepile
 #SBATCH --ntasks-per-node=1
 #SBATCH --cpus-per-task=32
-#SBATCH --output=outputs/slurm-%j.log
+#SBATCH --output=slurm-%j.log
 set -euo pipefail
 
 hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")

@@ -5,12 +5,16 @@ import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+import yaml
 from helpers.corpora import ROOT, write_lines
 from helpers.tiny import save_tiny_model
 from safetensors.torch import load_file
+from transformers import LlamaForCausalLM
 from trl import GRPOConfig, GRPOTrainer, ModelConfig, SFTConfig
 
 from iepile_builder import InputError
@@ -142,6 +146,28 @@ def test_the_reward_rises(train: Callable) -> None:
     args = {"max_steps": 60, "per_device_train_batch_size": 16, "learning_rate": 2e-3}
     rewards = values(train("out", **args), "rewards/ie_f1/mean")
     assert sum(rewards[-10:]) / 10 > sum(rewards[:10]) / 10 + 0.1  # it rises by 0.24 and 0.26 with two seeds
+
+
+def test_continuous_batching_keeps_the_adapter_in_float32(
+    train: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TRL converts the whole model to bfloat16 before each answer."""
+    seen = []
+
+    def generate_batch(self: Any, inputs: list, generation_config: Any, **kwargs: Any) -> dict:
+        seen.append({weight.dtype for weight in self.parameters()})
+        assert kwargs["continuous_batching_config"].max_memory_percent == 0.3
+        return {f"req_{index}": SimpleNamespace(generated_tokens=[5, 6 + index]) for index in range(len(inputs))}
+
+    monkeypatch.setattr(LlamaForCausalLM, "generate_batch", generate_batch)
+    recipe = yaml.safe_load((ROOT / "recipes" / "qwen3-0.6b" / "grpo" / "config_lora.yaml").read_text())
+    batching = {name: value for name, value in recipe.items() if "continuous" in name}
+    assert len(batching) == 2
+    train("out", bf16=True, max_steps=2, learning_rate=1e-6, **batching)
+    assert seen == [{torch.bfloat16}] * 2
+    for weight in weights(tmp_path / "out").values():
+        assert weight.dtype == torch.float32
+        assert not weight.any() or not torch.equal(weight, weight.bfloat16().float())
 
 
 def test_a_run_that_was_stopped_goes_on(train: Callable, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from helpers.corpora import SAMPLE_CORPUS, assert_one_clear_line, write_lines
 from helpers.hub_server import LocalHub
 from helpers.processes import wait_until_gone
 from helpers.tiny import save_tiny_model
 
-from iepile_builder.commands.quickstart import take_test_records
+from iepile_builder.commands import train
+from iepile_builder.commands.quickstart import find_device, take_test_records
 
 
 @pytest.fixture
@@ -62,6 +64,17 @@ def test_from_a_corpus_to_scores_and_again_to_the_hub(quickstart, hub: LocalHub,
     assert f"| all | **{f1:.1f}** [" in card
     assert "instances of daily_news_data" in card
     assert str(tmp_path) not in card
+
+
+def test_a_gpu_is_used_if_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert torch.cuda.is_available() or find_device() == ["cpu"]
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: True)
+        accelerate_config, *options = find_device()
+    assert accelerate_config == "single_gpu"
+    arguments = ["--config", "smollm2-135m-instruct/sft/config_lora.yaml", *options, "--bf16", "false"]
+    _, training_args, model_args = train.parse([*arguments, "--dataset_name", "data", "--output_dir", "out"])
+    assert not training_args.use_cpu and model_args.attn_implementation == "sdpa"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")

@@ -12,7 +12,7 @@ from helpers.tiny import make_sliding_window_model
 from iepile_builder import InputError
 from iepile_builder.chat import encode, load_tokenizer, render
 from iepile_builder.engines.base import Completion, Request
-from iepile_builder.engines.decoding import GreedyDecoder, generate_padded
+from iepile_builder.engines.decoding import GreedyDecoder, GrowingLayer, generate_padded
 from iepile_builder.engines.loading import load_model
 from iepile_builder.engines.rows import Row
 from iepile_builder.engines.transformers import TransformersEngine, shared_prefixes
@@ -168,6 +168,31 @@ def test_models_that_forget(model: str) -> None:
         answers = engine.generate(requests, LONGEST)
         assert answers == one_by_one(engine, requests)
         assert any(not answer.cut for answer in answers) or not constrained
+
+
+def test_a_layer_on_another_gpu_than_the_mask() -> None:
+    """`merge` spreads a model over all cards; what an index may select from is on the card of the index."""
+
+    class OnCard:
+        def __init__(self, device: str) -> None:
+            self.device = device
+
+        def to(self, device: str) -> "OnCard":
+            return OnCard(device)
+
+        def __getitem__(self, _: object) -> "OnCard":
+            return self
+
+        def index_select(self, _: int, index: "OnCard") -> "OnCard":
+            assert index.device == self.device
+            return self
+
+    layer = GrowingLayer()
+    layer.keys = layer.values = torch.empty(1, 1, 3, 1)
+    layer.is_initialized = True
+    layer.room = [OnCard("cuda:1"), OnCard("cuda:1")]
+    layer.select(OnCard("cuda:0"), OnCard("cuda:0"))
+    assert layer.keys is layer.room[0]
 
 
 def test_more_prefixes_than_are_kept(model: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,7 +46,7 @@ def test_fsdp2_is_what_the_processes_find(name: str, monkeypatch: pytest.MonkeyP
     assert plugin.auto_wrap_policy is transformer_auto_wrap_policy
     assert plugin.cpu_ram_efficient_loading
     assert plugin.state_dict_type.name == "FULL_STATE_DICT"
-    # Else both it and the recipe's `activation_checkpointing` would, which the trainer refuses.
+    # The recipe decides, see `set_up_processes`.
     assert not plugin.activation_checkpointing
 
 
@@ -56,6 +56,12 @@ def test_the_zero_stage(stage: int) -> None:
     assert arguments.zero_stage == stage
     assert (arguments.offload_optimizer_device, arguments.offload_param_device) == ("none", "none")
     assert bool(arguments.zero3_init_flag) == bool(arguments.zero3_save_16bit_model) == (stage == 3)
+
+
+def test_slurm_can_write_its_log_in_a_clone() -> None:
+    script = (FOLDER / "slurm.sh").read_text(encoding="utf-8")
+    [log] = re.findall(r"^#SBATCH --output=(.*)$", script, re.MULTILINE)
+    assert (ROOT / log).parent == ROOT, "Slurm makes no folders, and ends the job without a line"
 
 
 def test_slurm_starts_one_launcher_on_each_machine(tmp_path: Path) -> None:

@@ -1,11 +1,12 @@
 """
 `recipes/`: every recipe trains a random model of its own architecture, a few thousand weights large.
 
-What a CPU forces is overridden: the model, `use_cpu`, flash attention and the number of steps; and the learning rate,
-so that a few steps show in the loss of a random model. A new recipe is found and checked by itself; a new base model
-needs a line in `MODELS`.
+What a CPU forces is overridden: the model, `use_cpu` and the number of steps; and the learning rate, so that a few
+steps show in the loss of a random model. A new recipe is found and checked by itself; a new base model needs a line in
+`MODELS`.
 """
 
+import re
 import runpy
 import sys
 from collections.abc import Callable
@@ -16,16 +17,15 @@ import pytest
 import torch
 import yaml
 from helpers.corpora import ROOT, write_lines
+from helpers.launching import FOLDER
 from helpers.models import INSTANCES, MODELS, make_config, make_tokenizer
 from peft import LoraConfig, get_peft_model
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-)
+from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
 from trl import SFTTrainer
 
 from iepile_builder.chat import load_tokenizer, to_prompt
 from iepile_builder.commands.train import parse
+from iepile_builder.engines.attention import register_varlen
 from iepile_builder.engines.loading import load_model
 
 
@@ -33,6 +33,7 @@ RECIPES = sorted((ROOT / "recipes").glob("*/sft/config_*.yaml"))
 CONFIGS = {recipe: yaml.safe_load(recipe.read_text(encoding="utf-8")) for recipe in RECIPES}
 REMOTE = [recipe for recipe in RECIPES if CONFIGS[recipe].get("trust_remote_code")]
 LOCAL = [recipe for recipe in RECIPES if recipe not in REMOTE]
+GRPO = sorted((ROOT / "recipes").glob("*/grpo/config_*.yaml"))
 
 
 # Base, chat template and adapter of each published system.
@@ -99,6 +100,61 @@ def test_every_recipe_is_in_the_tables() -> None:
         assert f"iepile train --config {folder.name}/sft/{recipe.name} " in head, "the launch command on top"
 
 
+@pytest.mark.parametrize("recipe", LOCAL, ids=short)
+def test_the_model_takes_the_attention_of_the_recipe(recipe: Path) -> None:
+    """On a GPU as well: without a package that `pip install 'iepile-builder[train]'` does not bring."""
+    register_varlen()
+    config = CONFIGS[recipe]
+    model = AutoModelForCausalLM._model_mapping[MODELS[config["model_name_or_path"]].config]
+    attention = config.get("attn_implementation", "sdpa")
+    assert attention in ("varlen", "sdpa", "eager")
+    assert attention in ("eager", *AttentionInterface().valid_keys())
+    assert model._supports_sdpa and model._supports_attention_backend and model._can_set_attn_implementation()
+    assert (attention == "varlen") == bool(config.get("packing"))  # sdpa would read each pack as one long row
+
+
+@pytest.mark.parametrize("recipe", RECIPES + GRPO, ids=short)
+def test_as_many_gpus_as_the_title_and_the_table_say(recipe: Path) -> None:
+    head = recipe.read_text(encoding="utf-8").partition("\n\n")[0]
+    [config] = re.findall(r"--accelerate_config (\w+)", head)
+    launched = yaml.safe_load((FOLDER / f"{config}.yaml").read_text(encoding="utf-8"))["num_processes"]
+    assert "--num_processes" not in head
+    named = re.search(r"(one|\d+) GPUs? of (\d+) GB", head)
+    count, gpu = named.groups() if named else ("one", None)
+    assert launched == int(count.replace("one", "1"))
+    if recipe in RECIPES:
+        index = (ROOT / "recipes" / "README.md").read_text(encoding="utf-8")
+        [line] = [line for line in index.splitlines() if f"({recipe.parent.parent.name}/sft/{recipe.name})" in line]
+        assert f"| {f'{launched} x ' if launched > 1 else ''}{f'{gpu} GB' if gpu else 'CPU'} |" in line
+
+
+# Vocabulary, width, layers, width of the MLP, all weights (billions), and whether the head is the embeddings.
+SHARDED = {
+    "oneke": (55296, 5120, 40, 13824, 13.25, False),
+    "qwen3-4b": (151936, 2560, 36, 9728, 4.02, True),
+    "qwen3-8b": (151936, 4096, 36, 12288, 8.19, False),
+    "llama3.1-8b-instruct": (128256, 4096, 32, 14336, 8.03, False),
+    "smollm3-3b": (128256, 2048, 36, 11008, 3.08, True),
+}
+
+
+@pytest.mark.parametrize("name", SHARDED)
+def test_the_memory_of_sharded_weights(name: str) -> None:
+    """Section "Memory" of `recipes/README.md`, and a fifth to spare on the GPUs of the table."""
+    vocabulary, width, layers, mlp, weights, is_tied = SHARDED[name]
+    config = CONFIGS[ROOT / "recipes" / name / "sft" / "config_full.yaml"]
+    tokens = config["per_device_train_batch_size"] * config["max_length"]
+    head = vocabulary * width
+    layer = (weights * 1e9 - head * (1 if is_tied else 2)) / layers
+    gathered = 4 * 2 * layer + 10 * head + (0 if is_tied else 4 * head)
+    activations = tokens * (2 * width * layers + 40 * width + 16 * mlp)
+    estimate = (16 * weights * 1e9 / 4 + gathered + activations) / 1e9
+    readme = (ROOT / "recipes" / "README.md").read_text(encoding="utf-8")
+    said, gpu = re.search(rf"\({name}/sft/config_full.yaml\) \| .*? \| (\d+) GB \| 4 x (\d+) GB", readme).groups()
+    assert int(said) == round(estimate)
+    assert 1.25 * estimate <= int(gpu)
+
+
 @pytest.mark.parametrize("recipe", [r for r in RECIPES if r.parent.parent.name in PUBLISHED], ids=short)
 def test_the_published_hyperparameters(recipe: Path) -> None:
     config = CONFIGS[recipe]
@@ -136,8 +192,6 @@ def test_the_recipe_trains(
         "--logging_steps": 1,
         "--save_strategy": "no",
     }
-    if "attn_implementation" in config:
-        options["--attn_implementation"] = "sdpa"
     if "adapter_name_or_path" in config:
         options["--adapter_name_or_path"] = make_adapter(base, config, tmp_path / "adapter")
     seen: list[SFTTrainer] = []

@@ -1,0 +1,121 @@
+"""What a machine with GPUs changes, seen without one: devices, processes, sharding, the precision of what is kept."""
+
+import os
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from accelerate.utils import FullyShardedDataParallelPlugin
+from helpers.training import CONFIG, LORA
+from transformers import TrainingArguments
+from trl import ModelConfig, SFTConfig
+
+from iepile_builder.commands import train as commands_train
+from iepile_builder.commands import training
+from iepile_builder.engines.loading import load_model
+from iepile_builder.training import trainer
+from iepile_builder.training.trainer import load_trainable, set_up_processes
+
+
+@pytest.fixture
+def args(tmp_path: Any) -> SFTConfig:
+    return SFTConfig(**{**CONFIG, "output_dir": str(tmp_path), "activation_checkpointing": True})
+
+
+def test_one_process_uses_one_of_several_gpus(args: SFTConfig) -> None:
+    args._n_gpu = 4
+    set_up_processes(args)
+    assert args.n_gpu == 1 and args.train_batch_size == CONFIG["per_device_train_batch_size"]
+    assert args.activation_checkpointing
+
+
+def test_fsdp_checkpoints_in_place_of_the_trainer(args: SFTConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_ACTIVATION_CHECKPOINTING", "false")
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    set_up_processes(args)
+    assert not args.activation_checkpointing
+    assert FullyShardedDataParallelPlugin().activation_checkpointing
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The arguments that the model is loaded with, on the second GPU of a machine."""
+    kept: dict[str, Any] = {}
+
+    def load(*names: Any, **kwargs: Any) -> Any:
+        kept.clear()
+        kept.update(kwargs)
+        return SimpleNamespace(config=SimpleNamespace(get_text_config=lambda: None, to_dict=dict))
+
+    monkeypatch.setattr(trainer, "load_model", load)
+    monkeypatch.setattr(TrainingArguments, "device", torch.device("cuda:1"))
+    return kept
+
+
+def test_weights_are_read_to_the_gpu_of_the_process(
+    args: SFTConfig, loaded: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load_trainable(ModelConfig("model"), args, None)
+    assert loaded["device_map"] == {"": torch.device("cuda:1")}
+    assert loaded["autocast_adapter_dtype"]
+
+    for stage in (2, 3):
+        args.deepspeed_plugin = SimpleNamespace(zero_stage=stage)
+        for quantized in (False, True):
+            load_trainable(ModelConfig("model", load_in_4bit=quantized), args, "adapter")
+            assert loaded["device_map"] is None
+            assert loaded["autocast_adapter_dtype"] == (stage == 2 or quantized)
+
+    args.deepspeed_plugin = None
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    load_trainable(ModelConfig("model"), args, None)
+    assert loaded["device_map"] is None
+
+
+def test_on_a_cpu_nothing_is_mapped(args: SFTConfig, model: str) -> None:
+    assert not hasattr(load_trainable(ModelConfig(model), args, None), "hf_device_map")
+    assert args.ddp_find_unused_parameters is False
+
+
+def test_the_processes_are_left_before_the_push(train: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else they wait for the first one in their end, until the group's time is out."""
+    order: list[str] = []
+    monkeypatch.setattr(training, "push_folder", lambda *args, **kwargs: order.append("push"))
+    monkeypatch.setattr(commands_train, "take_push", lambda *args: "user/name")
+    leave = trainer.end
+    monkeypatch.setattr(trainer, "end", lambda each: order.append("end") or leave(each))
+    train("out", max_steps=1)
+    assert order == ["end", "push"]
+
+
+def test_an_adapter_of_one_type_with_its_base(train: Any, model: str, tmp_path: Any) -> None:
+    train("adapter", max_steps=1)
+    for autocast, dtype in ((True, torch.float32), (False, torch.bfloat16)):
+        peft_model = load_model(model, str(tmp_path / "adapter"), True, autocast, dtype=torch.bfloat16)
+        assert {weight.dtype for name, weight in peft_model.named_parameters() if "lora" in name} == {dtype}
+
+
+@pytest.mark.parametrize("bf16, dtype", [(True, torch.bfloat16), (False, torch.float32)])
+def test_all_weights_are_kept_in_the_precision_of_the_training(
+    train: Any, tmp_path: Any, bf16: bool, dtype: torch.dtype
+) -> None:
+    options = {"save_strategy": "steps", "save_steps": 2, "max_steps": 2, "bf16": bf16}
+    train("out", model_args={"use_peft": False, "dtype": "float32"}, **options)
+    kept, resumed = load_model(str(tmp_path / "out"), dtype="auto"), load_model(str(tmp_path / "out" / "checkpoint-2"))
+    assert kept.dtype == dtype
+    size = (tmp_path / "out" / "model.safetensors").stat().st_size
+    assert size < 2.5 * kept.num_parameters() if bf16 else size > 4 * kept.num_parameters()
+    for name, weight in resumed.named_parameters():
+        assert weight.dtype == torch.float32
+        assert torch.equal(kept.get_parameter(name), weight.to(dtype))
+
+
+def test_the_adapter_of_a_run_stays_float32(train: Any, model: str, tmp_path: Any) -> None:
+    train("out", model_args=LORA, max_steps=1, bf16=True)
+    file = tmp_path / "out" / "adapter_model.safetensors"
+    from safetensors.torch import load_file
+
+    assert {weight.dtype for weight in load_file(file).values()} == {torch.float32}
+    assert "FSDP_ACTIVATION_CHECKPOINTING" not in os.environ
