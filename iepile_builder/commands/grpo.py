@@ -56,6 +56,7 @@ def main(data_args: GrpoArguments, training_args: GRPOConfig, model_args: ModelC
     from iepile_builder.training.data import (
         REWARDED,
         find_kinds,
+        first_process_first,
         hash_rows,
         load_splits,
         make_prompts,
@@ -64,7 +65,6 @@ def main(data_args: GrpoArguments, training_args: GRPOConfig, model_args: ModelC
     )
     from iepile_builder.training.trainer import PromptTrainer, load_trainable, set_up_processes
 
-    state = PartialState()
     set_up_processes(training_args)
     repo_id = take_push(training_args, str(model_args.model_name_or_path))
 
@@ -82,9 +82,9 @@ def main(data_args: GrpoArguments, training_args: GRPOConfig, model_args: ModelC
 
     # Data
     limits = training_args.max_completion_length, model.config.get_text_config().max_position_embeddings
-    with state.main_process_first():
+    with first_process_first():
         train_split, eval_split = load_splits(data_args, training_args, REWARDED)
-        if state.is_main_process:
+        if PartialState().is_main_process:
             folder = Path(str(training_args.output_dir))
             check_instances(folder, data_args.dataset_name, hash_rows(train_split, REWARDED))
         train_dataset = make_prompts(train_split, "train", tokenizer, *limits)

@@ -73,6 +73,7 @@ def main(data_args: SftArguments, training_args: SFTConfig, model_args: ModelCon
     from iepile_builder.training.checkpoints import check_instances
     from iepile_builder.training.data import (
         find_kinds,
+        first_process_first,
         hash_rows,
         load_splits,
         select_sample,
@@ -125,7 +126,8 @@ def main(data_args: SftArguments, training_args: SFTConfig, model_args: ModelCon
     draws: list[str | None] = [None]
     data_name = None
     learned: dict[str, Any] = {"answer_loss": data_args.answer_loss, "empty_weight": data_args.empty_weight}
-    with state.main_process_first():
+    learned["num_proc"] = training_args.dataset_num_proc
+    with first_process_first():
         if epochs is not None:
             if not Path(data_args.dataset_name).is_file():
                 raise InputError(f"{data_args.dataset_name}: no such file: give options of iepile build, or instances")
@@ -190,8 +192,8 @@ def main(data_args: SftArguments, training_args: SFTConfig, model_args: ModelCon
     model = load_trainable(model_args, training_args, adapter)
     if data_args.compile_layers:
         compile_layers(model)
-    if training_args.padding_free and not training_args.packing:
-        training_args.max_length = None  # the trainer insists; no row that is longer is left
+    if not training_args.packing and not training_args.eval_packing:
+        training_args.max_length = None  # no row that is longer is left to be cut
     try:
         with without_bars():
             trainer = AnswerTrainer(

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import socket
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
+from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 import orjson
 from accelerate import PartialState
 from datasets import Dataset
+from filelock import FileLock
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 from iepile_builder.answers.parse import load_answer
-from iepile_builder.chat import encode, render, to_prompt, tokenize
+from iepile_builder.chat import encode, render, to_prompt, tokenize, tokenize_batch
 from iepile_builder.data.instances import load_instances, without_dataset_bars
 from iepile_builder.data.instructions import asked_schema
 from iepile_builder.engines.loading import without_weight_bars
@@ -27,6 +32,9 @@ from iepile_builder.tasks import TASKS, find_task
 from iepile_builder.training.arguments import DataArguments, SftArguments
 from iepile_builder.training.labels import tokenize_decisions
 
+
+# Of tokenizing: processes at most, rows that one more is started for, and rows at a time
+_WORKERS, _ROWS_OF_A_WORKER, _BATCH = 16, 10_000, 1000
 
 REWARDED = ("task", "instruction", "output")  # columns that the reward needs
 
@@ -53,6 +61,31 @@ def without_bars() -> Iterator[None]:
     """Hide the progress bars of `datasets` and of saving: a trainer shows up to four before its own."""
     with without_dataset_bars(), without_weight_bars():
         yield
+
+
+@contextmanager
+def first_process_first() -> Iterator[None]:
+    """
+    Let the first process of each machine go first, so that the others find in the cache what it computes.
+
+    They wait for a file, not in a barrier, which would end the run after its time-out.
+    """
+    state = PartialState()
+    if state.num_processes == 1:
+        yield
+        return
+    name = f"iepile-{socket.gethostname()}-{os.environ.get('MASTER_PORT')}.lock"
+    lock = FileLock(Path(gettempdir(), name))
+    if state.is_local_main_process:
+        lock.acquire()
+    state.wait_for_everyone()
+    try:
+        if not state.is_local_main_process:
+            with lock:
+                pass
+        yield
+    finally:
+        lock.release()
 
 
 def load_splits(
@@ -127,6 +160,22 @@ def _select(dataset: Dataset, column: str, is_wanted: Callable[[Any], bool]) -> 
     return dataset.select([index for index, value in enumerate(dataset[column]) if is_wanted(value)])
 
 
+def _map(dataset: Dataset, function: Callable[..., Any], desc: str, num_proc: int | None, **kwargs: Any) -> Dataset:
+    """Map batches of rows; in several processes, if `num_proc` is `None`, where that pays."""
+    workers = num_proc or min(_WORKERS, os.cpu_count() or 1, 1 + len(dataset) // _ROWS_OF_A_WORKER)
+    return dataset.map(
+        function, batched=True, batch_size=_BATCH, num_proc=workers if workers > 1 else None, desc=desc, **kwargs
+    )
+
+
+def _to_instances(columns: dict[str, list[Any]]) -> list[dict[str, Any]]:
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+
+
+def _to_columns(rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+    return {name: [row[name] for row in rows] for name in rows[0]}
+
+
 def tokenize_rows(
     dataset: Dataset,
     split: str,
@@ -135,13 +184,15 @@ def tokenize_rows(
     answer_loss: str = "all",
     empty_weight: float = 1.0,
     draw: str | None = None,
+    num_proc: int | None = None,
 ) -> Dataset:
     """
     Turn instances into rows of tokens and labels, with their `length`; drop rows without an answer or of more than
     `max_length` tokens, whose answers the trainer would cut.
 
     `answer_loss` and `empty_weight` are those of [`SftArguments`]; if the latter is not 1, the labels say where it
-    applies, see [`tokenize_decisions`]. Of a `draw`, by its name, only what is dropped is printed.
+    applies, see [`tokenize_decisions`]. Of a `draw`, by its name, only what is dropped is printed. `num_proc` is the
+    number of processes, by default chosen by the number of rows.
 
     Raises:
         `InputError`: If no row is left.
@@ -152,14 +203,15 @@ def tokenize_rows(
         raise InputError(f"--answer_loss decisions and --empty_weight: the {split} rows have no column `task`")
     answered = _select(dataset, "output", lambda output: output is not None)
 
-    def to_row(instance: dict[str, Any]) -> dict[str, Any]:
+    def to_rows(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        instances = _to_instances(columns)
         if looks_inside:
-            row = tokenize_decisions(instance, tokenizer, only_decisions)
+            rows = [tokenize_decisions(instance, tokenizer, only_decisions) for instance in instances]
         else:
-            row = tokenize(instance, tokenizer)
-        return {**row, "length": len(row["input_ids"])}
+            rows = tokenize_batch(instances, tokenizer)
+        return {**_to_columns(rows), "length": [len(row["input_ids"]) for row in rows]}
 
-    rows = answered.map(to_row, remove_columns=answered.column_names, desc=f"Tokenizing {split}")
+    rows = _map(answered, to_rows, f"Tokenizing {split}", num_proc, remove_columns=answered.column_names)
     fitting = _select(rows, "length", lambda length: max_length is None or length <= max_length)
     if draw is None or len(fitting) < len(dataset):
         PartialState().print(
@@ -244,7 +296,12 @@ def take_records(
 
 
 def make_prompts(
-    dataset: Dataset, split: str, tokenizer: PreTrainedTokenizerBase, max_completion_length: int, context: int
+    dataset: Dataset,
+    split: str,
+    tokenizer: PreTrainedTokenizerBase,
+    max_completion_length: int,
+    context: int,
+    num_proc: int | None = None,
 ) -> Dataset:
     """
     Turn instances into prompts with the columns that the reward needs; drop those whose prompt and longest answer
@@ -255,14 +312,18 @@ def make_prompts(
     """
     answered = _select(dataset, "output", lambda output: output is not None)
 
-    def to_row(instance: dict[str, Any]) -> dict[str, Any]:
-        prompt = to_prompt(instance)
-        prompt_length = len(encode([render(prompt, tokenizer)], tokenizer)[0])
-        answer_length = len(tokenizer(instance["output"], add_special_tokens=False)["input_ids"]) + 1  # the end token
-        fits = answer_length <= max_completion_length and prompt_length + max_completion_length <= context
-        return {"prompt": prompt, "fits": fits}
+    def to_rows(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        prompts = [to_prompt(instance) for instance in _to_instances(columns)]
+        asked = encode([render(prompt, tokenizer) for prompt in prompts], tokenizer)
+        answers = encode(columns["output"], tokenizer)
+        fits = [
+            len(answer) + 1 <= max_completion_length
+            and len(prompt) + max_completion_length <= context  # the end token
+            for prompt, answer in zip(asked, answers, strict=True)
+        ]
+        return {"prompt": prompts, "fits": fits}
 
-    rows = answered.map(to_row, desc=f"Tokenizing {split}")
+    rows = _map(answered, to_rows, f"Tokenizing {split}", num_proc)
     fitting = _select(rows, "fits", bool).select_columns(["prompt", *REWARDED])
     PartialState().print(
         f"{split}: {len(fitting)} prompts; dropped: {len(rows) - len(fitting)} whose answer is longer than "
