@@ -6,7 +6,7 @@ import os
 import sys
 from dataclasses import dataclass
 from math import isfinite
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from iepile_builder.errors import InputError
 from iepile_builder.tasks import find_task
@@ -73,6 +73,9 @@ class EngineOptions(ModelOptions):
             the folder of the adapter or model, else 0. Only where `transformers` runs the model, and constrained.
         speculative_tokens (`int`, *optional*, defaults to 0):
             Tokens that vLLM drafts from the prompt; 8 is a good start.
+        vllm_args (`dict[str, Any]`, *optional*):
+            Options of vLLM, such as {"max_model_len": 4096, "tensor_parallel_size": 2, "gpu_memory_utilization": 0.8,
+            "quantization": "fp8"}; by default its context is the model's, or what the memory has room for.
     """
 
     base_url: str | None = None
@@ -87,6 +90,12 @@ class EngineOptions(ModelOptions):
     scores: bool = False
     empty_bias: float | dict[str, float] | None = None
     speculative_tokens: int = 0
+    vllm_args: dict[str, Any] | None = None
+
+    @property
+    def window(self) -> int:
+        """How many requests are given to the engine at once."""
+        return 4096 if self.engine == "vllm" else 8 * self.batch_size
 
 
 def find_empty_bias(options: EngineOptions) -> float | dict[str, float]:
@@ -150,6 +159,8 @@ def load_engine(options: EngineOptions) -> Engine:
         raise InputError(f"--empty_bias: not available with {other}, only with --engine transformers")
     if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
         _tell_calibration(options)
+    if (options.vllm_args or options.speculative_tokens) and options.engine != "vllm":
+        raise InputError("--vllm_args and --speculative_tokens are for --engine vllm")
     if options.base_url is not None:
         if options.engine != "transformers" or options.adapter_name_or_path or options.chat_template_path:
             raise InputError(
@@ -179,8 +190,11 @@ def load_engine(options: EngineOptions) -> Engine:
             options.chat_template_path,
             options.speculative_tokens,
             options.scores,
-            dtype=options.dtype,
-            quantization="bitsandbytes" if options.load_in_4bit else None,
+            **{
+                "dtype": options.dtype,
+                "quantization": "bitsandbytes" if options.load_in_4bit else None,
+                **(options.vllm_args or {}),
+            },
         )
     from iepile_builder.engines.transformers import TransformersEngine
 

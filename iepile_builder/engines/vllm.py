@@ -1,15 +1,17 @@
 """
 Answer with vLLM in this process: paged batches on a GPU, the adapter unmerged, guided decoding, n-gram speculation.
 
-vLLM pins a release of PyTorch, so it lives in an environment of its own: `pip install vllm iepile-builder`. The tests
-ran with vLLM 0.32 built for CPUs, and check the arguments against those of 0.33; no GPU was available.
+vLLM pins a release of PyTorch and an older `transformers` than the other extras need, so it lives in an environment of
+its own: `pip install 'iepile-builder[vllm]'`. The tests ran with vLLM 0.32 built for CPUs, and check the arguments
+against those of 0.33; no GPU was available.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +52,8 @@ class VLLMEngine:
             Whether completions have `decisions`, from the 20 likeliest tokens; costs one more pass over prompts and
             answers. Not yet run: held against the arguments of 0.33 alone.
         **kwargs:
-            Passed to [`~vllm.LLM`]: `dtype`, `quantization="bitsandbytes"`, `tensor_parallel_size`, `max_model_len`,
-            `gpu_memory_utilization`, ...
+            Passed to [`~vllm.LLM`]: `dtype`, `quantization="bitsandbytes"`, `tensor_parallel_size`, `max_model_len`
+            (by default the longest that fits into the memory), `gpu_memory_utilization`, ...
 
     Raises:
         `InputError`: If vLLM is not installed or cannot load them.
@@ -66,13 +68,14 @@ class VLLMEngine:
         scores: bool = False,
         **kwargs: Any,
     ) -> None:
+        take_gpus(kwargs.get("tensor_parallel_size", 1) * kwargs.get("pipeline_parallel_size", 1))
         try:
             from vllm import LLM
             from vllm.lora.request import LoRARequest
         except ImportError as error:
             raise InputError(
                 f"vllm cannot be imported ({first_line(error)}): install it in an environment of its own, "
-                "pip install vllm iepile-builder"
+                "pip install 'iepile-builder[vllm]'"
             ) from None
         from huggingface_hub import snapshot_download
 
@@ -93,15 +96,20 @@ class VLLMEngine:
             }
         # vLLM brings llguidance along, so the grammars are those of TransformersEngine
         kwargs.setdefault("structured_outputs_config", {"backend": "guidance"})
+        kwargs.setdefault("max_model_len", -1)  # the model's context, or what of it the memory has room for
         try:
             self._llm = LLM(model, tokenizer=name, **kwargs)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise InputError(f"{model}: vLLM cannot load it: {first_line(error)}") from None
+        except (OSError, ValueError, RuntimeError, TypeError) as error:
+            raise InputError(
+                f"{model}: vLLM cannot load it: {first_line(error)} (if memory is short: --vllm_args with a smaller "
+                "max_model_len or gpu_memory_utilization, with tensor_parallel_size or with quantization)"
+            ) from None
+        self._encode = lru_cache(maxsize=2**14)(lambda prompt: encode([prompt], self.tokenizer)[0])
         self.context: int = self._llm.model_config.max_model_len
 
     def prompt_ids(self, request: Request) -> list[int]:
         """Encode the prompt of a request."""
-        return encode([render(request.messages, self.tokenizer)], self.tokenizer)[0]
+        return self._encode(render(request.messages, self.tokenizer))
 
     def context_left(self, request: Request, max_new_tokens: int) -> int:
         return self.context - max_new_tokens - len(self.prompt_ids(request))
@@ -125,7 +133,7 @@ class VLLMEngine:
             for request in requests
         ]
         prompts = [{"prompt_token_ids": ids} for ids in token_ids]
-        outputs = self._llm.generate(prompts, params, use_tqdm=False, lora_request=self._adapter)
+        outputs = self._run(prompts, params)
         completions = []
         for request, output in zip(requests, outputs, strict=True):
             answer = output.outputs[0]
@@ -138,6 +146,16 @@ class VLLMEngine:
         decisions = self.score_decisions(requests, [completion.text for completion in completions])
         return [answer._replace(decisions=each) for answer, each in zip(completions, decisions, strict=True)]
 
+    def _run(self, prompts: list[Any], params: Any) -> list[Any]:
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            return self._llm.generate(prompts, params, use_tqdm=False, lora_request=self._adapter)
+        except EngineDeadError:
+            raise InputError(
+                "vLLM ended, and says above why: if for lack of memory, lower gpu_memory_utilization in --vllm_args"
+            ) from None
+
     def score_decisions(self, requests: Sequence[Request], answers: Sequence[str]) -> list[Decisions | None]:
         """Read the decisions of given answers, as [`~iepile_builder.engines.transformers.TransformersEngine`] does."""
         from vllm import SamplingParams
@@ -149,7 +167,7 @@ class VLLMEngine:
         # The prompt's log-probabilities are the model's own; those of an answer would be what its grammar leaves
         params = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=_TOP, detokenize=False)
         prompts = [{"prompt_token_ids": ids} for ids in tokens]
-        outputs = self._llm.generate(prompts, params, use_tqdm=False, lora_request=self._adapter)
+        outputs = self._run(prompts, params)
         decisions = []
         for prompt, answer, output in zip(asked, told, outputs, strict=True):
             texts = self.vocabulary.texts
@@ -167,6 +185,29 @@ class VLLMEngine:
 
         tokenizer: Any = self.tokenizer
         return Vocabulary(from_tokenizer(tokenizer))
+
+
+def take_gpus(number: int) -> None:
+    """
+    Leave to this process, one of several of `accelerate launch` or `torchrun`, its own `number` of the visible GPUs.
+
+    Raises:
+        `InputError`: If there are too few.
+    """
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    if processes == 1:
+        return
+    from torch import cuda
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = [str(index) for index in range(cuda.device_count())] if visible is None else visible.split(",")
+    if len(gpus) < processes * number:
+        raise InputError(
+            f"{processes} processes of {number} GPU{'s' if number > 1 else ''} each, but {len(gpus)} are visible: give "
+            f"--num_processes {len(gpus) // number or 1}"
+        )
+    first = int(os.environ["LOCAL_RANK"]) * number
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[first : first + number])
 
 
 def _rank(adapter: str) -> int:
