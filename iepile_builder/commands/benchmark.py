@@ -132,7 +132,7 @@ def main(options: BenchmarkOptions, engine_options: EngineOptions) -> None:
     own_lookup = engine_options.engine == "lookup" and engine_options.model_name_or_path is None
     description = None if own_lookup else describe_engine(engine_options)
     load = cache(lambda: load_engine(engine_options))
-    state = join_processes()
+    state = join_processes(engine_options)
 
     made: dict[str, list[Path]] = {}  # by set, a folder with the instances of each corpus
     skipped: dict[str, list[str]] = {}

@@ -41,9 +41,6 @@ if TYPE_CHECKING:
     from accelerate import PartialState
     from datasets import Dataset
 
-# Requests within so many batches are sorted by length and share prefixes.
-WINDOW = 8
-
 
 @dataclass
 class PredictOptions:
@@ -81,7 +78,7 @@ class Answer(NamedTuple):
 
 def main(options: PredictOptions, engine_options: EngineOptions) -> None:
     predict(options, engine_options)
-    join_processes().destroy_process_group()
+    join_processes(engine_options).destroy_process_group()
 
 
 def predict(
@@ -102,7 +99,7 @@ def predict(
     """
     from accelerate.utils import broadcast_object_list, gather_object
 
-    state = join_processes()
+    state = join_processes(engine_options)
     if state.num_processes > 1 and state.is_main_process:
         print(f"{state.num_processes} processes", file=sys.stderr)
 
@@ -126,12 +123,14 @@ def predict(
         if done == len(dataset):
             return
 
+        if state.is_main_process and state.device.type == "cuda" and len(dataset) - done > 1000:
+            print("on a GPU, --engine vllm answers several times as fast", file=sys.stderr)
         engine = (load or load_engine)(engine_options)
         if state.is_main_process and not done:
             write_whole(record, json.dumps(run, ensure_ascii=False, indent=2) + "\n")
 
         cut = too_long = 0
-        size = WINDOW * engine_options.batch_size
+        size = engine_options.window
         turn = size * state.num_processes
         # Windows depend on the dataset alone, not on where a run was stopped or on the number of processes: padding
         # changes the last bits of what a model computes, so an instance is always answered in the same company.
@@ -168,14 +167,15 @@ def predict(
             )
 
 
-def join_processes() -> PartialState:
-    """Find the other processes of `accelerate launch` or `torchrun`."""
+def join_processes(options: EngineOptions) -> PartialState:
+    """Find the other processes of `accelerate launch` or `torchrun`; they leave the GPUs to vLLM, if it answers."""
     import torch
     from accelerate import PartialState
     from accelerate.utils import parse_flag_from_env
 
     # Several processes on a CPU find each other only if they are told that it is one.
-    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
+    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or options.engine == "vllm"
+    state = PartialState(cpu=on_cpu or not torch.accelerator.is_available())
     if state.num_processes != int(os.environ.get("WORLD_SIZE", 1)):
         raise InputError(f"{os.environ['WORLD_SIZE']} processes were started, but each of them runs alone")
     return state

@@ -60,6 +60,8 @@ def describe_engine(options: EngineOptions) -> dict[str, Any]:
         engine["chat_template"] = _hash([Path(options.chat_template_path)])
     for name in ("dtype", "load_in_4bit", "load_in_8bit", "attn_implementation"):
         engine[name] = getattr(options, name)
+    if options.vllm_args and "quantization" in options.vllm_args:
+        engine["quantization"] = options.vllm_args["quantization"]
     has_grammars = options.engine == "vllm" or find_spec("llguidance") is not None
     return engine | {"constrain": options.constrain != "off" and has_grammars} | decoding
 

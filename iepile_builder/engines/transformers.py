@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from functools import cached_property
 from importlib.util import find_spec
@@ -15,6 +16,7 @@ from iepile_builder.engines.base import Completion, Decisions, EmptyBias, Reques
 from iepile_builder.engines.decisions import AllSteps, Vocabulary, read_decisions
 from iepile_builder.engines.loading import load_model, tokenizer_of
 from iepile_builder.errors import InputError
+from iepile_builder.io import first_line
 
 
 if TYPE_CHECKING:
@@ -161,6 +163,8 @@ class TransformersEngine:
         return self.context - max_new_tokens - len(self.prompt_ids(request))
 
     def generate(self, requests: Sequence[Request], max_new_tokens: int) -> list[Completion]:
+        import torch
+
         from iepile_builder.engines.decoding import GreedyDecoder, generate_padded
 
         prompts = [render(request.messages, self.tokenizer) for request in requests]
@@ -174,15 +178,27 @@ class TransformersEngine:
         decoder = GreedyDecoder(self.model, self.end_tokens, max_new_tokens, self.batch_size, self.lookup)
         completions = {}
         order = sorted(range(len(prompts)), key=lambda index: len(token_ids[index]) - len(prefixes[index]))
-        for start in range(0, len(order), self.batch_size):
+        start = 0
+        while start < len(order):
             batch = order[start : start + self.batch_size]
             rows = [self.row(requests[index], token_ids[index], prefixes[index]) for index in batch]
-            if own_loop:
-                decoder(rows)
+            try:
+                if own_loop:
+                    decoder(rows)
+                else:
+                    generate_padded(self.model, rows, self.end_tokens, max_new_tokens)
+            except torch.OutOfMemoryError as error:
+                if len(batch) == 1:
+                    raise InputError(f"a single request does not fit into the memory: {first_line(error)}") from None
+                self.batch_size = decoder.batch_size = len(batch) // 2
             else:
-                generate_padded(self.model, rows, self.end_tokens, max_new_tokens)
-            for index, row in zip(batch, rows, strict=True):
-                completions[index] = self.completion(row, requests[index])
+                start += len(batch)
+                for index, row in zip(batch, rows, strict=True):
+                    completions[index] = self.completion(row, requests[index])
+                continue
+            # Only here, behind the handler, is what the batch had in memory free.
+            torch.cuda.empty_cache()
+            print(f"out of memory: from here on {self.batch_size} requests at a time", file=sys.stderr)
         answers = [completions[index] for index in range(len(prompts))]
         if not self.scores:
             return answers

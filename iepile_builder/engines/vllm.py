@@ -203,7 +203,7 @@ def take_gpus(number: int) -> None:
     gpus = [str(index) for index in range(cuda.device_count())] if visible is None else visible.split(",")
     if len(gpus) < processes * number:
         raise InputError(
-            f"{processes} processes of {number} GPU{'s' if number > 1 else ''} each, but {len(gpus)} are visible: give "
+            f"{processes} processes, GPUs for each of them: {number}, but only {len(gpus)} are visible: give "
             f"--num_processes {len(gpus) // number or 1}"
         )
     first = int(os.environ["LOCAL_RANK"]) * number

@@ -22,6 +22,7 @@ from iepile_builder.engines.transformers import TransformersEngine
         (EngineOptions("m", copied=True, constrain="off"), "--copied needs constrained answers"),
         (EngineOptions("m", "a", base_url="http://127.0.0.1:9/v1"), "--base_url: start the server with the adapter"),
         (EngineOptions("m", base_url="http://127.0.0.1:9/v1", engine="vllm"), "--base_url: start the server"),
+        (EngineOptions("m", vllm_args={"max_model_len": 64}), "--vllm_args .* for --engine vllm"),
         (EngineOptions("m", engine="vllm", load_in_8bit=True), "--load_in_8bit .* for --engine transformers"),
         (EngineOptions("m", empty_bias=0.5, constrain="off"), "--empty_bias needs constrained answers"),
         (EngineOptions("m", engine="vllm", empty_bias={"NER": 1.0}), "--empty_bias: not available with vLLM"),

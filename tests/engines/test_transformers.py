@@ -195,6 +195,30 @@ def test_a_layer_on_another_gpu_than_the_mask() -> None:
     assert layer.keys is layer.room[0]
 
 
+def test_batches_that_do_not_fit_into_the_memory_are_halved(
+    model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    requests = make_requests(14, constrained=True)
+    expected = TransformersEngine.from_pretrained(model, dtype="float32", batch_size=1).generate(requests, LONGEST)
+    room, decode = 3, GreedyDecoder.__call__
+
+    def limited(self: GreedyDecoder, rows: list[Row]) -> None:
+        if len(rows) > room:
+            rows[0].tokens.append(0)  # what has been answered so far is lost
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        decode(self, rows)
+
+    monkeypatch.setattr(GreedyDecoder, "__call__", limited)
+    engine = TransformersEngine.from_pretrained(model, dtype="float32", batch_size=13)
+    assert engine.generate(requests, LONGEST) == expected
+    assert engine.batch_size == 3
+    told = [line for line in capsys.readouterr().err.splitlines() if "out of memory" in line]
+    assert told == [f"out of memory: from here on {number} requests at a time" for number in (6, 3)]
+    room = 0
+    with pytest.raises(InputError, match="a single request does not fit into the memory: CUDA out of memory"):
+        engine.generate(requests, LONGEST)
+
+
 def test_more_prefixes_than_are_kept(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = TransformersEngine.from_pretrained(model, dtype="float32", batch_size=3)
     requests = [

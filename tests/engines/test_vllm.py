@@ -12,16 +12,22 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import accelerate
 import pytest
 import torch
+from helpers.corpora import ROOT
 from helpers.tiny import save_tiny_model
 
 from iepile_builder import InputError
 from iepile_builder.answers.grammar import lark_grammar
+from iepile_builder.commands import benchmark, demo, extract, predict
+from iepile_builder.commands.cli import parse_options
+from iepile_builder.engines import EngineOptions, load_engine, vllm
 from iepile_builder.engines.base import Completion, Request
 from iepile_builder.engines.loading import load_model
+from iepile_builder.engines.record import describe_engine
 from iepile_builder.engines.transformers import TransformersEngine
-from iepile_builder.engines.vllm import VLLMEngine
+from iepile_builder.engines.vllm import VLLMEngine, take_gpus
 
 
 CONTRACT = json.loads(Path(__file__).with_name("vllm_contract.json").read_text())
@@ -36,6 +42,7 @@ def ask(text: str, schema: dict | None = None) -> Request:
 
 
 ENDS = ["stop", "length"]
+VLLM_OPTIONS = ["--engine", "vllm", "--vllm_args", '{"max_model_len": 64, "tensor_parallel_size": 2}']
 REQUESTS = [ask(f"town {number} by train by train by train") for number in range(6)]
 
 
@@ -148,6 +155,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict]:
         "vllm.lora": {},
         "vllm.lora.request": {"LoRARequest": taker("LoRARequest", "lora_name", "lora_int_id", "lora_path")},
         "vllm.sampling_params": {"StructuredOutputsParams": taker("StructuredOutputsParams")},
+        "vllm.v1": {},
+        "vllm.v1.engine": {},
+        "vllm.v1.engine.exceptions": {"EngineDeadError": type("EngineDeadError", (Exception,), {})},
     }.items():
         module = ModuleType(name)
         vars(module).update(content)
@@ -160,6 +170,7 @@ def test_the_arguments_are_those_of_vllm(calls: dict[str, dict], model: Path, ad
     assert calls["LLM"]["max_lora_rank"] in CONTRACT["max_lora_rank"]
     assert calls["LLM"]["max_lora_rank"] >= 4
     assert calls["LLM"]["tensor_parallel_size"] == 2
+    assert calls["LLM"]["max_model_len"] == -1  # what fits into the memory
     assert set(calls["LLM"]["speculative_config"]) <= set(CONTRACT["speculative_config"])
     assert calls["LoRARequest"]["lora_path"] == str(adapter)
 
@@ -172,6 +183,97 @@ def test_the_arguments_are_those_of_vllm(calls: dict[str, dict], model: Path, ad
     ids = local.prompt_ids(ask("a"))
     assert calls["LLM.generate"]["prompts"][0] == {"prompt_token_ids": ids}
     assert engine.context_left(ask("a"), 16) == 100 - 16 - len(ids)
+
+
+def test_the_options_of_the_command_reach_vllm(calls: dict[str, dict], model: Path) -> None:
+    given = {"max_model_len": 64, "tensor_parallel_size": 2, "gpu_memory_utilization": 0.5, "quantization": "fp8"}
+    options = EngineOptions(str(model), engine="vllm", dtype="float16", vllm_args=given)
+    assert isinstance(load_engine(options), VLLMEngine)
+    assert calls["LLM"].items() >= {**given, "dtype": "float16"}.items()
+    assert options.window == 4096 and EngineOptions(batch_size=16).window == 128
+    load_engine(EngineOptions(str(model), engine="vllm", load_in_4bit=True))
+    assert calls["LLM"]["quantization"] == "bitsandbytes"
+    recorded = describe_engine(options)
+    assert recorded["quantization"] == "fp8" and "tensor_parallel_size" not in recorded
+
+
+def test_every_command_that_answers_takes_vllm() -> None:
+    for command in (predict, extract, demo, benchmark):
+        options = parse_options("x", "", command.OPTIONS[command.OPTIONS.index(EngineOptions) :][:1], VLLM_OPTIONS)[0]
+        assert options.engine == "vllm" and options.vllm_args == {"max_model_len": 64, "tensor_parallel_size": 2}
+
+
+def test_a_prompt_is_encoded_once(calls: dict[str, dict], model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = VLLMEngine(str(model))
+    encoded: list[str] = []
+    encode = vllm.encode
+    monkeypatch.setattr(vllm, "encode", lambda texts, tokenizer: encoded.extend(texts) or encode(texts, tokenizer))
+    requests = [ask("a"), ask("b")]
+    assert all(engine.context_left(request, 16) > 0 for request in requests)
+    engine.generate(requests, 16)
+    assert len(encoded) == 2
+
+
+def test_lack_of_memory_is_one_line(calls: dict[str, dict], model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = VLLMEngine(str(model))
+
+    def die(*args: object, **kwargs: object) -> None:
+        raise sys.modules["vllm.v1.engine.exceptions"].EngineDeadError
+
+    monkeypatch.setattr(engine._llm, "generate", die)
+    with pytest.raises(InputError, match="gpu_memory_utilization in --vllm_args"):
+        engine.generate([ask("a")], 16)
+
+    def fail(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("Engine core initialization failed.\nSee root cause above.")
+
+    monkeypatch.setattr(type(engine._llm), "__init__", fail)
+    with pytest.raises(InputError, match="initialization failed.*max_model_len") as error:
+        VLLMEngine(str(model))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "visible, processes, rank, number, own",
+    [
+        (None, 1, 0, 2, None),
+        (None, 4, 2, 1, "2"),
+        ("4,5,6,7", 2, 1, 2, "6,7"),
+        ("GPU-a,GPU-b", 2, 1, 1, "GPU-b"),
+        ("0,1", 3, 0, 1, "--num_processes 2"),
+    ],
+)
+def test_each_of_several_processes_has_its_own_gpus(
+    visible: str | None, processes: int, rank: int, number: int, own: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    for name, value in {"CUDA_VISIBLE_DEVICES": visible, "LOCAL_WORLD_SIZE": processes, "LOCAL_RANK": rank}.items():
+        if value is not None:
+            monkeypatch.setenv(name, str(value))
+    if own is not None and own.startswith("--"):
+        with pytest.raises(InputError, match=own):
+            take_gpus(number)
+    else:
+        take_gpus(number)
+        assert os.environ.get("CUDA_VISIBLE_DEVICES") == own
+
+
+def test_vllm_leaves_no_process_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process that asks vLLM holds none of the memory that vLLM counts on."""
+    asked = []
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(accelerate, "PartialState", lambda cpu: asked.append(cpu) or SimpleNamespace(num_processes=1))
+    for name in ("transformers", "vllm"):
+        predict.join_processes(EngineOptions(engine=name))
+    assert asked == [False, True]
+
+
+def test_the_extra_is_not_installed_with_what_it_excludes() -> None:
+    lines = (ROOT / "pyproject.toml").read_text().splitlines()
+    [extra] = [line for line in lines if "vllm" in line and not line.startswith("#")]
+    assert extra.startswith('vllm = ["accelerate>=')  # vLLM does not bring it
+    assert "iepile-builder[" not in extra
 
 
 def test_decisions_are_read_in_a_second_pass(
@@ -209,5 +311,5 @@ def test_a_rank_that_vllm_has_no_room_for(calls: dict[str, dict], model: Path, t
 
 @pytest.mark.skipif(find_spec("vllm") is not None, reason="vllm is installed")
 def test_a_missing_vllm_is_named(model: Path) -> None:
-    with pytest.raises(InputError, match="an environment of its own, pip install vllm"):
+    with pytest.raises(InputError, match=r"an environment of its own, pip install 'iepile-builder\[vllm\]'"):
         VLLMEngine(str(model))

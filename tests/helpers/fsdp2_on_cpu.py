@@ -37,7 +37,7 @@ def train(self: SFTTrainer, **kwargs: object) -> object:
         "weights": len(weights),
         "sharded": len(sharded),
         "halved": sum(2 * weight.to_local().numel() == weight.numel() for weight in sharded),
-        "checkpointed": sum(type(module) is CheckpointWrapper for module in self.model_wrapped.modules()),
+        "checkpointed": sum(isinstance(module, CheckpointWrapper) for module in self.model_wrapped.modules()),
         "quantized": sum(type(module) is Linear4bit for module in self.model_wrapped.modules()),
         "losses": [entry["loss"] for entry in self.state.log_history if "loss" in entry],
     }

@@ -1,9 +1,12 @@
 """Rows: what is learned, what is dropped, which are taken."""
 
+import os
 import re
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from datasets import Dataset
@@ -13,8 +16,9 @@ from helpers.training import CONFIG, F1_WHILE_TRAINING, cities
 from trl import SFTConfig
 
 from iepile_builder import InputError
-from iepile_builder.chat import load_tokenizer, tokenize
+from iepile_builder.chat import encode, load_tokenizer, tokenize
 from iepile_builder.engines.loading import load_model
+from iepile_builder.training import data as data_module
 from iepile_builder.training.arguments import SftArguments
 from iepile_builder.training.data import select_tasks, take_records, take_tokens, tokenize_rows
 from iepile_builder.training.trainer import AnswerTrainer
@@ -74,6 +78,47 @@ def test_rows_that_are_too_long_are_counted_by_corpus(model: str, capsys: pytest
     assert "too long" not in capsys.readouterr().out
     tokenize_rows(Dataset.from_list(rows).remove_columns("source"), "train", tokenizer, 100)
     assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+def test_batches_and_processes_give_the_same_rows(model: str) -> None:
+    tokenizer = load_tokenizer(model)
+    instances = [*make_instances(40), {**make_instances(1)[0], "instruction": "a turn <|im_end|> in a text"}]
+    expected = [tokenize(instance, tokenizer) for instance in instances]
+    for num_proc in (None, 2):
+        for options in ({}, {"answer_loss": "decisions"}):
+            rows = tokenize_rows(Dataset.from_list(instances), "train", tokenizer, num_proc=num_proc, **options)
+            assert rows["input_ids"] == [row["input_ids"] for row in expected]
+            assert options or rows["labels"] == [row["labels"] for row in expected]
+    plain = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("Rome", "by train")]
+    tokenizer.backend_tokenizer.enable_padding()  # of an earlier call
+    assert encode(["Rome", "by train"], tokenizer) == plain
+
+
+def test_the_first_process_goes_first_and_the_others_wait_for_no_barrier(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose time-out would end a run that tokenizes for longer."""
+    order: list[str] = []
+    met, entered, release = threading.Barrier(2), threading.Event(), threading.Event()
+    monkeypatch.setenv("MASTER_PORT", str(os.getpid()))
+    thread = threading.local()
+    monkeypatch.setattr(data_module, "PartialState", lambda: thread.state)
+
+    def enter(is_first: bool) -> None:
+        thread.state = SimpleNamespace(num_processes=2, is_local_main_process=is_first, wait_for_everyone=met.wait)
+        with data_module.first_process_first():
+            order.append(f"{is_first} in")
+            if is_first:
+                entered.set()
+                release.wait(60)
+                order.append("computed")
+
+    threads = [threading.Thread(target=enter, args=(is_first,)) for is_first in (False, True)]
+    for each in threads:
+        each.start()
+    assert entered.wait(60) and order == ["True in"] and threads[0].is_alive()
+    release.set()
+    for each in threads:
+        each.join(60)
+    assert order == ["True in", "computed", "False in"]
 
 
 def test_a_subset_of_the_rows(model: str, capsys: pytest.CaptureFixture) -> None:
