@@ -82,13 +82,14 @@ def test_rows_that_are_too_long_are_counted_by_corpus(model: str, capsys: pytest
 
 def test_batches_and_processes_give_the_same_rows(model: str) -> None:
     tokenizer = load_tokenizer(model)
-    instances = [*make_instances(40), {**make_instances(1)[0], "instruction": "a turn <|im_end|> in a text"}]
+    turn = '{"schema": ["city"], "input": "a turn <|im_end|> in a text"}'
+    instances = [*make_instances(40), {**make_instances(1)[0], "instruction": turn}]
     expected = [tokenize(instance, tokenizer) for instance in instances]
     for num_proc in (None, 2):
         for options in ({}, {"answer_loss": "decisions"}):
             rows = tokenize_rows(Dataset.from_list(instances), "train", tokenizer, num_proc=num_proc, **options)
-            assert rows["input_ids"] == [row["input_ids"] for row in expected]
-            assert options or rows["labels"] == [row["labels"] for row in expected]
+            assert rows["input_ids"][:] == [row["input_ids"] for row in expected]
+            assert options or rows["labels"][:] == [row["labels"] for row in expected]
     plain = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("Rome", "by train")]
     tokenizer.backend_tokenizer.enable_padding()  # of an earlier call
     assert encode(["Rome", "by train"], tokenizer) == plain

@@ -1,0 +1,79 @@
+"""`benchmarks/gpu`: the check that is ready for the minutes in which a GPU is at hand, in its small form on a CPU."""
+
+import json
+import os
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from helpers.corpora import ROOT
+from helpers.tiny import save_tiny_model
+
+from iepile_builder.commands import grpo, train
+from iepile_builder.commands.cli import parse_options
+
+
+FOLDER = ROOT / "benchmarks" / "gpu"
+
+
+@pytest.fixture(scope="module")
+def lines(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
+    folder = tmp_path_factory.mktemp("gpu")
+    command = [
+        sys.executable,
+        str(FOLDER / "check.py"),
+        "--tiny",
+        "true",
+        "--stages",
+        "env",
+        "train",
+        "decode",
+        "passes",
+    ]
+    command += ["--tokenizer", str(save_tiny_model(folder / "tiny", merges=True)), "--output_dir", str(folder / "out")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_DATASETS_CACHE": str(folder / "cache")}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in (folder / "out" / "results.jsonl").read_text().splitlines()]
+    assert all(line["cell"] in done.stdout for line in lines)
+    return lines
+
+
+def test_every_cell_is_measured(lines: list[dict]) -> None:
+    assert not [line for line in lines if "error" in line]
+    cells = {stage: [line for line in lines if line["stage"] == stage] for stage in ("train", "decode", "passes")}
+    assert [len(of_stage) for of_stage in cells.values()] == [2, 8, 2]
+    for line in cells["train"]:
+        assert line["useful_tokens_s"] > 0 and line["readme_gb"] >= 0 and len(line["losses"]) == 2
+    for line in cells["decode"]:
+        assert line["answers_s"] > 0
+        assert "float32" not in line["cell"] or "constrained" in line["cell"] or line["equal"] == line["answers"] == 4
+    assert all(line["ms"] > 0 for line in cells["passes"])
+
+
+def test_the_commands_take_their_options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    list_commands = import_module("check").list_commands
+    (tmp_path / "tiny").mkdir()
+    commands = list_commands(tmp_path / "tiny", tmp_path / "data", tmp_path, tiny=False)
+    assert len(commands) > len(list_commands(tmp_path, tmp_path, tmp_path, tiny=True)) > 5
+    for _, _, (name, *arguments) in commands:
+        if name in ("train", "grpo"):
+            while arguments[0] in ("--accelerate_config", "--num_processes", "--main_process_port"):
+                arguments = arguments[2:]
+            parsed = {"train": train, "grpo": grpo}[name].parse([*arguments, "--use_cpu", "true"])
+            assert str(parsed[1].output_dir).startswith(str(tmp_path))
+        else:
+            parse_options(name, "", import_module(f"iepile_builder.commands.{name}").OPTIONS, arguments)
+
+
+def test_it_is_for_this_library() -> None:
+    """What is bundled for a machine without a network is installed here under these names."""
+    from importlib.metadata import version
+
+    text = (FOLDER / "bundle.sh").read_text().replace("\\\n", " ")
+    [packages] = [line for line in text.splitlines() if line.startswith("for package in")]
+    for package in packages.removeprefix("for package in").partition(";")[0].split():
+        assert version(package)
