@@ -5,8 +5,8 @@ Measure speed and memory of LoRA training on real rows: TRL's defaults, one chan
 
 Every setting trains the same LoRA (rank 16, all linear layers) for one epoch on the same rows of a corpus, in its own
 process, and reports useful tokens (without padding) per second and per CPU second, without the first batch, and the
-peak memory. On a GPU it also measures random models of 1 and 8 billion parameters, with flash attention if it is
-installed, and reports the share of the card's peak.
+peak memory. On a GPU it also measures random models of 1 and 8 billion parameters and packs with flash attention, and
+reports the share of the card's peak.
 """
 
 import json
@@ -19,7 +19,6 @@ import tempfile
 import time
 from dataclasses import fields
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -81,10 +80,8 @@ def main() -> None:
     models, settings = [args.model], SETTINGS
     if on_gpu:
         models += SHAPES
-        attention = [name for name in ("flash_attn", "kernels") if find_spec(name)][:1]
-        names = {"flash_attn": "flash_attention_2", "kernels": "kernels-community/flash-attn2"}
-        fast = {f"packing, {names[name]}": {**BEST_ON_GPU, "attn_implementation": names[name]} for name in attention}
-        settings = {**ON_GPU, "bf16 weights, packing, no checkpointing": BEST_ON_GPU, **fast}
+        settings = {**ON_GPU, "bf16 weights, packing, no checkpointing": BEST_ON_GPU}
+        settings["packing, varlen"] = {**BEST_ON_GPU, "attn_implementation": "varlen"}
     settings = {name: settings[name] for name in args.settings or settings}
 
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "trl", "peft"))
@@ -133,6 +130,7 @@ def measure(task: dict[str, Any]) -> dict[str, Any]:
 
     from iepile_builder import IEPile
     from iepile_builder.chat import load_tokenizer
+    from iepile_builder.engines.attention import register_varlen
     from iepile_builder.engines.loading import load_model
     from iepile_builder.training.data import take_tokens, tokenize_rows
     from iepile_builder.training.trainer import AnswerTrainer, compile_layers
@@ -162,6 +160,7 @@ def measure(task: dict[str, Any]) -> dict[str, Any]:
     kwargs = {"dtype": getattr(torch, model_args.dtype), "attn_implementation": options.get("attn_implementation")}
     if task["model"] in SHAPES:
         shape = LlamaConfig(vocab_size=len(tokenizer), **HEADS, **SHAPES[task["model"]])
+        register_varlen()
         with torch.device("cuda"):
             model = AutoModelForCausalLM.from_config(shape, **kwargs)
     else:

@@ -211,7 +211,8 @@ def tokenize_rows(
             rows = tokenize_batch(instances, tokenizer)
         return {**_to_columns(rows), "length": [len(row["input_ids"]) for row in rows]}
 
-    rows = _map(answered, to_rows, f"Tokenizing {split}", num_proc, remove_columns=answered.column_names)
+    columns = ["instruction", "output", *(["task"] if looks_inside else [])]
+    rows = _map(answered.select_columns(columns), to_rows, f"Tokenizing {split}", num_proc, remove_columns=columns)
     fitting = _select(rows, "length", lambda length: max_length is None or length <= max_length)
     if draw is None or len(fitting) < len(dataset):
         PartialState().print(
@@ -323,7 +324,7 @@ def make_prompts(
         ]
         return {"prompt": prompts, "fits": fits}
 
-    rows = _map(answered, to_rows, f"Tokenizing {split}", num_proc)
+    rows = _map(answered.select_columns([*REWARDED]), to_rows, f"Tokenizing {split}", num_proc)
     fitting = _select(rows, "fits", bool).select_columns(["prompt", *REWARDED])
     PartialState().print(
         f"{split}: {len(fitting)} prompts; dropped: {len(rows) - len(fitting)} whose answer is longer than "

@@ -38,7 +38,7 @@ from iepile_builder.training.labels import EMPTY
 
 def set_up_processes(args: TrainingArguments) -> None:
     """
-    Train on one GPU in each process, and leave activation checkpointing to FSDP where it shards the model.
+    Train on one GPU in each process, whichever others the machine has.
 
     Raises:
         `InputError`: If `accelerate launch` started one process instead of several, as on CPUs without MPI.
@@ -51,9 +51,6 @@ def set_up_processes(args: TrainingArguments) -> None:
         )
     if args.parallel_mode == ParallelMode.NOT_DISTRIBUTED:
         args._n_gpu = 1  # else the other GPUs of the machine would mean `DataParallel`, which TRL refuses
-    if args.activation_checkpointing and parse_flag_from_env("ACCELERATE_USE_FSDP"):
-        # The trainer's own would gather the weights of a layer once more in the backward pass.
-        args.activation_checkpointing, os.environ["FSDP_ACTIVATION_CHECKPOINTING"] = False, "true"
 
 
 def keep_best(args: TrainingArguments) -> None:

@@ -13,7 +13,6 @@ from pathlib import Path
 from accelerate.state import PartialState
 from accelerate.utils import DistributedType
 from bitsandbytes.nn import Linear4bit
-from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointWrapper
 from torch.distributed.tensor import DTensor
 from trl import SFTTrainer
 
@@ -37,7 +36,6 @@ def train(self: SFTTrainer, **kwargs: object) -> object:
         "weights": len(weights),
         "sharded": len(sharded),
         "halved": sum(2 * weight.to_local().numel() == weight.numel() for weight in sharded),
-        "checkpointed": sum(isinstance(module, CheckpointWrapper) for module in self.model_wrapped.modules()),
         "quantized": sum(type(module) is Linear4bit for module in self.model_wrapped.modules()),
         "losses": [entry["loss"] for entry in self.state.log_history if "loss" in entry],
     }

@@ -46,7 +46,7 @@ def test_fsdp2_is_what_the_processes_find(name: str, monkeypatch: pytest.MonkeyP
     assert plugin.auto_wrap_policy is transformer_auto_wrap_policy
     assert plugin.cpu_ram_efficient_loading
     assert plugin.state_dict_type.name == "FULL_STATE_DICT"
-    # The recipe decides, see `set_up_processes`.
+    # Else both it and the recipe's `activation_checkpointing` would, which the trainer refuses.
     assert not plugin.activation_checkpointing
 
 

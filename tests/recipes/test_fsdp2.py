@@ -51,7 +51,6 @@ def test_weights_are_sharded_and_what_is_saved_is_whole(tmp_path: Path) -> None:
         assert (found["processes"], found["distributed"]) == (2, "FSDP")
         assert found["sharded"] == found["halved"] == found["weights"] > 50
         assert found["quantized"] == 2 * 7
-        assert found["checkpointed"] == 2  # by FSDP, as the recipe asks for it
         assert found["losses"][-1] < 0.95 * found["losses"][0]
     adapter = load_file(out / "adapter_model.safetensors")
     assert len(adapter) == 2 * 2 * 7

@@ -1,12 +1,10 @@
 """What a machine with GPUs changes, seen without one: devices, processes, sharding, the precision of what is kept."""
 
-import os
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from accelerate.utils import FullyShardedDataParallelPlugin
 from helpers.training import CONFIG, LORA
 from transformers import TrainingArguments
 from trl import ModelConfig, SFTConfig
@@ -20,23 +18,13 @@ from iepile_builder.training.trainer import load_trainable, set_up_processes
 
 @pytest.fixture
 def args(tmp_path: Any) -> SFTConfig:
-    return SFTConfig(**{**CONFIG, "output_dir": str(tmp_path), "activation_checkpointing": True})
+    return SFTConfig(**{**CONFIG, "output_dir": str(tmp_path)})
 
 
 def test_one_process_uses_one_of_several_gpus(args: SFTConfig) -> None:
     args._n_gpu = 4
     set_up_processes(args)
     assert args.n_gpu == 1 and args.train_batch_size == CONFIG["per_device_train_batch_size"]
-    assert args.activation_checkpointing
-
-
-def test_fsdp_checkpoints_in_place_of_the_trainer(args: SFTConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    monkeypatch.setenv("FSDP_ACTIVATION_CHECKPOINTING", "false")
-    monkeypatch.setenv("FSDP_VERSION", "2")
-    set_up_processes(args)
-    assert not args.activation_checkpointing
-    assert FullyShardedDataParallelPlugin().activation_checkpointing
 
 
 @pytest.fixture
@@ -118,4 +106,3 @@ def test_the_adapter_of_a_run_stays_float32(train: Any, model: str, tmp_path: An
     from safetensors.torch import load_file
 
     assert {weight.dtype for weight in load_file(file).values()} == {torch.float32}
-    assert "FSDP_ACTIVATION_CHECKPOINTING" not in os.environ
