@@ -22,8 +22,9 @@ Convert annotated files of other formats to corpora in the unified format.
 `head`, `relation`, `tail`, or `entities`, a list `[[0, 5, "PER"]]`; lines of the same text are one record.
 
 The split is a word in the name of a file, or of its folder: train; dev, valid, validation, testa; test, testb. What
-says none is training data. A folder is a corpus of its name. A `schema.json` beside the files is its schema, else the
-labels of the records are. Entities become a corpus of NER, triples one of RE (or `--tasks KG`), events one of EE.
+says none is training data, of which `--validation 0.1 --test 0.1` set a part aside. A folder is a corpus of its name.
+A `schema.json` beside the files is its schema, else the labels of the records are. Entities become a corpus of NER,
+triples one of RE (or `--tasks KG`), events one of EE.
 
 Offsets (`start` and `end`, in characters) are kept. `iepile build --corpus_dir` reads all of these files, too.
 """
@@ -52,6 +53,10 @@ class ConvertOptions:
             Tasks to write, of NER, RE, SPO, EE, EET, EEA and KG; by default those that are annotated.
         languages (`list[str]`, *optional*):
             Code of the texts' language, such as en, zh or de; needed unless they lie in a folder IE-en, IE-de, ....
+        validation (`float`, *optional*, defaults to 0.0):
+            Share of validation records in files whose names say no split.
+        test (`float`, *optional*, defaults to 0.0):
+            Share of test records in files whose names say no split.
         overwrite (`bool`, *optional*, defaults to `False`):
             Replace what an earlier conversion wrote to the output folder.
     """
@@ -61,6 +66,8 @@ class ConvertOptions:
     input_format: str | None = None
     tasks: list[str] | None = None
     languages: list[str] | None = None
+    validation: float = 0.0
+    test: float = 0.0
     overwrite: bool = False
 
 
@@ -71,7 +78,15 @@ def main(options: ConvertOptions) -> None:
     check_choices("input_format", [options.input_format] if options.input_format else [], SUFFIXES)
     places = [place for place in options.corpus_dir if Path(place).exists()]
     with replace_folder(options.output_dir, "convert", options.overwrite, places) as new:
-        corpora, left_out = convert(options.corpus_dir, new, options.input_format, options.tasks, options.languages)
+        corpora, left_out = convert(
+            options.corpus_dir,
+            new,
+            options.input_format,
+            options.tasks,
+            options.languages,
+            options.validation,
+            options.test,
+        )
         lines = [corpus.describe() for corpus in corpora]
     for line in lines:
         print(line)

@@ -31,6 +31,7 @@ from iepile_builder.data.formats import (
     read_rows,
     read_spacy,
 )
+from iepile_builder.data.index import hash64
 from iepile_builder.data.readers import read_instances
 from iepile_builder.data.tables import TEXT, read_csv
 from iepile_builder.errors import InputError
@@ -159,7 +160,7 @@ class Source(NamedTuple):
     name: str  # of the file, for messages
     home: Path | None  # the folder of the corpus, which may have a `schema.json`
     corpus: str
-    split: str
+    split: str  # `""` where no name says it
     task: str  # `""` where the folder does not say it: the records do
     language: str
     records: Iterator[Record]
@@ -187,6 +188,8 @@ def convert(
     input_format: str | None = None,
     tasks: Sequence[str] | None = None,
     languages: Sequence[str] | None = None,
+    validation: float = 0.0,
+    test: float = 0.0,
 ) -> tuple[list[Converted], int]:
     """
     Write the records of files, folders and datasets of the Hub as corpora of the unified tree.
@@ -202,6 +205,8 @@ def convert(
             Tasks to write. By default those that the records are annotated for, triples as RE.
         languages (`Sequence[str]`, *optional*):
             The language of what does not lie in a folder `IE-en`, `IE-de`, ....
+        validation, test (`float`, *optional*, defaults to 0.0):
+            The shares of these splits in files whose names say none; a hash of the text decides.
 
     Returns:
         `tuple`: The corpora, and how many records had no annotation and were left out.
@@ -211,6 +216,8 @@ def convert(
     """
     check_choices("task", tasks, TASKS)
     check_languages(languages)
+    if not (validation >= 0 and test >= 0 and validation + test < 1):
+        raise InputError(f"the shares {validation} and {test} of validation and test are not from 0 to 1 in all")
     homes: dict[Path, Path | None] = {}
     schemas: dict[Path, Schema] = {}  # those that are given
     labels: dict[Path, dict[str, set[str]]] = {}  # of the records of the others
@@ -220,6 +227,7 @@ def convert(
         for source in (each for place in places for each in find_sources(place, input_format, languages, output_dir)):
             for number, record in enumerate(source.records, start=1):
                 names = _tasks_of(record, source.task, tasks)
+                split = source.split or _draw_split(record["text"], validation, test)
                 left_out += not names
                 for task in map(find_task, names):
                     folder = output_dir / f"IE-{source.language}" / task.name / record.get("source", source.corpus)
@@ -237,7 +245,7 @@ def convert(
                                 label = task.annotated_label(annotation) or ""
                                 roles = labels.setdefault(folder, {}).setdefault(label, set())
                                 roles.update(task.annotated_roles(annotation))
-                    path = folder / SPLIT_FILES[source.split]
+                    path = folder / SPLIT_FILES[split]
                     if path not in files:
                         files[path] = stack.enter_context(path.open("w", encoding="utf-8"))
                     files[path].write(to_json({"text": record["text"], task.field: record[task.field]}) + "\n")
@@ -264,6 +272,12 @@ def _describe(folder: Path, derived: bool) -> Converted:
         if (folder / name).exists()
     }
     return Converted(folder, records, len(task.labels(read_schema(folder / "schema.json", task))), derived)
+
+
+def _draw_split(text: str, validation: float, test: float) -> str:
+    """Draw the split of a text: the same for equal texts, whatever is beside them."""
+    place = hash64(text) / 2**64
+    return "test" if place < test else "validation" if place < test + validation else "train"
 
 
 def _tasks_of(record: Record, own: str, wanted: Sequence[str] | None) -> list[str]:
@@ -310,8 +324,8 @@ def find_sources(
         folder = path.parent.resolve()
         of_folder = SPLITS.get(folder.name.lower(), "") if root.is_dir() and folder != root.resolve() else ""
         home = folder.parent if of_folder else folder
-        word = next((word for word in re.findall("[a-z]+", path.name.lower()) if word in SPLITS), "")
-        split = of_folder or SPLITS.get(word, "train")
+        word = _split_word(path)
+        split = of_folder or SPLITS.get(word, "")
         other, of_other = splits.setdefault((home, split), (path, word))
         if name not in ("brat", "datasets") and other != path and (word != of_other or other.stem == path.stem):
             raise InputError(f"{path}: {other.name} beside it is the same split; keep one of them")
@@ -320,7 +334,16 @@ def find_sources(
             continue
         ((task, language),) = folder_roles(home, [""], spoken or languages)
         corpus = path.stem if root.is_file() and not word else home.name
-        yield Source(str(path), home, corpus, split, task, language, READERS[name](path, language))
+        records = _decoded(path, READERS[name](path, language))
+        yield Source(str(path), home, corpus, split, task, language, records)
+
+
+def _decoded(path: Path, records: Iterator[Record]) -> Iterator[Record]:
+    """Name the file that is not UTF-8."""
+    try:
+        yield from records
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
 
 
 def _hub_sources(name: str, languages: Sequence[str] | None) -> Iterator[Source]:
@@ -343,20 +366,29 @@ def _files(root: Path, input_format: str | None) -> list[Path]:
     if input_format is None:
         return list(paths)
     named = (path for path in paths if path.suffix.lower() in SUFFIXES[input_format])
-    return [path for path in named if path.suffix != ".txt" or {*re.findall("[a-z]+", path.stem.lower())} & {*SPLITS}]
+    return [path for path in named if path.suffix != ".txt" or _split_word(path)]
+
+
+def _split_word(path: Path) -> str:
+    """Find the word in a file's name that says its split."""
+    return next((word for word in re.findall("[a-z]+", path.name.lower()) if word in SPLITS), "")
 
 
 def in_place(place: str, input_format: str | None = None) -> bool:
     """
     Tell whether corpora are read where they are: a folder with a `train.json`, `dev.json` or `test.json` in JSON lines
-    that is of no other format. What is not there is not converted either.
+    that is of no other format, and no such file of another name (`valid.json`). What is not there is not converted.
     """
     if not Path(place).exists():
         return "/" not in place or Path(place).is_absolute()  # not an id of the Hub
     if Path(place).is_file() or input_format is not None:
         return Path(place).is_dir() and input_format == "unified"
-    paths = [path for name in SPLIT_FILES.values() for path in Path(place).rglob(name) if path.is_file()]
-    return any(detect_format(path) in (None, "unified") and not _begins_with_list(path) for path in paths)
+    paths = _files(Path(place), "unified")
+    own = [path for path in paths if path.name in SPLIT_FILES.values()]
+    if not any(detect_format(path) in (None, "unified") and not _begins_with_list(path) for path in own):
+        return False
+    others = (path for path in paths if path not in own and _split_word(path))
+    return not any(detect_format(path) == "unified" for path in others)
 
 
 def _begins_with_list(path: Path) -> bool:

@@ -81,7 +81,7 @@ def find_corpora(
         if not found:
             raise InputError(
                 f"{corpus_dir}: no train.json, dev.json or test.json in it; "
-                "iepile build --input_format reads other files"
+                "iepile convert reads files of other formats"
             )
         for path in found:
             for task, language in folder_roles(path, tasks, languages):

@@ -12,7 +12,7 @@ from helpers.corpora import SAMPLE_CORPUS, write_lines
 
 from iepile_builder import InputError
 from iepile_builder.data.convert import convert, in_place
-from iepile_builder.data.corpus import Corpus, find_corpora
+from iepile_builder.data.corpus import SPLIT_FILES, Corpus, find_corpora
 from iepile_builder.data.index import read_split
 from iepile_builder.tasks import TASKS
 
@@ -85,6 +85,23 @@ def test_a_file_without_a_split_is_training_data_and_gives_the_corpus_its_name(t
     assert (key, count(corpus)) == (("NER", "en", "people"), (2, 0, 0))
     ((key, _),) = converted(tmp_path, tmp_path / "in").items()
     assert key == ("NER", "en", "in")
+
+
+def test_a_file_without_a_split_is_cut_into_shares_by_its_texts(tmp_path: Path) -> None:
+    entity = {"entity": "Ada", "entity_type": "x"}
+    rows = [{"text": f"Ada {number // 2}", "entity": [entity]} for number in range(400)]
+    path = write_lines(tmp_path / "people.jsonl", rows)
+    (corpus,) = converted(tmp_path, path, validation=0.2, test=0.3).values()
+    train, validation, test = ({record["text"] for record in read_split(corpus, split)} for split in SPLIT_FILES)
+    assert not train & validation and not train & test and not validation & test
+    assert (len(train), len(validation), len(test)) == pytest.approx((100, 40, 60), abs=20)
+    first = {record["text"] for record in read_split(corpus, "test")}
+    (corpus,) = converted(tmp_path, write_lines(path, rows[::-1]), validation=0.2, test=0.3).values()
+    assert {record["text"] for record in read_split(corpus, "test")} == first
+    (corpus,) = converted(tmp_path, path.rename(tmp_path / "people.dev.jsonl"), validation=0.2, test=0.3).values()
+    assert count(corpus) == (0, 400, 0)
+    with pytest.raises(InputError, match="the shares 0.5 and 0.5 of validation and test"):
+        converted(tmp_path, path, validation=0.5, test=0.5)
 
 
 def test_folders_say_task_and_language(tmp_path: Path) -> None:
@@ -242,6 +259,23 @@ def test_what_cannot_be_converted_is_said(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "records.json", [{"text": "Ada", "entity": []}, {"text": "Ada", "entity": [entity]}])
     with pytest.raises(InputError, match="records.json, record 2: field 'entity_type' is missing"):
         converted(tmp_path, path)
+
+
+def test_a_unified_validation_file_of_another_name_is_not_passed_over(tmp_path: Path) -> None:
+    rows = [{"text": "Ada", "entity": [{"entity": "Ada", "entity_type": "x"}]}]
+    for name in ("train.json", "valid.json"):
+        write_lines(tmp_path / "IE-en" / "NER" / "people" / name, rows)
+    assert not in_place(str(tmp_path))
+    (corpus,) = converted(tmp_path, tmp_path / "IE-en", languages=None).values()
+    assert count(corpus) == (1, 1, 0)
+
+
+@pytest.mark.parametrize("name", ["train.conll", "train.csv", "train.ann", "train.json"])
+def test_a_file_that_is_not_utf_8_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / "train.txt").write_bytes("K\xf6ln O\n".encode("latin-1"))
+    (tmp_path / name).write_bytes('text,entity,label\n"K\xf6ln",K\xf6ln O\n'.encode("latin-1"))
+    with pytest.raises(InputError, match=f"{name}: not (UTF-8|JSON)|train.json.*not JSON"):
+        converted(tmp_path, tmp_path / name, input_format="unified" if name == "train.json" else None)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from helpers.corpora import write_lines
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iepile_builder import InputError
@@ -375,6 +375,30 @@ def test_an_entity_is_the_text_between_its_offsets_without_white_space_at_its_en
     entity = make_entity(text, start, end, "X")
     assert entity["entity"] == text[entity["start"] : entity["end"]] == text[start:end].strip()
     assert start <= entity["start"] <= entity["end"] <= end
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.text("ab é人🎉\n\t", min_size=1, max_size=12), st.data())
+def test_offsets_come_out_as_they_went_in(text: str, data: st.DataObject) -> None:
+    places = st.tuples(st.integers(0, len(text)), st.integers(0, len(text)), st.sampled_from(["X", "Y"]))
+    spans = data.draw(st.lists(places.filter(lambda span: text[span[0] : span[1]].strip()), max_size=3))
+    ann = [f"T{n}\t{label} {start} {end}\t\n" for n, (start, end, label) in enumerate(spans)]
+    value = [{"start": start, "end": end, "text": text[start:end], "labels": [label]} for start, end, label in spans]
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        records = [
+            *read_json(folder / "a.jsonl", [{"text": text, "label": spans}], read_doccano, lines=True),
+            *read_json(folder / "b.json", [{"text": text, "label": value, "annotation_id": 1}], read_label_studio),
+            *read_json(folder / "c.json", [[text, {"entities": spans}], ["", {"entities": []}]], read_spacy)[:1],
+            *brat(folder, "".join(ann), text),
+        ]
+    for record in records:
+        assert record["text"] == text
+        assert len(record["entity"]) == len(spans)
+        for entity, (start, end, label) in zip(record["entity"], spans, strict=True):
+            assert (entity["entity"], entity["entity_type"]) == (text[start:end].strip(), label)
+            assert text[entity["start"] : entity["end"]] == entity["entity"]
+            assert start <= entity["start"] < entity["end"] <= end
 
 
 @pytest.mark.parametrize("lines", [True, False])
