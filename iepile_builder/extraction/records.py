@@ -19,7 +19,8 @@ Any of them may be optional. Not supported: dictionaries, unions with a model, t
 models that hold themselves or have no fields.
 
 Numbers, dates and choices are read leniently, see [`~iepile_builder.extraction.values`]; Pydantic validates the rest,
-and all constraints and validators of the model hold.
+and all constraints and validators of the model hold. With `drop_ungrounded`, a choice that is not in the text in these
+words is left out, too.
 """
 
 from __future__ import annotations
@@ -302,14 +303,14 @@ class _Reader(Generic[M]):
         """List the entities of a field that holds models: those that it names, else those that nothing names."""
         assert each.inner is not None
         inner = self.plan.kinds[each.inner]
-        entities = self._find(each, found)
+        known = self.entities.setdefault(inner.label, {})
         for mention in found.values.get(each.label, ()):
-            if _fold(mention) in self.entities.get(inner.label, {}):
-                continue
-            if inner.named:
-                entities.append(_Found(mention))  # nothing but its name
-            else:
+            if inner.named and _fold(mention) not in known:
+                known[_fold(mention)] = entity = _Found(mention)  # nothing but its name
+                self.named.add(id(entity))
+            elif _fold(mention) not in known:
                 self._report(kind, each.name, mention, f"no {inner.label} of this name was found")
+        entities = self._find(each, found)
         single = [other.inner for other in kind.fields].count(each.inner) == 1
         if kind is self.plan.root and self.alone and single and (each.many or not entities):
             entities += [entity for entity in self._list(inner) if id(entity) not in self.named]

@@ -213,6 +213,19 @@ def test_two_fields_with_one_model_and_names_without_entities() -> None:
     assert record.buyer == Company(name="Deliver by hand")  # nothing but its name is known
 
 
+def test_many_names_without_entities_of_their_own() -> None:
+    class Fair(BaseModel):
+        name: str
+        guests: list[Company] = []
+        host: Company | None = None
+
+    names = [f"Company {number}" for number in range(50)]
+    answer = {"fair": {"A": {"guests": names[:40], "host": names[0]}, "B": {"guests": names[20:], "host": names[49]}}}
+    first, second = extract(Fair, answer, f"A, B: {', '.join(names)}").records
+    assert first == Fair(name="A", guests=[Company(name=name) for name in names[:40]], host=Company(name=names[0]))
+    assert second == Fair(name="B", guests=[Company(name=name) for name in names[20:]], host=Company(name=names[49]))
+
+
 def test_a_model_that_holds_lists_is_the_whole_text() -> None:
     class Person(BaseModel):
         name: str
