@@ -4,11 +4,12 @@ Measure what spreading a corpus costs, with rules in place of a model.
     python benchmarks/extract_corpus.py --documents 1000000
 
 Writes a corpus and extracts from it in a plain loop, in one process and on 1 and 2 Ray workers, each in a fresh
-process, one after the other. Prints documents per second, the time per document beyond the plain loop, and the memory
-of the process and of all that it started: its peak and, at each tenth of the run, the curve.
+process, one after the other. Prints documents per second, the CPU time per document beyond that of the plain loop (start
+included), and the memory of the process and of all that it started: its peak and, at each tenth of the run, the curve.
 """
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -80,32 +81,36 @@ def extract(path: Path, output_dir: str, workers: int | None) -> int:
     )["facts"]
 
 
-def watch(curve: list[tuple[float, float]], ended: threading.Event) -> None:
-    """Note once a second the memory (MiB, proportional set size) of this process and of all below it."""
+def watch(curve: list[float], cpu: dict[int, float], ended: threading.Event) -> None:
+    """Note once a second the memory (MiB, proportional set size) and CPU seconds of this process and all below it."""
     import psutil
 
-    start, process = time.monotonic(), psutil.Process()
+    process = psutil.Process()
     while not ended.wait(1):
         total = 0
         for each in (process, *process.children(recursive=True)):
             try:
                 total += each.memory_full_info().pss
+                times = each.cpu_times()
+                cpu[each.pid] = times.user + times.system
             except psutil.Error:
                 continue
-        curve.append((time.monotonic() - start, total / 2**20))
+        curve.append(total / 2**20)
 
 
 def measure(name: str, path: Path, folder: str) -> dict[str, Any]:
-    curve: list[tuple[float, float]] = []
+    curve: list[float] = []
+    cpu: dict[int, float] = {}
     ended = threading.Event()
-    watcher = threading.Thread(target=watch, args=(curve, ended))
+    watcher = threading.Thread(target=watch, args=(curve, cpu, ended))
     watcher.start()
     start = time.monotonic()
     facts = loop(path) if name == "plain loop" else extract(path, f"{folder}/{name}", ROWS[name])
     seconds = time.monotonic() - start
     ended.set()
     watcher.join()
-    return {"seconds": seconds, "facts": facts, "curve": [memory for _, memory in curve]}
+    cpu[os.getpid()] = time.process_time()
+    return {"seconds": seconds, "cpu": sum(cpu.values()), "facts": facts, "curve": curve}
 
 
 def main() -> None:
@@ -125,12 +130,12 @@ def main() -> None:
         for name in args.rows:
             command = [sys.executable, __file__, "--measure", name, str(path), folder]
             result = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
-            plain = result["seconds"] if plain is None else plain
-            more = 1e6 * (result["seconds"] - plain) / args.documents
+            plain = result["cpu"] if plain is None else plain
+            more = 1e6 * (result["cpu"] - plain) / args.documents
             curve = result["curve"] or [0.0]
             tenths = [round(curve[place * (len(curve) - 1) // 10]) for place in range(11)]
             print(
-                f"{name:14} {args.documents / result['seconds']:9,.0f} documents/s {more:8.0f} us a document more; "
+                f"{name:14} {args.documents / result['seconds']:9,.0f} documents/s {more:6.0f} CPU us a document more; "
                 f"{max(curve):6.0f} MiB at most; tenths {tenths}; {result['facts']} facts",
                 flush=True,
             )

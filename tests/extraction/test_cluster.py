@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,8 +15,9 @@ from typing import Any
 
 import pyarrow.dataset
 import pytest
-from helpers.corpora import ROOT
+from helpers.corpora import ROOT, SAMPLE_CORPUS
 
+from iepile_builder import Schema, SchemaBatching
 from iepile_builder.commands.extract_corpus import ExtractCorpusOptions, extract_corpus
 from iepile_builder.engines import EngineOptions
 from iepile_builder.engines.base import Completion
@@ -181,3 +183,17 @@ def test_a_worker_without_a_model_and_a_cluster_without_room(cluster: Any, tmp_p
         extract_corpus(*given, ClusterOptions(num_workers=1), EngineOptions(), {"engine": "rules"}, load)
     with pytest.raises(InputError, match="50 workers with 1 cores and 0 GPUs each: Ray has 2 cores and 0 GPUs"):
         extract_corpus(*given, ClusterOptions(num_workers=50), EngineOptions(), {"engine": "rules"}, load)
+
+
+def test_building_on_ray_as_documented(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus = SAMPLE_CORPUS / "IE-en" / "NER" / "daily_news"
+    (tmp_path / "corpus").symlink_to(corpus)
+    monkeypatch.chdir(tmp_path)
+    [code] = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "scale.md").read_text(), re.DOTALL)
+    exec(code, {})
+    records = [json.loads(line) for line in (corpus / "train.json").read_text().splitlines()]
+    batching = SchemaBatching("NER", "en", "daily_news", Schema.read(corpus / "schema.json"))
+    columns = batching({name: [record[name] for record in records] for name in ("text", "entity")})
+    found = pyarrow.dataset.dataset(tmp_path / "instances").to_table().to_pydict()
+    assert sorted(found["output"]) == sorted(columns["output"])
+    assert sorted(found["instruction"]) == sorted(columns["instruction"])
