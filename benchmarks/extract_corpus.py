@@ -4,8 +4,8 @@ Measure what spreading a corpus costs, with rules in place of a model.
     python benchmarks/extract_corpus.py --documents 1000000
 
 Writes a corpus and extracts from it in a plain loop, in one process and on 1 and 2 Ray workers, each in a fresh
-process, one after the other. Prints documents per second, the CPU time per document beyond that of the plain loop (start
-included), and the memory of the process and of all that it started: its peak and, at each tenth of the run, the curve.
+process, one after the other. Prints documents per second; the CPU time per document beyond that of the plain loop,
+starts included; and the memory of the process and of all that it started, its peak and the curve in tenths of the run.
 """
 
 import json
@@ -134,8 +134,9 @@ def main() -> None:
             more = 1e6 * (result["cpu"] - plain) / args.documents
             curve = result["curve"] or [0.0]
             tenths = [round(curve[place * (len(curve) - 1) // 10]) for place in range(11)]
+            rate = args.documents / result["seconds"]
             print(
-                f"{name:14} {args.documents / result['seconds']:9,.0f} documents/s {more:6.0f} CPU us a document more; "
+                f"{name:14} {rate:9,.0f} documents/s {more:6.0f} CPU us a document more; "
                 f"{max(curve):6.0f} MiB at most; tenths {tenths}; {result['facts']} facts",
                 flush=True,
             )

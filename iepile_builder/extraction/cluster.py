@@ -135,13 +135,15 @@ def answer_on_ray(
             Whether the model can use a GPU.
 
     Raises:
-        `InputError`: If the cluster has no room, or whatever `read` and `build` raise.
+        `InputError`: If the cluster has no room or is lost, or whatever `read` and `build` raise.
     """
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     workers, num_gpus = _count_workers(options, gpus)
-    ledger = ray.remote(num_cpus=0)(Ledger).remote()
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    ledger = ray.remote(num_cpus=0, scheduling_strategy=here)(Ledger).remote()
     with catch_warnings():
         simplefilter("ignore", DeprecationWarning)  # of Ray's own fields
         context = ray.data.DataContext.get_current().copy()
@@ -165,12 +167,15 @@ def answer_on_ray(
             num_cpus=options.num_cpus,
             num_gpus=num_gpus or None,
         )
-        for batch in results.iter_batches(batch_size=None, batch_format="pyarrow"):
-            for content in pa.table(batch)["result"].to_pylist():
-                result = pickle.loads(content)
-                if isinstance(result, Exception):
-                    raise result
-                yield result
+        try:
+            for batch in results.iter_batches(batch_size=None, batch_format="pyarrow"):
+                for content in pa.table(batch)["result"].to_pylist():
+                    result = pickle.loads(content)
+                    if isinstance(result, Exception):
+                        raise result
+                    yield result
+        except ray.exceptions.RayError as error:
+            raise InputError(f"Ray: {first_line(error)}; the same command resumes") from error
 
 
 def _count_workers(options: ClusterOptions, gpus: bool) -> tuple[int, float]:

@@ -149,6 +149,8 @@ def _find_files(options: DocumentOptions) -> list[tuple[str, int]]:
             found = {each: info for each, info in system.glob(path, detail=True).items() if info["type"] == "file"}
         else:
             found = {path: system.info(path)}
+    except InputError:
+        raise
     except (OSError, ValueError, ImportError) as error:
         raise InputError(f"{name}: cannot be read: {first_line(error)}") from None
     if not found:

@@ -26,8 +26,8 @@ from iepile_builder.extraction.cluster import ClusterOptions
 from iepile_builder.extraction.corpus_files import DocumentOptions
 
 
-os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"
+# the memory monitor would end workers on a machine that others fill
+os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_BACKEND_LOG_LEVEL="fatal", RAY_memory_monitor_refresh_ms="0")
 cluster_utils = pytest.importorskip("ray.cluster_utils")
 
 STORE = 100 << 20

@@ -9,6 +9,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from helpers.hub_server import LocalHub
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -99,6 +100,31 @@ def test_a_schema_of_a_struct_has_no_nulls_of_other_rows(tmp_path: Path) -> None
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
     found = read_all(DocumentOptions(str(tmp_path), schema_column="ask"))
     assert [each.schema for each in found] == ['{"person":"who"}', '{"city":"where"}']
+
+
+def test_a_dataset_on_the_hub(hub: LocalHub, tmp_path: Path) -> None:
+    hub.api().create_repo("user/corpus", repo_type="dataset")
+    for split, rows in (("train", RECORDS), ("test", RECORDS[:3])):
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / f"{split}.parquet")
+        hub.api().upload_file(
+            path_or_fileobj=tmp_path / f"{split}.parquet", path_in_repo=f"data/{split}-00000-of-00001.parquet",
+            repo_id="user/corpus", repo_type="dataset",
+        )  # fmt: skip
+    code = """
+import json
+from iepile_builder.errors import InputError
+from iepile_builder.extraction.corpus_files import DocumentOptions, find_pieces, read_documents
+found = []
+for split in ("train", "test", "none"):
+    options = DocumentOptions("user/corpus", split, "body")
+    try:
+        found.append([each.text for piece in find_pieces(options)[0] for each in read_documents(piece, options)])
+    except InputError as error:
+        found.append(str(error))
+print(json.dumps(found))
+"""
+    bodies = [record["body"] for record in RECORDS]
+    assert json.loads(hub.run(code)) == [bodies, bodies[:3], "user/corpus: no none split, only train, test"]
 
 
 def test_bad_input_is_one_clear_line(tmp_path: Path) -> None:
