@@ -83,11 +83,14 @@ class Schema:
         """Attribute to the one entity type that owns it (KG)."""
         return {role: name for name, roles in self.type_roles.items() for role in roles}
 
-    def write(self, path: str | Path) -> None:
-        """Write the three lines that `read` reads."""
+    def to_text(self) -> str:
+        """Make the three lines that `read` reads."""
         lines = [list(self.types), list(self.roles), {key: list(value) for key, value in self.type_roles.items()}]
-        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        Path(path).write_text(text, encoding="utf-8")
+        return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+
+    def write(self, path: str | Path) -> None:
+        """Write them to a file."""
+        Path(path).write_text(self.to_text(), encoding="utf-8")
 
 
 def check_labels(labels: object, where: str, wanted: str = "a JSON list of label names") -> None:

@@ -1,11 +1,13 @@
 """
-Try extraction in the browser: a text and a schema in; marked text, graph, tables and JSON out.
+Try extraction in the browser: a text and a schema in; marked text, graph, tables, JSON and training records out.
 
     iepile demo --model_name_or_path HuggingFaceTB/SmolLM2-135M-Instruct --adapter_name_or_path outputs/adapter
     iepile demo --base_url http://127.0.0.1:8000/v1
 
 The page is at http://127.0.0.1:7860, for this machine alone unless `--server_name 0.0.0.0` is given. What is typed
-into it is neither stored nor logged. In a Space, or in any other program:
+into it is neither stored nor logged. Facts can be corrected, and downloaded as a tree of corpora for `iepile build`.
+`--mcp_server` offers the tool `extract_facts` to assistants, at http://127.0.0.1:7860/gradio_api/mcp/. In a Space, or
+in any other program:
 
     from iepile_builder import Extractor
     from iepile_builder.commands.demo import build_demo, look
@@ -19,16 +21,21 @@ import base64
 import html
 import json
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from iepile_builder.engines import EngineOptions, load_engine
 from iepile_builder.engines.loading import find_calibration
 from iepile_builder.errors import InputError
 from iepile_builder.extraction.clock import start_clock
+from iepile_builder.extraction.corrections import collect, dump, pack, row_columns, to_correct
 from iepile_builder.extraction.extractor import Extractor
-from iepile_builder.extraction.page import render_fragment, render_page
-from iepile_builder.extraction.result import Extraction
+from iepile_builder.extraction.page import pluralize, render_fragment, render_page
+from iepile_builder.extraction.result import Result
+from iepile_builder.extraction.typed_schema import parse_schema, parse_schemas, parse_triggers
 from iepile_builder.html import render
 from iepile_builder.tasks import TASKS, find_task
 
@@ -39,6 +46,9 @@ if TYPE_CHECKING:
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 
 MAX_FACTS = 10_000  # that are drawn
+ROWS_TO_FILL = 3  # in each table of facts to correct
+SEVERAL = "several"  # tasks at once
+SEVERAL_HINT = "A heading for each task, then its labels: `# entities`, `# relations`, `# events`, `# attributes`, ..."
 PRESETS = {
     "News: people, places, companies": (
         "NER",
@@ -58,6 +68,13 @@ PRESETS = {
         "acquire: buyer, target, price, time",
         "Clara Osei resigned as finance director of Tallis Foods on Monday. The company, which bought the bakery "
         "Crumb for 40 million euros last year, hired Jonas Weber to replace her.",
+    ),
+    "Companies: entities, relations and events at once": (
+        SEVERAL,
+        "# entities\nperson\ncompany\ncity\n\n# relations\nemployee of\nowned by\n\n# events\n"
+        "resign: employee, employer, time\nhire: employee, employer, position",
+        "Priya Raman left the chip maker Halden Micro in Dresden on Friday. Its owner, Osk Group, has hired Tomas "
+        "Lind as chief executive.",
     ),
     "Cities and people: attributes": (
         "KG",
@@ -101,46 +118,18 @@ class DemoOptions:
             Address to listen at.
         server_port (`int`, *optional*):
             Port to listen at; by default the first free one from 7860 on.
+        mcp_server (`bool`, *optional*, defaults to `False`):
+            Serve the tool `extract_facts` to assistants by MCP, too.
     """
 
     max_characters: int = 20_000
     max_seconds: float = 120
     server_name: str = "127.0.0.1"
     server_port: int | None = None
+    mcp_server: bool = False
 
 
 OPTIONS = (EngineOptions, DemoOptions)
-
-
-def parse_schema(typed: str, task: str) -> Any:
-    """Parse a typed schema: JSON, or one label a line, with a description or roles after a colon; never a path."""
-    typed = typed.strip()
-    if typed.startswith(("[", "{")):
-        try:
-            return json.loads(typed)
-        except ValueError as error:
-            raise InputError(f"the schema is not JSON: {error}") from None
-    labels: list[tuple[str, str]] = []
-    for line in typed.replace("：", ":").splitlines():
-        label, _, rest = line.partition(":")
-        if line.strip():
-            labels.append((label.strip(), rest.strip()))
-    if find_task(task).roles_name:
-        return [TASKS[task].item(label, _split_names(rest), ()) for label, rest in labels]
-    if any(rest for _, rest in labels) and len(dict(labels)) == len(labels):
-        return dict(labels)
-    return [label for label, _ in labels]
-
-
-def _split_names(typed: str) -> list[str]:
-    """Split at commas, Western and Chinese."""
-    return [name.strip() for name in typed.replace("，", ",").replace("、", ",").split(",") if name.strip()]
-
-
-def _parse_triggers(typed: str) -> dict[str, list[str]]:
-    """Parse typed triggers: one event type a line, its triggers after a colon."""
-    lines = [line.partition(":") for line in typed.replace("：", ":").splitlines() if line.strip()]
-    return {label.strip(): _split_names(rest) for label, _, rest in lines}
 
 
 def _embed(*parts: str) -> str:
@@ -149,16 +138,15 @@ def _embed(*parts: str) -> str:
     return f'<div class="ie">{escaped}</div>'
 
 
-def _download_links(result: Extraction) -> str:
-    """Make links that hold what they download, so that the server stores no file."""
-    links = []
-    for name, kind, content in (
-        ("extraction.json", "application/json", result.to_json()),
-        ("extraction.html", "text/html", render_page(result)),
-    ):
-        data = base64.b64encode(content.encode("utf-8", "xmlcharrefreplace")).decode()
-        links.append(f'<a download="{name}" href="data:{kind};base64,{data}">{name}</a>')
-    return f'<p class="note">Download: {" · ".join(links)}</p>'
+def _link(name: str, kind: str, content: bytes) -> str:
+    """Make a link that holds what it downloads, so that the server stores no file."""
+    return f'<a download="{name}" href="data:{kind};base64,{base64.b64encode(content).decode()}">{name}</a>'
+
+
+def _download_links(result: Result) -> str:
+    page = render_page(result).encode("utf-8", "xmlcharrefreplace")
+    links = _link("extraction.json", "application/json", result.to_json().encode("utf-8", "xmlcharrefreplace"))
+    return f'<p class="note">Download: {links} · {_link("extraction.html", "text/html", page)}</p>'
 
 
 def _message(text: str) -> gr.Error:
@@ -205,6 +193,33 @@ def build_demo(extractor: Extractor, max_characters: int = 20_000, max_seconds: 
     A request has at most `max_characters` of text, and may take `max_seconds`.
     """
     import gradio as gr
+    from gradio.events import api
+
+    def ask(
+        text: str, task: str, schema: Any, drop: bool = False, min_score: float | None = None, **options: Any
+    ) -> Any:
+        """Ask for the schema of a task, or of several."""
+        asked = replace(extractor, max_seconds=max_seconds, drop_ungrounded=drop, min_score=min_score or 0.0)
+        if "progress" in options:
+            asked = replace(asked, progress=options.pop("progress"))
+        result = asked(text, schema, **options) if task == SEVERAL else asked(text, task, schema, **options)
+        if len(result.facts) > MAX_FACTS:
+            raise InputError(f"the answers hold {len(result.facts):,} facts, too many to show: give fewer labels")
+        return result
+
+    @contextmanager
+    def limits(text: str, *schema: str) -> Iterator[None]:
+        """Hold the limits on what is typed; say in one line what is wrong."""
+        try:
+            if len(text) > max_characters:
+                raise InputError(f"the text has {len(text):,} characters: give at most {max_characters:,}")
+            if sum(map(len, schema)) > max_characters:
+                raise InputError(f"the schema is too long: give at most {max_characters:,} characters")
+            yield
+        except RecursionError:
+            raise _message("the schema is nested too deeply") from None
+        except InputError as error:
+            raise _message(str(error)) from None
 
     def extract(
         text: str | None,
@@ -214,35 +229,70 @@ def build_demo(extractor: Extractor, max_characters: int = 20_000, max_seconds: 
         language: str | None,
         drop: bool,
         min_score: float | None = None,
-    ) -> tuple[str, str]:
+        progress: Any = gr.Progress(),  # noqa: B008  # as gradio wants it
+    ) -> tuple[str, str, str]:
         text, schema, triggers = text or "", schema or "", triggers or ""  # a program may leave them out
         check_time = start_clock(max_seconds)
-        try:
-            if len(text) > max_characters:
-                raise InputError(f"the text has {len(text):,} characters: give at most {max_characters:,}")
-            if len(schema) + len(triggers) > max_characters:
-                raise InputError(f"the schema is too long: give at most {max_characters:,} characters")
-            asked = replace(extractor, max_seconds=max_seconds, drop_ungrounded=drop, min_score=min_score or 0.0)
-            result = asked(
+        with limits(text, schema, triggers):
+            several = task == SEVERAL
+            result = ask(
                 text,
                 task,
-                parse_schema(schema, task),
+                parse_schemas(schema) if several else parse_schema(schema, task),
+                drop,
+                min_score,
+                progress=lambda done, of: progress((done, of), unit="answers"),
                 language=language or None,
-                triggers=_parse_triggers(triggers) if find_task(task).triggers_given else None,
+                triggers=parse_triggers(triggers) if not several and find_task(task).triggers_given else None,
             )
-            if len(result.facts) > MAX_FACTS:
-                raise InputError(f"the answers hold {len(result.facts):,} facts, too many to show: give fewer labels")
             found = render_fragment(result)
             check_time()
             links = _download_links(result)
             check_time()
-        except RecursionError:
-            raise _message("the schema is nested too deeply") from None
+            return _embed(found, links), result.to_json(), to_correct(result)
+
+    def extract_facts(text: str, schema: dict[str, Any], min_score: float = 0.0) -> dict[str, Any]:
+        """
+        Extract entities, relations, events and attributes from a text, each with its place in the text.
+
+        The schema has one or more of these keys: "entities", a list of types; "relations", a list of relations;
+        "events", an object from event type to a list of roles; "attributes", an object from entity type to a list of
+        attributes. Entity types and relations may also be an object from name to description. For example:
+        {"entities": ["person"], "relations": {"founder": "who founded it"}, "events": {"resign": ["employee"]}}
+
+        Args:
+            text: The text, in any language.
+            schema: What to extract: the key of each task and its labels, as described above.
+            min_score: Leave out facts that score less, from 0 to 1; for models that were loaded with scores.
+
+        Returns:
+            An object with the facts of each task: "text" and its "start" and "end" in characters; a "match" of null
+            is a string that is not in the text.
+        """
+        with limits(text, json.dumps(schema, ensure_ascii=False)):
+            return ask(text, SEVERAL, schema, min_score=min_score).to_dict()
+
+    def fill_tables(found: str) -> list[Any]:
+        rows = json.loads(found)["rows"]
+        empty = {name: [""] * len(row_columns(task)) for name, task in TASKS.items()}
+        return [
+            gr.update(value=[*rows.get(name, []), *(of_task for _ in range(ROWS_TO_FILL))], visible=name in rows)
+            for name, of_task in empty.items()
+        ]
+
+    def add_records(found: str, collected: str, *rows: Sequence[Sequence[Any]]) -> tuple[str, str]:
+        if not found:
+            raise _message("extract from a text first")
+        try:
+            records = collect(found, collected, dict(zip(TASKS, rows, strict=True)))
         except InputError as error:
             raise _message(str(error)) from None
-        return _embed(found, links), result.to_json()
+        link = _link("corpora.zip", "application/zip", pack(records))
+        return dump(records), _embed(f'<p class="note">{pluralize(len(records), "record")}: {link}</p>')
 
     def shown_for(task: str) -> tuple[Any, Any]:
+        if task == SEVERAL:
+            return gr.update(info=SEVERAL_HINT), gr.update(visible=False)
         return gr.update(info=TASKS[task].hint), gr.update(visible=TASKS[task].triggers_given)
 
     def preset_chosen(name: str) -> tuple[str, str, str]:
@@ -262,7 +312,10 @@ def build_demo(extractor: Extractor, max_characters: int = 20_000, max_seconds: 
                     PRESETS[first][2], label="Text", lines=6, max_lines=16, max_length=max_characters, elem_id="text"
                 )
                 task = gr.Dropdown(
-                    [(f"{each.title} ({name})", name) for name, each in TASKS.items()],
+                    [
+                        *((f"{each.title} ({name})", name) for name, each in TASKS.items()),
+                        ("several at once", SEVERAL),
+                    ],
                     value=PRESETS[first][0],
                     label="Task",
                 )
@@ -302,21 +355,55 @@ def build_demo(extractor: Extractor, max_characters: int = 20_000, max_seconds: 
                 found = gr.HTML(EMPTY, js_on_load=None, apply_default_css=False, elem_id="found")
                 with gr.Accordion("JSON", open=False):
                     data = gr.Code(language="json", show_label=False, elem_id="json", max_lines=30)
+                with gr.Accordion("Correct, and collect training records", open=False):
+                    gr.Markdown(
+                        "Edit cells, delete rows by their menu or empty them, and add what was missed. `corpora.zip` "
+                        "has the records of all texts that you added: unpack it, and `iepile build --corpus_dir "
+                        "corpora --output_dir data` makes training data of it."
+                    )
+                    tables = [
+                        gr.Dataframe(
+                            headers=[column.replace("_", " ") for column in row_columns(task)],
+                            column_count=len(row_columns(task)),
+                            type="array",
+                            label=f"{task.title} ({name})",
+                            show_label=True,
+                            interactive=True,
+                            wrap=True,
+                            visible=False,
+                            elem_id=f"rows_{name}",
+                        )
+                        for name, task in TASKS.items()
+                    ]
+                    add = gr.Button("Add to the records", elem_id="add")
+                    download = gr.HTML("", js_on_load=None, apply_default_css=False, elem_id="records")
+                    kept = gr.Textbox("", visible=False)
+                    collected = gr.Textbox("", visible=False)
         preset.input(preset_chosen, preset, [task, schema, text], api_visibility="private")
         task.change(shown_for, task, [schema, triggers], api_visibility="private")
         button.click(
             extract,
             [text, task, schema, triggers, language, drop, min_score],
-            [found, data],
+            [found, data, kept],
             concurrency_limit=1,
+            concurrency_id="model",
             show_progress_on=found,
             api_name="extract",
+            api_visibility="undocumented",  # programs have `extract_facts`
         )
+        kept.change(fill_tables, kept, tables, api_visibility="private", show_progress="hidden")
+        add.click(
+            add_records, [kept, collected, *tables], [collected, download], api_visibility="private",
+            show_progress_on=download,
+        )  # fmt: skip
+        api(extract_facts, api_name="extract_facts", concurrency_limit=1, concurrency_id="model")
     demo.queue(max_size=20)
     return demo
 
 
 def main(options: EngineOptions, page_options: DemoOptions) -> None:
+    if page_options.mcp_server and find_spec("mcp") is None:
+        raise InputError("mcp is not installed: pip install 'iepile-builder[mcp]'")
     extractor = Extractor(
         load_engine(options),
         max_new_tokens=options.max_new_tokens,
@@ -327,4 +414,10 @@ def main(options: EngineOptions, page_options: DemoOptions) -> None:
         else find_calibration(options.model_name_or_path, options.adapter_name_or_path),
     )
     demo = build_demo(extractor, page_options.max_characters, page_options.max_seconds)
-    demo.launch(server_name=page_options.server_name, server_port=page_options.server_port, share=False, **look())
+    demo.launch(
+        server_name=page_options.server_name,
+        server_port=page_options.server_port,
+        share=False,
+        mcp_server=page_options.mcp_server,
+        **look(),
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import chain, islice, repeat
 from typing import TYPE_CHECKING, Any, TypeVar, overload
@@ -83,8 +83,9 @@ class Extractor:
         max_seconds (`float`, *optional*):
             Time limit of a call, for all of its texts, after which it raises an `InputError`. A request that is being
             answered is not interrupted.
-        progress (`bool`, *optional*, defaults to `False`):
-            Whether to show a progress bar where the standard error is a terminal.
+        progress (`bool` or `Callable[[int, int], None]`, *optional*, defaults to `False`):
+            Whether to show a progress bar where the standard error is a terminal; or a function that is called with
+            the numbers of answers so far and in all.
         requests_at_once (`int`, *optional*, defaults to 64):
             Number of requests that the engine is given at once, so that it can put those of similar length together.
     """
@@ -101,7 +102,7 @@ class Extractor:
     calibration: Calibration | None = None
     drop_ungrounded: bool = False
     max_seconds: float | None = None
-    progress: bool = False
+    progress: bool | Callable[[int, int], None] = False
     requests_at_once: int = 64
 
     def __post_init__(self) -> None:
@@ -297,7 +298,8 @@ class Extractor:
                 yield [self._finish(work) for work in works.popleft()]
 
         waiting = jobs()
-        hidden = None if self.progress else True  # None: unless on a terminal
+        hidden = None if self.progress is True else True  # None: unless on a terminal
+        answered = 0
         with tqdm(total=0, unit="answer", desc="Extracting", leave=False, disable=hidden) as bar:
             while batch := list(islice(waiting, at_once)):
                 while batch:
@@ -308,6 +310,9 @@ class Extractor:
                     batch += chain.from_iterable(again)
                     bar.total += sum(map(len, again))
                     bar.update(len(part))
+                    answered += len(part)
+                    if callable(self.progress):
+                        self.progress(answered, bar.total)
                 yield from finished()
         yield from finished()
 

@@ -5,13 +5,15 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
 from helpers.rules import AnswerEngine, RuleEngine
 
-from iepile_builder import Extractor
+from iepile_builder import Extractor, InputError
 from iepile_builder.answers.grounding import Locator
 from iepile_builder.commands import demo
 from iepile_builder.extraction.user_schema import read_schema
@@ -172,12 +174,43 @@ def test_an_error_is_shown_as_text(open_page: Callable[..., Any]) -> None:
     assert page.query_selector(".toast-body :is(img, b)") is None
 
 
+@needs_chromium
+def test_several_tasks_are_corrected_and_downloaded_as_corpora(open_page: Callable[..., Any], tmp_path: Path) -> None:
+    page = open_page()
+    page.get_by_label("Preset").click()
+    page.get_by_role("option", name="Companies: entities, relations and events at once").click()
+    page.wait_for_function("document.querySelector('#schema textarea').value.startsWith('# entities')")
+    extract(page, "Clara Osei resigned. Ingrid Halvorsen stays in Bergen.")
+    page.click("text=Correct, and collect training records")
+    cells = page.locator("#rows_NER [role=gridcell]")
+    cells.first.wait_for()
+    assert [cell for cell in cells.all_inner_texts() if cell.strip()] == [
+        "person",
+        "Ingrid Halvorsen",
+        "city",
+        "Bergen",
+    ]
+    cells.filter(has_text="Ingrid Halvorsen").dblclick()
+    page.keyboard.press("Control+a")
+    page.keyboard.type("Clara Osei")
+    page.keyboard.press("Enter")
+    page.click("#add")
+    page.wait_for_selector("#records a")
+    with page.expect_download() as download:
+        page.click("#records a")
+    assert download.value.suggested_filename == "corpora.zip"
+    with ZipFile(download.value.path()) as file:
+        assert {Path(name).parts[2] for name in file.namelist()} == {"NER", "RE", "EE"}
+        record = json.loads(file.read("corpora/IE-en/NER/corrected_1/train.json"))
+    assert [entity["entity"] for entity in record["entity"]] == ["Clara Osei", "Bergen"]
+
+
 def ask(server: str, text: str, schema: str = "secret", task: str = "NER") -> Any:
     """Call the page's program as another program can."""
     from gradio_client import Client
 
     client = Client(server, verbose=False)
-    return client.predict(text, task, schema, "", "", False, api_name="/extract")
+    return client.predict(text, task, schema, "", "", False, 0, api_name="/extract")
 
 
 def test_limits_hold_without_the_page(server: str) -> None:
@@ -185,6 +218,59 @@ def test_limits_hold_without_the_page(server: str) -> None:
         ask(server, "x" * 2001)
     with pytest.raises(Exception, match="the schema is too long: give at most 2,000 characters"):
         ask(server, "x", "y" * 2001)
+
+
+def test_a_program_gets_the_facts_of_several_tasks(server: str) -> None:
+    from gradio_client import Client
+
+    client = Client(server, verbose=False)
+    assert list(client.view_api(return_format="dict")["named_endpoints"]) == ["/extract_facts"]
+    text, schema = "Clara Osei resigned in Bergen.", {"entities": ["city"], "events": {"resign": ["employee"]}}
+    found = client.predict(text, schema, api_name="/extract_facts")
+    assert found["text"] == text
+    assert [fact["entity"] for fact in found["tasks"]["entities"]["facts"]][0]["start"] == text.index("Bergen")
+    assert found["tasks"]["events"]["events"][0]["trigger"]["text"] == "resigned"
+    with pytest.raises(Exception, match="unknown task 'people'; known: entities"):
+        client.predict(text, {"people": ["person"]}, api_name="/extract_facts")
+    with pytest.raises(Exception, match="the text has 2,001 characters"):
+        client.predict("x" * 2001, schema, api_name="/extract_facts")
+
+
+def test_an_assistant_finds_and_calls_the_one_tool(tmp_path: Path) -> None:
+    pytest.importorskip("mcp", reason="mcp is not installed: pip install 'mcp<2'")
+    import asyncio
+
+    from mcp import ClientSession
+    from mcp.client.streamable_http import streamablehttp_client
+
+    app = demo.build_demo(Extractor(AnswerEngine(ANSWER)))
+    launched = app.launch(prevent_thread_lock=True, quiet=True, mcp_server=True, **demo.look())
+
+    async def call() -> tuple[Any, Any]:
+        async with (
+            streamablehttp_client(f"{launched[1]}gradio_api/mcp/") as (read, write, _),
+            ClientSession(read, write) as session,
+        ):
+            await session.initialize()
+            tools = await session.list_tools()
+            asked = {"text": "Clara Osei left Bergen.", "schema": {"entities": ["person", "city"]}}
+            return tools.tools, await session.call_tool("extract_facts", asked)
+
+    try:
+        with ThreadPoolExecutor(1) as other:  # playwright has a loop in this thread
+            (tool,), called = other.submit(asyncio.run, call()).result()
+    finally:
+        app.close()
+    assert tool.name == "extract_facts"
+    assert tool.description.startswith("Extract entities, relations, events and attributes from a text")
+    asked = tool.inputSchema["properties"]
+    assert {name: each["type"] for name, each in asked.items()} == {
+        "text": "string",
+        "schema": "object",
+        "min_score": "number",
+    }
+    assert all(each["description"] for each in asked.values())
+    assert "'Bergen'" in called.content[0].text or '"Bergen"' in called.content[0].text
 
 
 def test_nothing_can_be_uploaded(server: str) -> None:
@@ -227,7 +313,7 @@ def test_nothing_that_is_typed_is_logged_or_kept(server: str, capfd: pytest.Capt
     import os
 
     caplog.set_level("DEBUG")
-    found, data = ask(server, "This is MARKER-7351.")
+    found, data, _ = ask(server, "This is MARKER-7351.")
     assert "MARKER-7351" in found and json.loads(data)["facts"]
     with pytest.raises(Exception, match="MARKER-7351"):
         ask(server, "This is MARKER-7351.", "MARKER-7351\nMARKER-7351")
@@ -242,7 +328,7 @@ def test_facts_that_score_less_are_left_out() -> None:
     page = demo.build_demo(Extractor(AnswerEngine({"person": ["Ada"]})))
     function: Any = next(each.fn for each in page.fns.values() if each.api_name == "extract")
     for min_score, left in ((None, 1), (0.0, 1), (0.5, 0)):  # this engine gives no scores
-        _, data = function("Ada met Charles.", "NER", '["person"]', None, None, False, min_score)
+        _, data, _ = function("Ada met Charles.", "NER", '["person"]', None, None, False, min_score)
         assert len(json.loads(data)["facts"]) == left
 
 
@@ -274,9 +360,40 @@ def test_schemas_are_typed_line_by_line(task: str, typed: str, expected: Any) ->
 
 
 def test_all_presets_can_be_asked() -> None:
+    extractor = Extractor(AnswerEngine({}))
     for task, schema, text in demo.PRESETS.values():
-        result = Extractor(AnswerEngine({}))(text, task, demo.parse_schema(schema, task))
+        if task == demo.SEVERAL:
+            result = extractor(text, demo.parse_schemas(schema)).results[0]
+        else:
+            result = extractor(text, task, demo.parse_schema(schema, task))
         assert result.language == ("zh" if "，" in text else "en")
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "# entities\nperson\n\n#relations\nfounder: who founded it\n## EE\nresign: employee, employer",
+        '{"entities": ["person"], "relations": ["founder"], "EE": {"resign": ["employee", "employer"]}}',
+    ],
+)
+def test_schemas_of_several_tasks_are_typed_under_headings(typed: str) -> None:
+    result = Extractor(AnswerEngine({}))("Ada left.", demo.parse_schemas(typed))
+    assert {key: each.task for key, each in result.items()} == {"entities": "NER", "relations": "RE", "EE": "EE"}
+    assert result["EE"].schema.type_roles == {"resign": ("employee", "employer")}
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("person\n# relations\nfounder", "give each task's labels under a heading, such as # entities"),
+        ("", "under a heading"),
+        ("# entities\nperson\n# entities\ncity", "the heading 'entities' occurs twice"),
+        ("# people\nperson", "unknown task 'people'; known: entities"),
+    ],
+)
+def test_headings_that_cannot_be_read(typed: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        demo.parse_schemas(typed)
 
 
 @pytest.fixture
