@@ -112,9 +112,9 @@ def main(options: BuildOptions, instance_options: InstanceOptions) -> None:
     end_children_with_us()
     with replace_folder(options.output_dir, "build", options.overwrite, options.corpus_dir) as new:
         # splits that a killed build has finished are beside the new folder, and not built again
-        dataset, report, corpora = build_splits(options, instance_options, new.parent)
+        dataset, report, corpora, notes = build_splits(options, instance_options, new.parent)
         max_length = instance_options.max_length
-        notes = schema_notes(corpora)
+        notes += schema_notes(corpora)
         notes += length_notes(report, max_length) if max_length is not None else []
         if "train" in dataset and config.needs_hard_negatives():
             notes += hard_negative_notes(config, corpora)
@@ -164,13 +164,18 @@ def main(options: BuildOptions, instance_options: InstanceOptions) -> None:
 
 def build_splits(
     options: BuildOptions, instance_options: InstanceOptions, work: Path
-) -> tuple[datasets.DatasetDict, list[dict[str, Any]], list[Corpus]]:
+) -> tuple[datasets.DatasetDict, list[dict[str, Any]], list[Corpus], list[str]]:
     """Build one split after the other, so that those which a killed build had finished are not built again."""
+    notes: list[str] = []
     corpus_dirs = [place for place in options.corpus_dir if in_place(place, options.input_format)]
     if others := [place for place in options.corpus_dir if place not in corpus_dirs]:
         unified = work / "unified"
         shutil.rmtree(unified, ignore_errors=True)
-        convert(others, unified, options.input_format, instance_options.tasks, instance_options.languages)
+        converted, left_out = convert(
+            others, unified, options.input_format, instance_options.tasks, instance_options.languages
+        )
+        notes += [f"Converted {corpus.describe()}." for corpus in converted]
+        notes += [f"Records without annotation, not converted: {left_out}."] if left_out else []
         corpus_dirs.append(str(unified))
     settings = {"corpus_dirs": corpus_dirs, **vars(instance_options)}
     corpora = IEPileConfig(**settings).find_corpora()
@@ -189,7 +194,7 @@ def build_splits(
             update(size)
     if not dataset:
         raise InputError(f"{', '.join(options.corpus_dir)}: nothing for {', '.join(files)}")
-    return dataset, report, corpora
+    return dataset, report, corpora, notes
 
 
 @contextmanager

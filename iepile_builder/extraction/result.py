@@ -159,7 +159,7 @@ class Extraction(Result):
         return [fact for fact in self.facts if not is_grounded(fact)]
 
     def annotations(self) -> list[Annotation]:
-        """Write the facts as the annotation of a record, in the form that corpora have."""
+        """Write the facts as the annotation of a record, in the form that corpora have, with offsets."""
         return [each.to_annotation() for each in self.events or self.facts]
 
     def to_answer(self) -> dict[str, Any]:
