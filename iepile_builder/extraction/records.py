@@ -89,6 +89,13 @@ class Records(Generic[M]):
     invalid: list[Invalid]
     extractions: Extractions
 
+    def to_dict(self) -> dict[str, Any]:
+        """Give the instances, their mentions, and what is invalid, as JSON values."""
+        mentions = [{name: each.to_dict() for name, each in of_record.items()} for of_record in self.mentions]
+        invalid = [{**each._asdict(), "string": each.string and each.string.to_dict()} for each in self.invalid]
+        records = [record.model_dump(mode="json") for record in self.records]
+        return {"records": records, "mentions": mentions, "invalid": invalid}
+
 
 class _Field(NamedTuple):
     """A field of a model: its name, what it is asked as, and the types of a value, or the model that it holds."""

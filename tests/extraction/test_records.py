@@ -1,5 +1,6 @@
 """Pydantic models: what is asked for them, and validated instances of what is found."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -96,6 +97,9 @@ def test_an_invoice() -> None:
     }  # fmt: skip
     assert all(TEXT[each.start : each.end] == each for each in mentions.values())
     assert mentions["status"] == "Overdue"
+    data = result.to_dict()
+    assert data["records"][0]["items"][0] == {"name": "desks", "quantity": 3, "price": "1250.00"}
+    assert data["mentions"][0]["items.0.price"]["text"] == "1,250.00 euros"
 
 
 def test_what_is_asked() -> None:
@@ -170,6 +174,8 @@ def test_a_record_without_a_required_value_is_left_out() -> None:
     assert result.records == []
     assert [(each.field, each.string) for each in result.invalid] == [("issued", "Overdue")]
     assert result.extractions["attributes"].facts
+    assert json.loads(json.dumps(result.to_dict())) == result.to_dict()
+    assert result.to_dict()["invalid"][0]["string"]["start"] == TEXT.index("Overdue")
 
 
 def test_an_error_of_the_whole_record() -> None:
