@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ def column_sentences(
     words: list[str] = []
     tags: list[str] = []
     with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate([*file, ""], start=1):
+        for number, line in enumerate(chain(file, [""]), start=1):
             # Not all white space separates columns: a word may be a no-break space
             columns = [] if line.isspace() else [column for column in re.split("[ \t\n]+", line) if column]
             if columns and (columns[0] == "-DOCSTART-" or (columns[0] == COMMENT and not is_tag(columns[-1]))):

@@ -123,8 +123,10 @@ def detect_format(path: Path) -> str | None:
     try:
         if suffix in JSON:
             return _format_of(next(read_rows(path))[1])
-        if suffix == ".tsv" and {*TEXT} & {*path.open(encoding="utf-8-sig").readline().lower().strip().split("\t")}:
-            return "csv"
+        if suffix == ".tsv":
+            with path.open(encoding="utf-8-sig") as file:
+                if {*TEXT} & {*file.readline().lower().strip().split("\t")}:
+                    return "csv"
         if suffix in SUFFIXES["conll"] and not path.with_suffix(".ann").exists():
             next(column_sentences(path))
             return "conll"
