@@ -98,7 +98,7 @@ class Shards:
         """Find the shards that are whole; with `retry_failed`, without those that have a failed document."""
         with self._clear_errors():
             names = self.system.glob(f"{self.path}/{RECEIPTS}/*.json")
-            found = {name: self.system.cat_file(name) for name in names}
+            found = self.system.cat(names) if names else {}  # many at a time, from a store
         for path, content in found.items():
             piece, shard = map(int, path.rpartition("/")[2].removesuffix(".json").split("-"))
             receipt = json.loads(content)
