@@ -1,3 +1,7 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["iepile-builder[extract]"]
+# ///
 """
 Score an adapter on the test sets of the papers:
 

@@ -1,3 +1,7 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["iepile-builder"]
+# ///
 """
 Build instruction instances from annotated corpora:
 

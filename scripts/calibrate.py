@@ -1,3 +1,7 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["iepile-builder"]
+# ///
 """
 Calibrate an adapter on its answers to validation records:
 

@@ -1,3 +1,7 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["iepile-builder"]
+# ///
 """
 Convert the files of an annotation tool to corpora in the unified format:
 

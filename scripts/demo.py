@@ -1,3 +1,7 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["iepile-builder[demo]"]
+# ///
 """
 Try extraction in the browser:
 

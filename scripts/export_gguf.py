@@ -1,3 +1,7 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["iepile-builder[gguf]"]
+# ///
 """
 Export a model, with its adapter merged, to GGUF:
 

@@ -1,3 +1,7 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["iepile-builder[extract]"]
+# ///
 """
 Extract from a text what a schema asks for:
 

@@ -1,3 +1,7 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["iepile-builder[extract]"]
+# ///
 """
 Extract from all documents of a corpus, into Parquet.
 

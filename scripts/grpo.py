@@ -1,3 +1,7 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["iepile-builder[train]"]
+# ///
 """
 Train a fine-tuned model further by reinforcement learning (GRPO), as `iepile grpo` does:
 

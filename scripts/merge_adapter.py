@@ -1,3 +1,7 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["iepile-builder[extract]"]
+# ///
 """
 Merge a LoRA adapter into its base model:
 

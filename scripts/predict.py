@@ -1,3 +1,7 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["iepile-builder[extract]"]
+# ///
 """
 Answer the instances of a dataset with a model:
 

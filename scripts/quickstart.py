@@ -1,3 +1,7 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["iepile-builder[quickstart]"]
+# ///
 """
 From annotated corpora to a trained, scored adapter: what `make quickstart` runs.
 

@@ -1,3 +1,7 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["iepile-builder[train]"]
+# ///
 """
 Fine-tune a causal language model on IEPile instances, as `iepile train` does:
 
