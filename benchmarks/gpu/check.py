@@ -193,6 +193,7 @@ def run_commands(results: Results, model: Path, data: Path, work: Path, tiny: bo
     for number, (name, seconds, arguments) in enumerate(list_commands(model, data, work, tiny)):
         if not results.wants(name):
             continue
+        seconds = 1800 if tiny else seconds  # a busy CPU is no error
         log = logs / f"{number}.log"
         with log.open("w") as output:
             command = [sys.executable, "-m", "iepile_builder", *arguments]
