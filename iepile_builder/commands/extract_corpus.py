@@ -161,10 +161,11 @@ def extract_corpus(
         start = time.monotonic()
         read = partial(read_piece, options=documents, extract=options)
         if cluster.uses_ray:  # whose processes have another working directory
-            names = ("model_name_or_path", "adapter_name_or_path", "chat_template_path")
-            given = {name: getattr(engine_options, name) for name in names}
-            there = {name: str(Path(path).resolve()) for name, path in given.items() if path and Path(path).exists()}
-            engine_options = replace(engine_options, **there)
+            engine_options = replace(engine_options)
+            for name in ("model_name_or_path", "adapter_name_or_path", "chat_template_path"):
+                path = getattr(engine_options, name)
+                if path is not None and Path(path).exists():
+                    setattr(engine_options, name, str(Path(path).resolve()))
         build = partial(build_answerer, options=options, engine_options=engine_options, asked=asked, load=load)
         todo = [
             (number, piece, shards.done.get(number, set()))

@@ -143,7 +143,8 @@ def answer_on_ray(
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     workers, num_gpus = _count_workers(options, gpus)
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    ledger = ray.remote(num_cpus=0, scheduling_strategy=here)(Ledger).remote()
+    actor: Any = ray.remote(num_cpus=0)(Ledger)
+    ledger = actor.options(scheduling_strategy=here).remote()
     with catch_warnings():
         simplefilter("ignore", DeprecationWarning)  # of Ray's own fields
         context = ray.data.DataContext.get_current().copy()
