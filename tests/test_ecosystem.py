@@ -1,5 +1,6 @@
 """What other programs read of this repository: headers of scripts, the skill for agents, the packages' metadata."""
 
+import json
 import re
 import shlex
 import sys
@@ -72,6 +73,20 @@ def test_commands_of_the_skill_are_real(line: str) -> None:
 
 def test_the_skill_has_commands_to_check() -> None:
     assert len(skill_commands()) > 8
+
+
+def test_the_container_starts_the_demo_with_real_options() -> None:
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    (entry,) = re.findall(r"^ENTRYPOINT (.*)$", text, re.MULTILINE)
+    program, command, *arguments = json.loads(entry)
+    assert (program, command) == ("iepile", "demo")
+    options = import_module("iepile_builder.commands.demo").OPTIONS
+    examples = re.findall(r"docker run .*? iepile-demo (.*)$", text, re.MULTILINE)
+    assert examples
+    for example in examples:
+        make_parser("demo", "", options).parse_args([*arguments, *shlex.split(example)])
+    (extras,) = re.findall(r"/tmp/source\[(.*?)\]", text)
+    assert {*extras.split(",")} <= PROJECT["optional-dependencies"].keys()
 
 
 def test_the_version_is_in_one_place() -> None:

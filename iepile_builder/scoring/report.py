@@ -270,6 +270,7 @@ def _describe(diagnosis: Diagnosis) -> dict[str, Any]:
         "right": diagnosis.right,
         "errors": diagnosis.errors,
         "pieces": mark_mentions(diagnosis.record.text, diagnosis.findings),
+        "kinds": {finding.kind for finding in wrong} | {"unparsed" for _ in diagnosis.record.unparsed},
         "wrong": said,
         "more": max(len(wrong) - ITEMS_SHOWN, 0),
         "unparsed": diagnosis.record.unparsed,

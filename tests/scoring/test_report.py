@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
@@ -137,6 +138,24 @@ def test_the_page_is_whole_and_needs_no_network(tmp_path: Path) -> None:
     assert "prefers-color-scheme: dark" in html
     assert '<mark class="gold right">Ada</mark>' in html
     assert html == harmless_page(tmp_path / "again")
+
+
+@pytest.mark.skipif(not (browser := shutil.which("chromium")), reason="no chromium on this machine")
+def test_the_worst_records_are_filtered_by_kind_of_error(tmp_path: Path) -> None:
+    from playwright.sync_api import sync_playwright
+
+    harmless_page(tmp_path)
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=browser, args=["--no-sandbox"])
+        page = chromium.new_page()
+        page.goto((tmp_path / "index.html").as_uri())
+        shown = page.locator(".record:visible")
+        assert shown.count() == 4
+        page.select_option(".filter", label="with: unparsed")
+        assert shown.count() == 1 and "no JSON" in shown.inner_text()
+        page.select_option(".filter", label="with: label outside the schema")
+        assert shown.count() == 1 and "NER, hand, 3" in shown.inner_text()
+        chromium.close()
 
 
 def test_a_page_without_decisions_says_so(tmp_path: Path) -> None:
