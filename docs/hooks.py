@@ -11,6 +11,7 @@ from typing import Any
 import griffe
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 from iepile_builder.commands.cli import COMMANDS, make_parser
 from iepile_builder.commands.training import LaunchOptions
@@ -43,13 +44,25 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
+def on_page_markdown(markdown: str, page: Page, **kwargs: Any) -> str:
+    """Name the files of the repository that are no pages, in place of a link, which leads nowhere on the site."""
+    depth = page.file.src_uri.count("/") + 1
+    return re.sub(r"\[([^]]*)\]\(" + r"\.\./" * depth + r"([\w][^)#]*)(?:#[^)]*)?\)", named_file, markdown)
+
+
+def named_file(found: re.Match[str]) -> str:
+    """Write a file's path behind what it is called, unless that has it."""
+    text, path = found[1], found[2]
+    return text if path in text else f"{text} (`{path}`)"
+
+
 def command_page(name: str, module: ModuleType) -> str:
     """Write the page of a command from its docstring and its parser."""
     first, _, rest = (module.__doc__ or "").strip().partition("\n")
     parts = [f"# iepile {name}", first, code_blocks(rest)]
     parser = make_parser(name, "", command_options(module))
     formatter = parser._get_formatter()
-    for group in parser._action_groups:
+    for group in sorted(parser._action_groups, key=lambda group: group.title == "options"):  # --config last
         actions = [action for action in group._group_actions if "--help" not in action.option_strings]
         if actions:
             title = "Other options" if group.title == "options" else (group.title or "")
