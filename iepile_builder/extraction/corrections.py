@@ -134,7 +134,9 @@ def _read_rows(rows: Iterable[Sequence[Any]], text: str, task: Task, schema: Sch
     arguments: dict[str, list[tuple[str, str]]] = defaultdict(list)
     columns = row_columns(task)
     for number, row in enumerate(rows, start=1):
-        cells = {column: str(cell or "").strip() for column, cell in zip(columns, row, strict=False)}
+        if len(row) != len(columns):  # a page can add and delete columns
+            raise InputError(f"{task.name}: give the columns {', '.join(columns)}; extract again to have them back")
+        cells = {column: str(cell or "").strip() for column, cell in zip(columns, row, strict=True)}
         if not any(cells[column] for column in columns if column != "no."):
             continue
         where = f"{task.name}, row {number}"

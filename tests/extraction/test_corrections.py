@@ -109,6 +109,8 @@ def test_rows_of_every_task_are_its_annotations(task: str) -> None:
         ("NER", ["person", "Clara Oseil"], "NER, row 1: 'Clara Oseil' is not in the text"),
         ("NER", ["persn", "Clara Osei"], "NER, row 1: entity_type 'persn' is not in schema.json.*'person'"),
         ("NER", ["person", ""], "NER, row 1: 'entity' is ''"),
+        ("NER", ["Clara Osei"], "NER: give the columns entity_type, entity"),
+        ("NER", ["person", "Clara Osei", ""], "NER: give the columns entity_type, entity"),
         ("RE", ["spouse", "Clara Osei", None], "RE, row 1: 'tail' is ''"),
         ("EE", ["7", "", "", "employee", "Clara Osei"], "EE, row 1: no row above has the type of event '7'"),
         ("EE", ["1", "hire", "hired", "boss", "Clara Osei"], "EE, row 1: .*'boss' is not"),
