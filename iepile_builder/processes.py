@@ -19,6 +19,18 @@ def start_children() -> None:
     signal.signal(signal.SIGTERM, _end_with_children)
 
 
+def _forget_children() -> None:
+    """
+    Let a fork end by SIGTERM at once: Python runs a handler between two steps of its own only, and a worker of a
+    process pool that is about to wait would wait forever.
+    """
+    if signal.getsignal(signal.SIGTERM) is _end_with_children:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+os.register_at_fork(after_in_child=_forget_children)
+
+
 def end_with_parent() -> None:
     """End this process with the command that started it, even by SIGKILL (on Linux)."""
     parent = os.environ.pop(PARENT, None)
