@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from iepile_builder.commands import build, training
 from iepile_builder.commands.cli import parse_options, run
+from iepile_builder.data.convert import in_place
 from iepile_builder.errors import InputError
 from iepile_builder.hub.push import take_push
 from iepile_builder.io import first_line
@@ -137,8 +138,11 @@ def main(data_args: SftArguments, training_args: SFTConfig, model_args: ModelCon
             except InputError as error:
                 reason = str(error).removeprefix(f"{data_args.dataset_name}: ")
                 raise InputError(f"{data_args.dataset_name}: {reason}") from None
-            if options.input_format != "unified":
-                raise InputError(f"{data_args.dataset_name}: training needs corpora of input_format unified")
+            if others := [place for place in options.corpus_dir if not in_place(place, options.input_format)]:
+                raise InputError(
+                    f"{data_args.dataset_name}: {others[0]}: training draws from corpora of the unified format alone, "
+                    "which iepile convert writes"
+                )
             evaluated = training_args.eval_strategy != "no"
             config = IEPileConfig(corpus_dirs=options.corpus_dir, **vars(instance_options))
             if state.is_main_process:

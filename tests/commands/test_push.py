@@ -361,8 +361,8 @@ def test_the_demo_and_back(
 
             monkeypatch.setenv("HF_HUB_OFFLINE", "0")
             client = Client(f"http://127.0.0.1:{port}", verbose=False)
-            asked = ("Ada met Bob in Rome.", "NER", "person\ncity", "", "", False)
-            found, data = client.predict(*asked, api_name="/extract")
+            asked = ("Ada met Bob in Rome.", "NER", "person\ncity", "", "", False, 0)
+            found, data, *_ = client.predict(*asked, api_name="/extract")
             assert json.loads(data)["text"] == "Ada met Bob in Rome."
             assert "Ada met Bob" in found
         finally:

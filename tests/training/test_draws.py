@@ -155,6 +155,7 @@ def test_a_build_that_cannot_be(model: str, build: Path, tmp_path: Path) -> None
         ("no_such: 1\n", "build.yaml: .*no_such"),
         ("tasks: [RE]\n", "RE"),
         ("languages: en\n", "build.yaml: languages is a list"),
+        ("input_format: csv\n", "build.yaml: .*iepile convert"),
     ):
         build.write_text(text + wrong)
         with pytest.raises(InputError, match=message):
