@@ -27,8 +27,8 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from iepile_builder.commands.extract import make_extractor
 from iepile_builder.engines import EngineOptions, load_engine
-from iepile_builder.engines.loading import find_calibration
 from iepile_builder.errors import InputError
 from iepile_builder.extraction.clock import start_clock
 from iepile_builder.extraction.corrections import collect, dump, pack, row_columns, to_correct
@@ -404,15 +404,7 @@ def build_demo(extractor: Extractor, max_characters: int = 20_000, max_seconds: 
 def main(options: EngineOptions, page_options: DemoOptions) -> None:
     if page_options.mcp_server and find_spec("mcp") is None:
         raise InputError("mcp is not installed: pip install 'iepile-builder[mcp]'")
-    extractor = Extractor(
-        load_engine(options),
-        max_new_tokens=options.max_new_tokens,
-        constrained=options.constrain != "off",
-        copied=options.copied,
-        calibration=None
-        if options.base_url
-        else find_calibration(options.model_name_or_path, options.adapter_name_or_path),
-    )
+    extractor = make_extractor(load_engine(options), options)
     demo = build_demo(extractor, page_options.max_characters, page_options.max_seconds)
     demo.launch(
         server_name=page_options.server_name,

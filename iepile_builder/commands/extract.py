@@ -19,8 +19,10 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from iepile_builder.engines import EngineOptions, load_engine
+from iepile_builder.engines.base import Engine
 from iepile_builder.engines.loading import find_calibration
 from iepile_builder.errors import InputError
 from iepile_builder.extraction.documents import read_document
@@ -94,18 +96,12 @@ def main(options: ExtractOptions, engine_options: EngineOptions) -> None:
     examples = [] if options.examples is None else [read_json(line) for _, _, line in read_lines(options.examples)]
     if options.min_score > 0:
         engine_options.scores = True
-    calibration = None
-    if engine_options.base_url is None:
-        calibration = find_calibration(engine_options.model_name_or_path, engine_options.adapter_name_or_path)
-    extractor = Extractor(
+    extractor = make_extractor(
         load_engine(engine_options),
-        max_new_tokens=engine_options.max_new_tokens,
-        constrained=engine_options.constrain != "off",
-        copied=engine_options.copied,
+        engine_options,
         passage_tokens=options.passage_tokens,
         drop_ungrounded=options.drop_ungrounded,
         min_score=options.min_score,
-        calibration=calibration,
         progress=True,
     )
     result = extractor(
@@ -125,6 +121,21 @@ def main(options: ExtractOptions, engine_options: EngineOptions) -> None:
     from iepile_builder.extraction.terminal import show
 
     show(result)
+
+
+def make_extractor(engine: Engine, options: EngineOptions, **settings: Any) -> Extractor:
+    """Make an extractor that asks an engine as its options say, with the calibration of its model."""
+    calibration = None
+    if options.base_url is None:
+        calibration = find_calibration(options.model_name_or_path, options.adapter_name_or_path)
+    return Extractor(
+        engine,
+        max_new_tokens=options.max_new_tokens,
+        constrained=options.constrain != "off",
+        copied=options.copied,
+        calibration=calibration,
+        **settings,
+    )
 
 
 def read_text(options: ExtractOptions) -> str:

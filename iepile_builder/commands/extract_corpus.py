@@ -29,6 +29,7 @@ import orjson
 from fsspec.implementations.local import LocalFileSystem
 from tqdm import tqdm
 
+from iepile_builder.commands.extract import make_extractor
 from iepile_builder.engines import EngineOptions, load_engine
 from iepile_builder.engines.base import Engine
 from iepile_builder.engines.record import describe_engine, find_differences
@@ -234,21 +235,12 @@ def build_answerer(
     load: Callable[[EngineOptions], Engine],
 ) -> Answerer:
     """Load the model."""
-    from iepile_builder.engines.loading import find_calibration
-    from iepile_builder.extraction.extractor import Extractor
-
-    calibration = None
-    if engine_options.base_url is None:
-        calibration = find_calibration(engine_options.model_name_or_path, engine_options.adapter_name_or_path)
-    extractor = Extractor(
+    extractor = make_extractor(
         load(engine_options),
-        max_new_tokens=engine_options.max_new_tokens,
-        constrained=engine_options.constrain != "off",
-        copied=engine_options.copied,
+        engine_options,
         passage_tokens=options.passage_tokens,
         drop_ungrounded=options.drop_ungrounded,
         min_score=options.min_score,
-        calibration=calibration,
         requests_at_once=max(64, options.documents_at_once),
     )
     return Answerer(extractor, options.task, asked, begin, end)

@@ -66,10 +66,24 @@ def without_weight_bars() -> Iterator[None]:
             transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
+def check_name(name: str) -> None:
+    """Raise an `InputError` if a model or adapter is neither a folder nor a possible Hub id."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    if not Path(name).is_dir():
+        try:
+            validate_repo_id(name)
+        except HFValidationError:
+            raise InputError(f"{name}: no such folder, and no Hub id") from None
+
+
 def tokenizer_of(model: str, adapter: str | None) -> str:
     """Give the folder or Hub id of the tokenizer: the adapter's where it has one, else the model's."""
     from transformers.utils.hub import has_file
 
+    for name in (model, *([] if adapter is None else [adapter])):
+        check_name(name)
     return adapter if adapter is not None and has_file(adapter, "tokenizer_config.json") else model
 
 
@@ -89,9 +103,10 @@ def find_calibration_file(model: str | None, adapter: str | None) -> Path | None
     place = adapter or model
     if place is None:
         return None
-    if Path(place).is_dir():
+    if Path(place).exists():  # a file is the dataset of a look-up
         file = Path(place, CALIBRATION)
         return file if file.exists() else None
+    check_name(place)
     from transformers.utils.hub import cached_file
 
     try:

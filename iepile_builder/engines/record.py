@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from iepile_builder.engines import EngineOptions, find_empty_bias
+from iepile_builder.engines.loading import check_name
 from iepile_builder.errors import InputError
 from iepile_builder.io import first_line, hash_file
 
@@ -100,6 +101,7 @@ def find_version(name: str, file: str) -> str:
     folder = Path(name)
     if folder.is_dir():
         return _hash(sorted({path for pattern in _FILES for path in folder.glob(pattern) if path.is_file()}))
+    check_name(name)
     from transformers.utils.hub import cached_file, extract_commit_hash
 
     try:

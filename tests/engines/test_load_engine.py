@@ -1,5 +1,6 @@
 """`load_engine` chooses what runs a model, and says in one line which options exclude each other."""
 
+import json
 import subprocess
 import sys
 from contextlib import suppress
@@ -10,6 +11,7 @@ import pytest
 from helpers.tiny import save_tiny_model
 
 from iepile_builder import InputError
+from iepile_builder.commands.cli import run
 from iepile_builder.engines import EngineOptions, load_engine
 from iepile_builder.engines.record import describe_engine
 from iepile_builder.engines.transformers import TransformersEngine
@@ -95,3 +97,26 @@ load_engine(EngineOptions(base, {str(tmp_path / "adapter")!r}))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "is_gradient_checkpointing" not in done.stderr
     assert "gemm_4bit_forward" not in done.stderr
+
+
+@pytest.mark.parametrize("option", ["model_name_or_path", "adapter_name_or_path"])
+@pytest.mark.parametrize("command", ["predict", "extract", "demo", "merge", "export-gguf", "extract-corpus"])
+def test_a_folder_that_is_not_there_is_one_line(command: str, option: str, tmp_path: Path) -> None:
+    save_tiny_model(tmp_path / "model")
+    model = str(tmp_path / "model")
+    names = {"model_name_or_path": model, option: "/no/such"}
+    arguments = [part for name, value in names.items() for part in (f"--{name}", value)]
+    (tmp_path / "a.txt").write_text("Ada ran.")
+    row = {"task": "NER", "instruction": '{"instruction": "x", "schema": ["person"], "input": "Ada ran."}'}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    arguments += {
+        "predict": ["--dataset_name", str(tmp_path / "rows.jsonl"), "--output_file", str(tmp_path / "out.jsonl")],
+        "extract": ["--text", "Ada ran.", "--schema", '["person"]', "--task", "NER"],
+        "extract-corpus": ["--documents", str(tmp_path / "a.txt"), "--schema", '["person"]', "--task", "NER"],
+    }.get(command, [])
+    if command in ("merge", "export-gguf", "extract-corpus"):
+        arguments += ["--output_dir", str(tmp_path / "out")]
+    if command in ("merge", "export-gguf") and option == "model_name_or_path":
+        arguments += ["--adapter_name_or_path", model]
+    with pytest.raises(SystemExit, match="^error: /no/such: no such folder, and no Hub id$"):
+        run(command, arguments)
