@@ -20,6 +20,7 @@ for package in accelerate click datasets dill docstring-parser filelock hf-xet h
     typeshed_client; do
     get "$folder/wheels" "$package"
 done
+cp "$(dirname "$0")/older_torch.py" "$folder/site/sitecustomize.py"
 # Of bitsandbytes only Python and the library for that CUDA
 get /tmp/iepile-bitsandbytes bitsandbytes
 unzip -q -o /tmp/iepile-bitsandbytes/bitsandbytes-*.whl -d "$folder/site"

@@ -1,7 +1,6 @@
 """Cells of the check: a model of a real shape, trained for a few steps, decoded from, or passed through once."""
 
 import gc
-import inspect
 import random
 import time
 from collections.abc import Callable
@@ -38,6 +37,8 @@ SIZES = {
 # Model, all weights or LoRA, bits, attention, packs, checkpointing, longest row, rows a step
 Cell = tuple[str, str, int | None, str, bool, bool, int, int]
 CELLS: list[Cell] = [
+    ("m135", "full", None, "varlen", True, False, 1024, 8),
+    ("m135", "full", None, "varlen", True, False, 1024, 32),
     ("q0.6", "lora", None, "varlen", True, True, 2048, 4),
     ("q0.6", "lora", None, "sdpa", True, True, 2048, 4),
     ("q4", "lora", None, "varlen", True, True, 2048, 2),
@@ -101,33 +102,6 @@ def make_folder(name: str, tokenizer: str, work: Path) -> Path:
     return folder
 
 
-def adapt_varlen() -> None:
-    """Take the kernel of a PyTorch that is older than the library's, as a lent machine may have."""
-    kernel = attention.varlen_attn
-    names = inspect.signature(kernel).parameters
-    if {"scale", "window_size", "enable_gqa"} <= set(names):
-        return
-
-    def adapted(
-        query: Any, key: Any, value: Any, *borders: Any, scale: Any, window_size: Any, enable_gqa: bool
-    ) -> Any:
-        if "enable_gqa" not in names:
-            repeats = query.shape[1] // key.shape[1]
-            key, value = (each.repeat_interleave(repeats, 1) for each in (key, value))
-        options: dict[str, Any] = {
-            "enable_gqa": enable_gqa,
-            "scale": scale,
-            "window_size": window_size,
-            "is_causal": True,
-        }
-        if "window_size" in names:
-            del options["is_causal"]
-        options = {name: option for name, option in options.items() if name in names}
-        return kernel(query.contiguous(), key.contiguous(), value.contiguous(), *borders, **options)
-
-    attention.varlen_attn = adapted
-
-
 def make_rows(count: int, mean: int, vocabulary: int) -> Any:
     """Make rows about as long as IEPile's, most of 150 to 700 tokens, a fifth of them the answer."""
     from datasets import Dataset
@@ -158,7 +132,6 @@ def estimate_memory(cell: Cell, lora_weights: int) -> tuple[float, int]:
 
 def measure_training(results: Any, tokenizer_name: str, work: Path, until: float, tiny: bool) -> None:
     """Train each cell for a few steps; add useful tokens a second, their share of the peak, and memory."""
-    adapt_varlen()
     tokenizer = load_tokenizer(tokenizer_name)
     rows = make_rows(60 if tiny else 400, 40 if tiny else 380, min(30_000, len(tokenizer)))
     for cell in TINY if tiny else CELLS:
@@ -281,7 +254,7 @@ def measure_answers(results: Any, folder: Path, data: Path, until: float, tiny: 
         schema = find_task(instance["task"]).answer_schema(read_instruction(instance["instruction"])["schema"])
         requests.append(Request(to_prompt(instance), schema))
     tokenizer = load_tokenizer(str(folder))
-    for dtype in ("float32", "bfloat16"):
+    for dtype in ("bfloat16", "float32"):
         free()
         model = load_model(str(folder), dtype=dtype, device_map={"": DEVICE}).eval()
         ways: dict[str, Callable[[list[Request]], list[str]]] = {
