@@ -49,6 +49,10 @@ def quiet_libraries() -> Iterator[None]:
         logger.removeFilter(is_not_about_the_kernel)
 
 
+def _is_not_about_the_cast(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith("MatMul8bitLt: inputs will be cast")
+
+
 @contextmanager
 def without_weight_bars() -> Iterator[None]:
     """Hide the bars of reading and writing weights, not those of downloads. Also works as a decorator."""
@@ -139,6 +143,8 @@ def load_model(
     from iepile_builder.engines.attention import register_varlen
 
     register_varlen()
+    # Else `bitsandbytes` says it at every layer of every pass in 8 bits, long after this
+    logging.getLogger("bitsandbytes.autograd._functions").addFilter(_is_not_about_the_cast)
     try:
         model = AutoModelForCausalLM.from_pretrained(name, **kwargs)
     # ImportError: bitsandbytes, flash attention or kernels are missing

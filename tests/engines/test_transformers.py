@@ -260,7 +260,7 @@ def test_context(engine: TransformersEngine) -> None:
 
 
 @pytest.mark.parametrize("bits", [4, 8])
-def test_quantized(bits: int, model: str, tmp_path: Path) -> None:
+def test_quantized(bits: int, model: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig.from_pretrained(model, hidden_size=64, intermediate_size=128, head_dim=16)
@@ -271,6 +271,7 @@ def test_quantized(bits: int, model: str, tmp_path: Path) -> None:
     requests = make_requests(6, constrained=True)
     for request, answer in zip(requests, engine.generate(requests, 200), strict=True):
         assert answer.cut or list(json.loads(answer.text)) == request.answer_schema["required"]
+    assert "MatMul8bitLt" not in caplog.text  # what `bitsandbytes` says of its casts at every layer
 
 
 def test_bad_input(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
