@@ -19,7 +19,7 @@ from iepile_builder.engines.loading import load_model
 from iepile_builder.engines.rows import Row
 from iepile_builder.engines.transformers import TransformersEngine
 from iepile_builder.tasks import find_task
-from iepile_builder.training.trainer import AnswerTrainer
+from iepile_builder.training.trainer import AnswerTrainer, compile_layers
 
 
 CUDA = torch.cuda.is_available()
@@ -34,27 +34,32 @@ SIZES = {
     "l13": ("llama", 32000, 5120, 40, 40, 40, 128, 13824, False),
     "tiny": ("llama", 49152, 32, 2, 2, 1, 16, 64, True),
 }
-# Model, all weights or LoRA, bits, attention, packs, checkpointing, longest row, rows a step
-Cell = tuple[str, str, int | None, str, bool, bool, int, int]
+# Model, all weights or LoRA, bits, attention, packs, checkpointing, longest row, rows a step, compiled layers
+Cell = tuple[str, str, int | None, str, bool, bool, int, int, bool]
 CELLS: list[Cell] = [
-    ("m135", "full", None, "varlen", True, False, 1024, 8),
-    ("m135", "full", None, "varlen", True, False, 1024, 32),
-    ("q0.6", "lora", None, "varlen", True, True, 2048, 4),
-    ("q0.6", "lora", None, "sdpa", True, True, 2048, 4),
-    ("q4", "lora", None, "varlen", True, True, 2048, 2),
-    ("q4", "lora", None, "sdpa", True, True, 2048, 2),
-    ("q4", "lora", 4, "varlen", True, True, 2048, 1),
-    ("l13", "lora", None, "sdpa", False, True, 700, 2),
-    ("q0.6", "full", None, "varlen", True, True, 2048, 4),
-    ("q8", "lora", None, "varlen", True, True, 2048, 2),
-    ("q4", "lora", None, "varlen", True, False, 2048, 2),
-    ("m135", "lora", None, "varlen", True, False, 1024, 8),
-    ("q8", "lora", 4, "varlen", True, True, 2048, 1),
-    ("l13", "lora", 8, "sdpa", False, True, 700, 2),
+    ("m135", "lora", None, "varlen", True, False, 1024, 8, False),
+    ("m135", "lora", None, "varlen", True, False, 1024, 8, True),
+    ("m135", "full", None, "varlen", True, False, 1024, 8, True),
+    ("q4", "lora", None, "varlen", True, True, 2048, 16, False),
+    ("q8", "lora", None, "varlen", True, True, 2048, 8, False),
+    ("q4", "lora", None, "varlen", True, True, 2048, 8, True),
+    ("m135", "full", None, "varlen", True, False, 1024, 8, False),
+    ("m135", "full", None, "varlen", True, False, 1024, 32, False),
+    ("q0.6", "lora", None, "varlen", True, True, 2048, 4, False),
+    ("q0.6", "lora", None, "sdpa", True, True, 2048, 4, False),
+    ("q4", "lora", None, "varlen", True, True, 2048, 2, False),
+    ("q4", "lora", None, "sdpa", True, True, 2048, 2, False),
+    ("q4", "lora", 4, "varlen", True, True, 2048, 1, False),
+    ("l13", "lora", None, "sdpa", False, True, 700, 2, False),
+    ("q0.6", "full", None, "varlen", True, True, 2048, 4, False),
+    ("q8", "lora", None, "varlen", True, True, 2048, 2, False),
+    ("q4", "lora", None, "varlen", True, False, 2048, 2, False),
+    ("q8", "lora", 4, "varlen", True, True, 2048, 1, False),
+    ("l13", "lora", 8, "sdpa", False, True, 700, 2, False),
 ]
 TINY: list[Cell] = [
-    ("tiny", "lora", None, "varlen", True, True, 128, 2),
-    ("tiny", "full", None, "sdpa", False, False, 128, 2),
+    ("tiny", "lora", None, "varlen", True, True, 128, 2, False),
+    ("tiny", "full", None, "sdpa", False, False, 128, 2, False),
 ]
 
 
@@ -119,7 +124,7 @@ def make_rows(count: int, mean: int, vocabulary: int) -> Any:
 
 def estimate_memory(cell: Cell, lora_weights: int) -> tuple[float, int]:
     """Estimate GB as recipes/README.md does; the second is the number of weights of the linear layers."""
-    name, how, bits, _, _, _, max_length, batch = cell
+    name, how, bits, _, _, _, max_length, batch, _ = cell
     _, vocabulary, width, layers, heads, kv_heads, size, mlp, is_tied = SIZES[name]
     linear = layers * (2 * width * heads * size + 2 * width * kv_heads * size + 3 * width * mlp)
     embeddings = vocabulary * width * (1 if is_tied else 2)
@@ -133,11 +138,11 @@ def estimate_memory(cell: Cell, lora_weights: int) -> tuple[float, int]:
 def measure_training(results: Any, tokenizer_name: str, work: Path, until: float, tiny: bool) -> None:
     """Train each cell for a few steps; add useful tokens a second, their share of the peak, and memory."""
     tokenizer = load_tokenizer(tokenizer_name)
-    rows = make_rows(60 if tiny else 400, 40 if tiny else 380, min(30_000, len(tokenizer)))
+    rows = make_rows(60 if tiny else 900, 40 if tiny else 380, min(30_000, len(tokenizer)))
     for cell in TINY if tiny else CELLS:
-        name, how, bits, attn, packs, checkpointing, max_length, batch = cell
+        name, how, bits, attn, packs, checkpointing, max_length, batch, compiled = cell
         label = f"{name} {how}{f' {bits} bits' if bits else ''} {attn} {'packs' if packs else 'padded'}"
-        label += f"{' checkpointing' if checkpointing else ''} {batch} x {max_length}"
+        label += f"{' checkpointing' if checkpointing else ''}{' compiled' if compiled else ''} {batch} x {max_length}"
         if not results.wants(label):
             continue
         if time.time() > until:
@@ -155,8 +160,8 @@ def train_cell(cell: Cell, tokenizer: Any, tokenizer_name: str, rows: Any, work:
     from transformers import BitsAndBytesConfig
     from trl import SFTConfig
 
-    name, how, bits, attn, packs, checkpointing, max_length, batch = cell
-    untimed, timed = (2, 4) if CUDA else (1, 1)
+    name, how, bits, attn, packs, checkpointing, max_length, batch, compiled = cell
+    untimed, timed = (3, 4) if CUDA else (1, 1)
     dtype = torch.float32 if how == "full" else torch.bfloat16
     if bits:
         quantization = BitsAndBytesConfig(
@@ -195,6 +200,8 @@ def train_cell(cell: Cell, tokenizer: Any, tokenizer_name: str, rows: Any, work:
         processing_class=tokenizer,
         peft_config=None if how == "full" else lora,
     )  # fmt: skip
+    if compiled:
+        compile_layers(trainer.model)
     weights = sum(weight.numel() for weight in trainer.model.parameters() if weight.requires_grad)
     trainer.train()
     sync()

@@ -94,6 +94,7 @@ def main(data_args: SftArguments, training_args: SFTConfig, model_args: ModelCon
     from iepile_builder.training.trainer import (
         AnswerTrainer,
         compile_layers,
+        freeze_all_but_linear,
         keep_best,
         keep_checkpoints,
         load_trainable,
@@ -114,6 +115,8 @@ def main(data_args: SftArguments, training_args: SFTConfig, model_args: ModelCon
             raise InputError(f"--{name} is {value}; give {number} or more")
     if data_args.average_checkpoints:
         keep_checkpoints(training_args, data_args.average_checkpoints)
+    if data_args.linear_layers_only and (model_args.use_peft or data_args.adapter_name_or_path is not None):
+        raise InputError("--linear_layers_only trains the model's own layers: not with an adapter")
     repo_id = take_push(training_args, str(model_args.model_name_or_path))
 
     # Data
@@ -194,6 +197,8 @@ def main(data_args: SftArguments, training_args: SFTConfig, model_args: ModelCon
     # Model
     adapter = data_args.adapter_name_or_path
     model = load_trainable(model_args, training_args, adapter)
+    if data_args.linear_layers_only:
+        freeze_all_but_linear(model)
     if data_args.compile_layers:
         compile_layers(model)
     if not training_args.packing and not training_args.eval_packing:
@@ -237,6 +242,8 @@ def main(data_args: SftArguments, training_args: SFTConfig, model_args: ModelCon
         "longest row": f"{max_length} tokens",
         **({} if epochs is None else {"labels asked": "another draw in each epoch"}),
     }
+    if data_args.linear_layers_only:
+        settings["trained"] = "the linear layers, without embeddings, head and norms"
     if data_args.empty_weight != 1:
         settings["weight of nothing found"] = f"{data_args.empty_weight} in the loss"
     record = {**find_kinds(train_splits[0]), "rows": len(train_dataset), "data_name": data_name}

@@ -54,6 +54,9 @@ class SftArguments(DataArguments):
         compile_layers (`bool`, *optional*, defaults to `False`):
             Compile the layers of the model in the first steps (`torch.compile`; needs a C++ compiler): on a CPU the
             later ones then take less time. Evaluations run as without it.
+        linear_layers_only (`bool`, *optional*, defaults to `False`):
+            Without an adapter: train the linear layers alone, not embeddings, head and norms. The result can be
+            brought to an adapter of low rank.
         ie_f1_records (`int`, *optional*, defaults to 0):
             Answer this many random validation records at every evaluation and report the IE F1 of the answers. By
             default, evaluate whenever a checkpoint is saved, and keep the best one. The validation
@@ -67,6 +70,7 @@ class SftArguments(DataArguments):
     empty_weight: float = 1.0
     average_checkpoints: int = 0
     compile_layers: bool = False
+    linear_layers_only: bool = False
     ie_f1_records: int = 0
     ie_f1_max_new_tokens: int | None = None
 

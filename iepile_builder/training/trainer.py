@@ -111,6 +111,15 @@ def load_trainable(
     return model
 
 
+def freeze_all_but_linear(model: PreTrainedModel) -> None:
+    """Leave embeddings, head and norms of a model as they are in training: what no adapter of low rank holds."""
+    head = model.get_output_embeddings()
+    for module in model.modules():
+        is_trained = isinstance(module, torch.nn.Linear) and module is not head
+        for weight in module.parameters(recurse=False):
+            weight.requires_grad = is_trained
+
+
 def compile_layers(model: torch.nn.Module) -> None:
     """
     Compile the repeated layers of a model in place, for rows of any length, when they are first called.

@@ -1,5 +1,6 @@
 """What is learned: TRL's loss on the answers, with every kind of base, adapter and attention."""
 
+import importlib
 import shutil
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -8,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.corpora import write_lines
+from helpers.corpora import ROOT, write_lines
 from helpers.tiny import make_instances
 from helpers.training import BALANCED, F1_WHILE_TRAINING, cities, losses, make_trainer, scores
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
@@ -173,6 +174,31 @@ def test_all_weights(train: Callable[..., list[dict]], tmp_path: Path) -> None:
     log = losses(train(model_args={"use_peft": False}))
     assert log[-1] < log[0]
     assert load_model(str(tmp_path / "out"))
+
+
+def test_linear_layers_alone_and_their_low_rank(
+    train: Callable[..., list[dict]], model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InputError, match="not with an adapter"):
+        train("adapter", {"linear_layers_only": True})
+    train("tuned", {"linear_layers_only": True}, {"use_peft": False})
+    base, tuned = (load_model(name, dtype=torch.float32) for name in (model, str(tmp_path / "tuned")))
+    before, after = base.state_dict(), tuned.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {name for name in before if name.endswith("proj.weight")}
+
+    monkeypatch.syspath_prepend(ROOT / "recipes" / "smollm2-135m-instruct" / "zero_shot")
+    low_rank = importlib.import_module("low_rank")
+    ids = torch.tensor([[*range(20, 60)]])
+    distances = []
+    for rank in (2, 32):
+        low_rank.main(low_rank.LowRankOptions(model, [str(tmp_path / "tuned")], tmp_path / f"rank{rank}", rank))
+        adapted = load_model(model, str(tmp_path / f"rank{rank}"), dtype=torch.float32)
+        with torch.no_grad():
+            distances.append(float((adapted(ids).logits - tuned(ids).logits).norm()))
+    with torch.no_grad():
+        moved = float((base(ids).logits - tuned(ids).logits).norm())
+    assert distances[1] < 0.1 * moved and distances[1] < 0.5 * distances[0]
 
 
 @pytest.mark.parametrize(
