@@ -236,17 +236,17 @@ def measure_passes(results: Any, tokenizer_name: str, until: float, tiny: bool) 
 @torch.no_grad()
 def time_pass(model: Any, count: int, context: int, width: int, times: int) -> float:
     decoder = GreedyDecoder(model, {2}, 64, count)
-    cache, mask = decoder.fill([[]] * count)
+    cache, mask = decoder.fill([()] * count)
     prompt = [*range(10, 10 + context)]
     rows = [Row(prompt) for _ in range(count)]
-    _, mask = decoder.forward(cache, mask, rows, [prompt] * count, keep=1)
+    _, mask = decoder.forward(cache, mask, rows, [prompt] * count, [range(0)] * count)
     seconds = []
     for number in range(times):
         for row in rows:
             row.computed = context + number * width
         sync()
         start = time.perf_counter()
-        logits, mask = decoder.forward(cache, mask, rows, [[11] * width] * count, keep=width)
+        logits, mask = decoder.forward(cache, mask, rows, [[11] * width] * count, [range(width)] * count)
         logits.argmax(dim=-1).tolist()
         seconds.append(time.perf_counter() - start)
     return round(1000 * sorted(seconds[1:])[(times - 1) // 2], 2)

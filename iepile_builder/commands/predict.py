@@ -130,7 +130,7 @@ def predict(
             write_whole(record, json.dumps(run, ensure_ascii=False, indent=2) + "\n")
 
         cut = too_long = 0
-        size = engine_options.window
+        size = engine_options.window(state.device.type)
         turn = size * state.num_processes
         # Windows depend on the dataset alone, not on where a run was stopped or on the number of processes: padding
         # changes the last bits of what a model computes, so an instance is always answered in the same company.

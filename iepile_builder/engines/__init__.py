@@ -56,8 +56,8 @@ class EngineOptions(ModelOptions):
             Quantize the model to 8 bits.
         attn_implementation (`str`, *optional*):
             The model's attention, such as `sdpa` or `flash_attention_2`.
-        batch_size (`int`, *optional*, defaults to 16):
-            Requests answered at once.
+        batch_size (`int`, *optional*):
+            Requests answered at once; by default 16, and on a GPU as many as its memory allows, up to 256.
         max_new_tokens (`int`, *optional*, defaults to 512):
             Longest answer, in tokens.
         constrain (`str`, *optional*, defaults to `"auto"`):
@@ -83,7 +83,7 @@ class EngineOptions(ModelOptions):
     load_in_4bit: bool = False
     load_in_8bit: bool = False
     attn_implementation: str | None = None
-    batch_size: int = 16
+    batch_size: int | None = None
     max_new_tokens: int = 512
     constrain: Literal["auto", "on", "off"] = "auto"
     copied: bool = False
@@ -92,10 +92,11 @@ class EngineOptions(ModelOptions):
     speculative_tokens: int = 0
     vllm_args: dict[str, Any] | None = None
 
-    @property
-    def window(self) -> int:
-        """How many requests are given to the engine at once."""
-        return 4096 if self.engine == "vllm" else 8 * self.batch_size
+    def window(self, device: str) -> int:
+        """Tell how many requests are given to the engine at once, on a type of device."""
+        if self.engine == "vllm":
+            return 4096
+        return 8 * (self.batch_size or (256 if device == "cuda" and self.base_url is None else 16))
 
 
 def find_empty_bias(options: EngineOptions) -> float | dict[str, float]:
@@ -169,7 +170,7 @@ def load_engine(options: EngineOptions) -> Engine:
         from iepile_builder.engines.endpoint import EndpointEngine
 
         return EndpointEngine(
-            options.base_url, options.model_name_or_path, concurrency=options.batch_size, scores=options.scores
+            options.base_url, options.model_name_or_path, concurrency=options.batch_size or 16, scores=options.scores
         )
     if options.model_name_or_path is None:
         raise InputError("no model: give --model_name_or_path, or --base_url of a server")

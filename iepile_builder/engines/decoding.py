@@ -9,14 +9,17 @@ attention mask, not the position in the cache, says which tokens belong to an an
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import Any
+import time
+from collections.abc import Generator, Sequence
+from itertools import chain
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
-from iepile_builder.engines.rows import Row, allowed, as_text
+from iepile_builder.engines.rows import Question, Row, settle
 
 
 # The chance that a drafted token is accepted if the one before it was
@@ -27,6 +30,34 @@ _PREFIXES = 16
 
 # The keys and values of a prefix, layer by layer
 KeysValues = list[tuple[torch.Tensor, torch.Tensor]]
+
+
+class PassCost(NamedTuple):
+    """
+    Tell what a pass costs besides its tokens, in the time of one more token.
+
+    Args:
+        fixed (`float`):
+            The cost of any pass.
+        context (`float`, *optional*, defaults to 0.0):
+            The cost of each token that the cache holds, of each row, if rows are fed more than one token:
+            attention then copies the keys and values.
+    """
+
+    fixed: float
+    context: float = 0.0
+
+    @classmethod
+    def assume(cls, model: Any) -> PassCost:
+        """
+        Give the cost that is usual on the model's device, the same for all processes.
+
+        Those of a CPU were measured: its cores are so slow that they hardly depend on the model, and measuring anew
+        would cost as much as several answers. A GPU waits for its orders, some 50 ms for 30 layers.
+        """
+        if model.device.type == "cpu":
+            return cls(12 if model.dtype == torch.float32 else 24)
+        return cls(2048)
 
 
 class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
@@ -72,20 +103,25 @@ class GreedyDecoder:
             The largest batch.
         lookup (`bool`, *optional*, defaults to `True`):
             Whether to draft tokens from the prompt and from earlier answers.
+        cost ([`PassCost`], *optional*):
+            What a pass costs, by which drafts are chosen. By default it is assumed.
     """
 
     def __init__(
-        self, model: Any, end_tokens: set[int], max_new_tokens: int, batch_size: int, lookup: bool = True
+        self,
+        model: Any,
+        end_tokens: set[int],
+        max_new_tokens: int,
+        batch_size: int,
+        lookup: bool = True,
+        cost: PassCost | None = None,
     ) -> None:
         self.model = model
         self.end_tokens = end_tokens
         self.max_new_tokens = max_new_tokens
         self.batch_size = batch_size
         self.lookup = lookup
-        # The fixed cost of a pass, in tokens; measured on a CPU, far higher elsewhere
-        self.overhead = 256
-        if model.device.type == "cpu":
-            self.overhead = 12 if model.dtype == torch.float32 else 24
+        self.cost = cost or PassCost.assume(model)
         self.computed: dict[tuple[int, ...], KeysValues] = {(): []}  # of prefixes
         self.answered: dict[tuple[int, ...], str] = {}  # the last answer to a prompt with this prefix
 
@@ -98,33 +134,36 @@ class GreedyDecoder:
         """Compute the keys and values of prefixes."""
         for start in range(0, len(prefixes), self.batch_size):
             batch = prefixes[start : start + self.batch_size]
-            cache, mask = self.fill([[]] * len(batch))
-            self.forward(cache, mask, [Row(prefix) for prefix in batch], batch, keep=1)
+            cache, mask = self.fill([()] * len(batch))
+            self.forward(cache, mask, [Row(prefix) for prefix in batch], batch, [range(0)] * len(batch))
             for index, prefix in enumerate(batch):
                 self.computed[prefix] = [
                     (layer.keys[index, :, : len(prefix)].clone(), layer.values[index, :, : len(prefix)].clone())
                     for layer in cache.layers
                 ]
 
-    def fill(self, seeds: Sequence[KeysValues]) -> tuple[Any, torch.Tensor]:
-        """Make the cache of a batch whose rows start with these keys and values, and its attention mask."""
+    def fill(self, prefixes: Sequence[tuple[int, ...]]) -> tuple[Any, torch.Tensor]:
+        """Make the cache of a batch whose rows start with these computed prefixes, and its attention mask."""
         device = self.model.device
-        lengths = [seed[0][0].shape[1] if seed else 0 for seed in seeds]
-        width = max(lengths)
-        mask = torch.tensor([[1] * length + [0] * (width - length) for length in lengths], device=device)
+        width = max(map(len, prefixes))
+        mask = torch.tensor([[1] * len(prefix) + [0] * (width - len(prefix)) for prefix in prefixes]).long()
         if width == 0:
-            return Cache(layer_class_to_replicate=GrowingLayer), mask.long()
+            return Cache(layer_class_to_replicate=GrowingLayer), mask.to(device)
+        distinct = {prefix: place for place, prefix in enumerate(dict.fromkeys(prefixes))}
+        place_of_row = torch.tensor([distinct[prefix] for prefix in prefixes])
         layers: list[Any] = []
-        filled = next(seed for seed in seeds if seed)
-        for number, pair in enumerate(filled):
-            states = [one.new_zeros(len(seeds), one.shape[0], width, one.shape[2]) for one in pair]
-            for row, (seed, length) in enumerate(zip(seeds, lengths, strict=True)):
-                if seed:
-                    states[0][row, :, :length], states[1][row, :, :length] = seed[number]
+        for number, pair in enumerate(self.computed[max(distinct, key=len)]):
+            states = []
+            for index, one in enumerate(pair):
+                padded = one.new_zeros(len(distinct), one.shape[0], width, one.shape[2])
+                for prefix, place in distinct.items():
+                    if prefix:
+                        padded[place, :, : len(prefix)] = self.computed[prefix][number][index]
+                states.append(padded.index_select(0, place_of_row.to(one.device)))
             layer = GrowingLayer()  # type: ignore[no-untyped-call]
             layer.update(*states)
             layers.append(layer)
-        return Cache(layers=layers), mask
+        return Cache(layers=layers), mask.to(device)
 
     def begin(self, rows: Sequence[Row]) -> tuple[Any, torch.Tensor]:
         """Make the cache of a batch that holds the prefixes of its rows, and its attention mask."""
@@ -135,29 +174,41 @@ class GreedyDecoder:
                 **{prefix: self.computed[prefix] for prefix in prefixes if prefix in self.computed},
             }
         self.prefill([prefix for prefix in prefixes if prefix not in self.computed])
-        return self.fill([self.computed[row.prefix] for row in rows])
+        return self.fill([row.prefix for row in rows])
 
     def forward(
-        self, cache: Any, mask: torch.Tensor, rows: Sequence[Row], feeds: Sequence[Sequence[int]], keep: int
+        self,
+        cache: Any,
+        mask: torch.Tensor,
+        rows: Sequence[Row],
+        feeds: Sequence[Sequence[int]],
+        asked: Sequence[range],
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """
         Feed tokens to each row.
 
         Returns:
-            `tuple[torch.Tensor, torch.Tensor]`: The logits of the last `keep` positions, and the extended mask.
+            `tuple[torch.Tensor, torch.Tensor]`: The logits after those tokens of each row that are `asked` for, one
+            row after the other, and the extended mask.
         """
-        width = max(map(len, feeds))
-        fed = torch.tensor([[1] * len(feed) + [0] * (width - len(feed)) for feed in feeds])
-        ids = torch.tensor([[*feed, *[0] * (width - len(feed))] for feed in feeds])
-        positions = (torch.tensor([row.computed for row in rows])[:, None] + torch.arange(width)) * fed
-        mask = torch.cat([mask, fed.to(mask.device)], dim=1)
+        lengths = np.array([len(feed) for feed in feeds])[:, None]
+        places = np.arange(lengths.max())
+        fed = places < lengths
+        ids = np.zeros(fed.shape, dtype=np.int64)
+        ids[fed] = np.fromiter(chain.from_iterable(feeds), dtype=np.int64)
+        positions = (np.array([row.computed for row in rows])[:, None] + places) * fed
+        first, last = (np.array([[each.start, each.stop] for each in asked])[:, place, None] for place in (0, 1))
+        wanted = (first <= places) & (places < last)
+        # One copy to the device
+        inputs = torch.from_numpy(np.stack([ids, positions, fed, wanted])).to(mask.device)
+        mask = torch.cat([mask, inputs[2]], dim=1)
         logits = self.model(
-            input_ids=ids.to(mask.device),
+            input_ids=inputs[0],
             attention_mask=mask,
-            position_ids=positions.to(mask.device),
+            position_ids=inputs[1],
             cache=cache,
             use_cache=cache is not None,
-            logits_to_keep=keep,
+            logits_to_keep=inputs[3].bool(),
         ).logits
         return logits, mask
 
@@ -168,14 +219,33 @@ class GreedyDecoder:
         `starts` says where each answer starts.
         """
         feeds = [row.tokens[row.computed :] for row in rows]
-        firsts = [start - 1 - row.computed for row, start in zip(rows, starts, strict=True)]
-        width, first = max(map(len, feeds)), min(firsts)
-        cache, mask = self.begin(rows) if self.supports(self.model) else (None, torch.ones(len(rows), 0))
-        logits, _ = self.forward(cache, mask.to(self.model.device), rows, feeds, keep=width - first)
-        return [
-            logits[index, begin - first : len(feed) - 1 - first].float().log_softmax(-1).cpu()
-            for index, (feed, begin) in enumerate(zip(feeds, firsts, strict=True))
+        asked = [
+            range(start - 1 - row.computed, len(feed) - 1)
+            for row, feed, start in zip(rows, feeds, starts, strict=True)
         ]
+        cache, mask = self.begin(rows) if self.supports(self.model) else (None, torch.ones(len(rows), 0).long())
+        logits, _ = self.forward(cache, mask.to(self.model.device), rows, feeds, asked)
+        return list(torch.split(logits.float().log_softmax(-1).cpu(), [len(each) for each in asked]))
+
+    @torch.no_grad()
+    def measure(self, rows: int, context: int) -> PassCost:
+        """Measure what a pass costs, over this many rows and tokens of each."""
+        widths = (1, 2, 34)
+        batch = [Row([0] * context) for _ in range(rows)]
+        cache, mask = self.fill([()] * rows)
+        _, mask = self.forward(cache, mask, batch, [row.tokens for row in batch], [range(0)] * rows)
+        for row in batch:
+            row.computed = context
+        seconds: dict[int, list[float]] = {width: [] for width in widths}
+        for width in widths * 4:
+            start = time.perf_counter()
+            logits, mask = self.forward(cache, mask, batch, [[0] * width] * rows, [range(width - 1, width)] * rows)
+            logits.argmax(dim=-1).tolist()  # waits for the pass
+            seconds[width].append(time.perf_counter() - start)
+        one, two, many = (sorted(seconds[width][1:])[1] for width in widths)  # the first of each warms up
+        # Where tokens are lost in the noise of the fixed cost, 16,384 of them take as long as a pass
+        token = max((many - two) / (rows * (widths[2] - widths[1])), one / 2**14)
+        return PassCost(one / token, max(0.0, two - one - rows * token) / (rows * context * token))
 
     @torch.no_grad()  # FSDP2 cannot train after `inference_mode`
     def __call__(self, rows: Sequence[Row]) -> None:
@@ -194,55 +264,64 @@ class GreedyDecoder:
                     layer.select(kept, used)
                 active = [row for row in active if not row.ended]
 
-            feeds = self.feeds(active)
-            # The first position, in any row, after which the next token is unknown
-            first = min(len(row.tokens) - row.computed for row in active if not row.ended) - 1
-            width = max(map(len, feeds))
-            first = min(first, width - 1)  # a row may have more tokens than are fed at once
-            logits, mask = self.forward(cache, mask, active, feeds, keep=width - first)
+            feeds = self.feeds(active, mask.shape[1])
+            # After a row's last token, and after each token drafted; not if the row has more than are fed at once
+            asked = [
+                range(0) if row.ended else range(len(row.tokens) - row.computed - 1, len(feed))
+                for row, feed in zip(active, feeds, strict=True)
+            ]
+            logits, mask = self.forward(cache, mask, active, feeds, asked)
             best = logits.argmax(dim=-1).tolist()
-            wrong = torch.zeros(len(active), width, dtype=torch.bool)
-            for index, (row, feed) in enumerate(zip(active, feeds, strict=True)):
-                if row.ended:
-                    continue
-                right = len(row.tokens) - row.computed
-                while not row.ended and right <= len(feed):
-                    self.add(row, best[index][right - 1 - first], logits[index, right - 1 - first])
-                    known = row.tokens[row.computed :]
-                    if feed[: len(known)] != known:
-                        break
-                    right = len(known)
-                row.computed += (right := len(os.path.commonprefix([feed, row.tokens[row.computed :]])))
-                wrong[index, right:] = True
-            mask[:, -width:].masked_fill_(wrong.to(mask.device), 0)
+            firsts = np.cumsum([0, *map(len, asked)]).tolist()
+            settle(
+                (
+                    self.extend(row, feed, best, first)
+                    for row, feed, first in zip(active, feeds, firsts[:-1], strict=True)
+                ),
+                logits,
+            )
+            right = [
+                len(os.path.commonprefix([feed, row.tokens[row.computed :]]))
+                for row, feed in zip(active, feeds, strict=True)
+            ]
+            for row, count in zip(active, right, strict=True):
+                row.computed += count
+            width = max(map(len, feeds))
+            mask[:, -width:] = torch.from_numpy(np.arange(width) < np.array(right)[:, None]).to(mask.device)
         for row in rows:
-            self.answered[row.prefix] = as_text(row.answer)
+            self.answered[row.prefix] = row.as_text()[row.start :]
 
-    def feeds(self, rows: Sequence[Row]) -> list[list[int]]:
-        """Choose what to feed each row: tokens that are not computed yet, and drafts, in the width that pays best."""
+    def extend(self, row: Row, feed: Sequence[int], best: Sequence[int], place: int) -> Generator[Question, int, None]:
+        """Append the tokens that the logits from `place` on choose, until one is not that of the draft."""
+        first = right = len(row.tokens) - row.computed
+        while not row.ended and right <= len(feed):
+            token = best[place + right - first]
+            if row.matcher is None:
+                row.tokens.append(token)
+            else:
+                token = yield from row.choose(token, place + right - first)
+            row.ended = token in self.end_tokens or len(row.answer) >= self.max_new_tokens
+            if not row.ended:
+                self.force(row)
+            known = row.tokens[row.computed :]
+            if feed[: len(known)] != known:
+                break
+            right = len(known)
+
+    def feeds(self, rows: Sequence[Row], context: int) -> list[list[int]]:
+        """
+        Choose what to feed each row, over a cache of `context` tokens: tokens that are not computed yet, and drafts,
+        in the width that pays best.
+        """
         needed = [[] if row.ended else row.tokens[row.computed :] for row in rows]
         drafts = [row.draft() if self.lookup and not row.ended and len(row.tokens) > row.start else [] for row in rows]
-
-        def pays(width: int) -> float:
-            kept = 0.0
-            for tokens, draft in zip(needed, drafts, strict=True):
-                guesses = max(0, min(len(draft), width - len(tokens)))
-                kept += min(width, len(tokens)) + _HIT * (1 - _HIT**guesses) / (1 - _HIT)
-            return kept / (self.overhead + len(rows) * width)
-
-        longest = max(len(tokens) + len(draft) for tokens, draft in zip(needed, drafts, strict=True))
-        width = max(range(1, longest + 1), key=pays)
+        known, guessed = (np.array([len(each) for each in tokens]) for tokens in (needed, drafts))
+        widths = np.arange(1, (known + guessed).max() + 1)
+        guesses = np.clip(widths[:, None] - known, 0, guessed)
+        kept = np.minimum(widths[:, None], known) + _HIT * (1 - _HIT**guesses) / (1 - _HIT)
+        costs = self.cost.fixed + len(rows) * (widths + (widths > 1) * context * self.cost.context)
+        width = int(widths[(kept.sum(axis=1) / costs).argmax()])
         return [(tokens + draft)[:width] for tokens, draft in zip(needed, drafts, strict=True)]
-
-    def add(self, row: Row, token: int, logits: torch.Tensor) -> None:
-        """Append the best token that the grammar allows to a row, and the tokens that it forces."""
-        if row.matcher is None:
-            row.tokens.append(token)
-        else:
-            token = row.choose(token, logits)
-        row.ended = token in self.end_tokens or len(row.answer) >= self.max_new_tokens
-        if not row.ended:
-            self.force(row)
 
     def force(self, row: Row) -> None:
         """Append the tokens that a row's grammar forces."""
@@ -261,16 +340,21 @@ class GrammarProcessor(LogitsProcessor):
         self.rows = rows
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        for row, logits in zip(self.rows, scores, strict=True):
-            if row.matcher is None:
-                continue
-            masked = logits.masked_fill(~allowed(row.matcher, logits), -torch.inf)
-            token = int(masked.argmax())
-            if not row.matcher.is_stopped():
-                token = row.choose(token, masked)
-            logits.fill_(-torch.inf)
-            logits[token] = 0.0
+        chosen: dict[int, int] = {}
+        settle((self.choose(place, chosen) for place, row in enumerate(self.rows) if row.matcher is not None), scores)
+        if chosen:
+            places, tokens = torch.tensor(list(chosen.items()), device=scores.device).T
+            scores[places] = -torch.inf
+            scores[places, tokens] = 0.0
         return scores
+
+    def choose(self, place: int, chosen: dict[int, int]) -> Generator[Question, int, None]:
+        """Choose the token of a row."""
+        matcher = self.rows[place].matcher
+        assert matcher is not None
+        # Not the best of all: where bytes are forced, a matcher takes tokens that its mask does not allow
+        token = yield Question(place, matcher.compute_bitmask())
+        chosen[place] = token if matcher.is_stopped() else (yield from self.rows[place].choose(token, place))
 
 
 def generate_padded(model: Any, rows: Sequence[Row], end_tokens: set[int], max_new_tokens: int) -> None:

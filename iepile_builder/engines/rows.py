@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +17,16 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher
 
 _LONGEST_DRAFT = 8
+
+
+class Question(NamedTuple):
+    """Ask the logits at a place which of the allowed tokens is best."""
+
+    place: int
+    allowed: bytes  # a bit for each token
+    barred: Sequence[int] = ()  # tokens that are not allowed either
+    raised: Sequence[int] = ()  # tokens to whose logits the bias is added
+    bias: float = 0.0
 
 
 class Row:
@@ -51,6 +62,7 @@ class Row:
         self.computed = len(prefix)  # how many of the tokens the cache holds
         self.ended = False
         self.earlier = ""
+        self._text = ""
 
     @property
     def answer(self) -> list[int]:
@@ -68,18 +80,14 @@ class Row:
         assert self.vocabulary is not None
         return b"".join(self.vocabulary.texts[token] for token in self.answer)
 
-    def choose(self, token: int, logits: torch.Tensor) -> int:
-        """Append the best token that the grammar allows, given the best of all, and return it."""
+    def choose(self, token: int, place: int) -> Generator[Question, int, int]:
+        """Append the best token that the grammar allows, given the best of all and its place, and return it."""
         assert self.matcher is not None
-        if self.empty_bias:
-            logits = self.shift(logits)
-            token = int(logits.argmax())
+        raised = self.find_raised() if self.empty_bias else []
         barred: list[int] = []
         while True:
-            if barred or self.matcher.try_consume_tokens([token]) == 0:
-                scores = logits.masked_fill(~allowed(self.matcher, logits), -torch.inf)
-                scores[barred] = -torch.inf
-                token = int(scores.argmax())
+            if raised or barred or self.matcher.try_consume_tokens([token]) == 0:
+                token = yield Question(place, self.matcher.compute_bitmask(), barred, raised, self.empty_bias)
                 self.matcher.consume_token(token)
             refused = self.refuse(token)
             if not refused:
@@ -99,38 +107,59 @@ class Row:
             return []
         return self.vocabulary.starting(self.vocabulary.texts[token][: place - len(said) + 1])
 
-    def shift(self, logits: torch.Tensor) -> torch.Tensor:
-        """Add the bias to the logits of tokens that open a label's first item, if the next token settles that."""
+    def find_raised(self) -> list[int]:
+        """List the tokens that open a label's first item, if the next token settles whether it has one."""
         assert self.matcher is not None and self.vocabulary is not None
         remainder = self.matcher.compute_ff_bytes()
         said = self.said() + remainder
         choice = first_decision(said, remainder)
         place, settling = self.shifted
         if choice is None or (place == len(said) and self.tokens[-1] in settling):
-            return logits
+            return []
         opening, _ = self.vocabulary.settling(choice)
         self.shifted = len(said), {token for token in opening if remainder.startswith(self.vocabulary.texts[token])}
-        shift = torch.zeros_like(logits, dtype=torch.float32)
-        shift[opening] = self.empty_bias
-        return logits + shift
+        return opening
+
+    def as_text(self) -> str:
+        """Write the tokens as a string, one character each, for fast substring search."""
+        self._text += "".join(map(chr, self.tokens[len(self._text) :]))
+        return self._text
 
     def draft(self) -> list[int]:
         """Draft the next tokens: those that followed an earlier occurrence of the last ones."""
-        text = as_text(self.tokens)
-        for source in (self.earlier, text[:-1]):
+        text = self.as_text()
+        for source, end in ((self.earlier, len(self.earlier)), (text, len(text) - 1)):
             for size in (3, 2):
-                found = source.rfind(text[-size:])
+                found = source.rfind(text[-size:], 0, end)
                 if found >= 0:
-                    return [ord(token) for token in source[found + size : found + size + _LONGEST_DRAFT]]
+                    return [ord(token) for token in source[found + size : min(found + size + _LONGEST_DRAFT, end)]]
         return []
 
 
-def as_text(tokens: Sequence[int]) -> str:
-    """Write tokens as a string, one character each, for fast substring search."""
-    return "".join(map(chr, tokens))
+def settle(choosing: Iterable[Generator[Question, int, Any]], logits: torch.Tensor) -> None:
+    """Run several choices side by side, so that the logits answer a question of each at once."""
+    going: list[tuple[Generator[Question, int, Any], int | None]] = [(each, None) for each in choosing]
+    while going:
+        asking: list[tuple[Generator[Question, int, Any], Question]] = []
+        for each, token in going:
+            with suppress(StopIteration):
+                asking.append((each, next(each) if token is None else each.send(token)))
+        tokens = find_best([question for _, question in asking], logits) if asking else []
+        going = [(each, token) for (each, _), token in zip(asking, tokens, strict=True)]
 
 
-def allowed(matcher: LLMatcher, logits: torch.Tensor) -> torch.Tensor:
-    """Mask the logits of the tokens that may come next."""
-    bits = np.frombuffer(matcher.compute_bitmask(), dtype=np.uint8)
-    return torch.from_numpy(np.unpackbits(bits, bitorder="little")[: logits.shape[-1]]).to(logits.device).bool()
+def find_best(questions: Sequence[Question], logits: torch.Tensor) -> list[int]:
+    """Answer questions, with one copy to the logits' device and one back."""
+    bits = np.stack([np.frombuffer(question.allowed, dtype=np.uint8) for question in questions])
+    for row, question in zip(bits, questions, strict=True):
+        for token in question.barred:
+            row[token // 8] &= ~np.uint8(1 << token % 8)
+    scores = logits[[question.place for question in questions]].float()
+    raised = [(row, token) for row, question in enumerate(questions) for token in question.raised]
+    if raised:
+        rows, tokens = torch.tensor(raised, device=logits.device).T
+        scores[rows, tokens] += torch.tensor([question.bias for question in questions], device=logits.device)[rows]
+    packed = torch.from_numpy(bits).to(logits.device)
+    allowed = (packed[:, :, None] >> torch.arange(8, dtype=torch.uint8, device=logits.device)) & 1
+    allowed = allowed.flatten(1)[:, : logits.shape[-1]]
+    return scores.masked_fill(allowed == 0, -torch.inf).argmax(dim=-1).tolist()

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from iepile_builder.engines.decoding import PassCost
     from iepile_builder.engines.rows import Row
 
 
@@ -40,8 +41,8 @@ class TransformersEngine:
             The model, used as it is, also in the middle of training.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
             Its tokenizer, with a chat template.
-        batch_size (`int`, *optional*, defaults to `16`):
-            How many requests are answered at once.
+        batch_size (`int`, *optional*):
+            How many requests are answered at once. By default 16 on a CPU, on a GPU up to 256, as its memory allows.
         constrain (`str`, *optional*, defaults to `"auto"`):
             Whether answers are held to the schemas of the requests: `"on"`, `"off"`, or where `llguidance` is
             installed.
@@ -53,6 +54,8 @@ class TransformersEngine:
             Whether completions have `decisions`; costs one more pass over prompts and answers.
         empty_bias (`float` or `dict[str, float]`, *optional*, defaults to 0.0):
             What is added to the log-odds that a label has an item, in nats; or that of each task.
+        pass_cost ([`~iepile_builder.engines.decoding.PassCost`], *optional*):
+            What a pass over the model costs, by which drafts are chosen. By default it is measured on a GPU.
 
     Raises:
         `InputError`: If answers are to be constrained, scored or biased and `llguidance` is not installed.
@@ -62,12 +65,13 @@ class TransformersEngine:
         self,
         model: PreTrainedModel | PeftModel,
         tokenizer: PreTrainedTokenizerBase,
-        batch_size: int = 16,
+        batch_size: int | None = None,
         constrain: str = "auto",
         share_prefix: bool = True,
         lookup: bool = True,
         scores: bool = False,
         empty_bias: EmptyBias = 0.0,
+        pass_cost: PassCost | None = None,
     ) -> None:
         self.model: Any = model
         self.tokenizer: Any = tokenizer
@@ -76,6 +80,7 @@ class TransformersEngine:
         self.lookup = lookup
         self.scores = scores
         self.empty_bias = empty_bias
+        self.pass_cost = pass_cost
         self.end_tokens: set[int] = {tokenizer.eos_token_id}
         if (configured := model.generation_config.eos_token_id) is not None:
             self.end_tokens |= {configured} if isinstance(configured, int) else set(configured)
@@ -175,12 +180,17 @@ class TransformersEngine:
         prefixes: list[tuple[int, ...]] = [()] * len(prompts)
         if own_loop and self.share_prefix:
             prefixes = shared_prefixes(prompts, token_ids)
-        decoder = GreedyDecoder(self.model, self.end_tokens, max_new_tokens, self.batch_size, self.lookup)
+        size = self.find_batch_size(max(map(len, token_ids), default=0), max_new_tokens)
+        decoder = GreedyDecoder(self.model, self.end_tokens, max_new_tokens, size, self.lookup, self.pass_cost)
+        if own_loop and self.pass_cost is None and prompts:
+            if self.model.device.type == "cuda":
+                decoder.cost = decoder.measure(rows=min(64, self.count_fitting(512, 0)), context=512)
+            self.pass_cost = decoder.cost
         completions = {}
         order = sorted(range(len(prompts)), key=lambda index: len(token_ids[index]) - len(prefixes[index]))
         start = 0
         while start < len(order):
-            batch = order[start : start + self.batch_size]
+            batch = order[start : start + decoder.batch_size]
             rows = [self.row(requests[index], token_ids[index], prefixes[index]) for index in batch]
             try:
                 if own_loop:
@@ -235,10 +245,11 @@ class TransformersEngine:
         prefixes: list[tuple[int, ...]] = [()] * len(prompts)
         if GreedyDecoder.supports(self.model) and self.share_prefix:
             prefixes = shared_prefixes(prompts, asked)
-        decoder = GreedyDecoder(self.model, self.end_tokens, 0, self.batch_size)
+        batch_size = self.find_batch_size(max(map(len, tokens), default=0), 0)
+        decoder = GreedyDecoder(self.model, self.end_tokens, 0, batch_size)
         # The logits are the largest tensor: no more than about a gigabyte
         longest = max(map(len, told), default=0) + 1
-        size = max(1, min(self.batch_size, 2**28 // (longest * len(self.vocabulary.texts))))
+        size = max(1, min(batch_size, 2**28 // (longest * len(self.vocabulary.texts))))
         decisions: list[Decisions | None] = [None] * len(prompts)
         order = sorted(range(len(prompts)), key=lambda index: len(tokens[index]) - len(prefixes[index]))
         for start in range(0, len(order), size):
@@ -247,6 +258,29 @@ class TransformersEngine:
             for index, log_probs in zip(batch, decoder.read(rows, [len(asked[i]) for i in batch]), strict=True):
                 decisions[index] = read_decisions(AllSteps(told[index], log_probs.numpy(), self.vocabulary))
         return decisions
+
+    def find_batch_size(self, prompt: int, answer: int) -> int:
+        """Give the batch size, by default that for which a GPU has memory, with prompts and answers of this length."""
+        if self.batch_size is not None:
+            return self.batch_size
+        return min(256, self.count_fitting(prompt, answer)) if self.model.device.type == "cuda" else 16
+
+    def count_fitting(self, prompt: int, answer: int) -> int:
+        """
+        Estimate how many requests can be answered at once in two thirds of the GPU's free memory: their cache, what a
+        layer computes of the prompts, and logits. It need not be exact: a batch that does not fit is halved.
+        """
+        import torch
+
+        device, config = self.model.device, self.model.config.get_text_config()
+        free = torch.cuda.mem_get_info(device)[0]
+        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        groups = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        cache = 2 * config.num_hidden_layers * groups * head * (prompt + answer + 128)  # it grows 128 ahead
+        layer = (8 * config.hidden_size + 4 * getattr(config, "intermediate_size", 4 * config.hidden_size)) * prompt
+        values = cache + layer + 16 * config.vocab_size
+        return max(1, 2 * free // (3 * values * self.model.dtype.itemsize))
 
     def completion(self, row: Row, request: Request) -> Completion:
         """Decode the answer to a request; close it if it was cut."""

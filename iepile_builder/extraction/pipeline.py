@@ -44,7 +44,7 @@ class InformationExtractionPipeline(Pipeline):
                 "that of iepile_builder.chat.load_tokenizer(name, chat_template_path)"
             )
         self.model.train(False)
-        engine = TransformersEngine(self.model, tokenizer, batch_size=self._batch_size or 16)
+        engine = TransformersEngine(self.model, tokenizer, batch_size=self._batch_size)
         self.extractor = Extractor(engine, **options)
 
     def _sanitize_parameters(self, as_dict: bool | None = None, **kwargs: Any) -> tuple[Any, Any, Any]:

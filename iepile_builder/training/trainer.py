@@ -28,6 +28,7 @@ from trl.models import unwrap_model_for_generation
 
 from iepile_builder.chat import Message, encode, render, to_prompt
 from iepile_builder.engines.base import Request
+from iepile_builder.engines.decoding import PassCost
 from iepile_builder.engines.loading import load_model
 from iepile_builder.engines.transformers import TransformersEngine
 from iepile_builder.errors import InputError
@@ -283,7 +284,12 @@ class AnswerTrainer(ResumedTrainer, SFTTrainer):
             self.accelerator,
             gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
         ) as model:
-            engine = TransformersEngine(model, self.processing_class, self.args.per_device_eval_batch_size)
+            engine = TransformersEngine(
+                model,
+                self.processing_class,
+                self.args.per_device_eval_batch_size,
+                pass_cost=PassCost.assume(model),  # measured, each process would run other passes
+            )
             requests = [Request(to_prompt(questions.instances[index])) for index in share]
             answers = [answer.text for answer in engine.generate(requests, questions.max_new_tokens)]
         return [text for _, text in sorted(dict(gather_object(list(zip(share, answers, strict=True)))).items())]

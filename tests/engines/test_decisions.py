@@ -272,7 +272,8 @@ def shifted_log_odds(engine: TransformersEngine, row: Row, answer: str) -> dict:
         with torch.no_grad():
             logits = engine.model(torch.tensor([row.tokens])).logits[0, -1]
         # Probabilities as the model's, times the factor of the bias: log-odds need no normalization
-        log_probs.append(logits.log_softmax(-1) + row.shift(logits) - logits)
+        log_probs.append(logits.log_softmax(-1))
+        log_probs[-1][row.find_raised()] += row.empty_bias
         assert row.matcher.consume_token(token)
         row.tokens.append(token)
     return read_decisions(AllSteps(tokens, torch.stack(log_probs).numpy(), engine.vocabulary))

@@ -12,9 +12,9 @@ from helpers.tiny import make_sliding_window_model
 from iepile_builder import InputError
 from iepile_builder.chat import encode, load_tokenizer, render
 from iepile_builder.engines.base import Completion, Request
-from iepile_builder.engines.decoding import GreedyDecoder, GrowingLayer, generate_padded
+from iepile_builder.engines.decoding import GreedyDecoder, GrowingLayer, PassCost, generate_padded
 from iepile_builder.engines.loading import load_model
-from iepile_builder.engines.rows import Row
+from iepile_builder.engines.rows import Question, Row, find_best
 from iepile_builder.engines.transformers import TransformersEngine, shared_prefixes
 from iepile_builder.tasks import TASKS
 
@@ -94,6 +94,104 @@ def test_drafts_are_right_and_wrong(model: str, monkeypatch: pytest.MonkeyPatch)
     assert passes < without / 2
     monkeypatch.setattr(Row, "draft", lambda row: [1, 2, 3, 4])
     assert engine.generate(requests, LONGEST) == answers
+
+
+@pytest.mark.parametrize("constrained", [False, True])
+def test_what_a_pass_costs_decides_its_width(model: str, constrained: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dear pass takes whole prompts and all drafts, and none where attention copies a long context; answers stay."""
+    fed = []
+    forward = GreedyDecoder.forward
+
+    def count(self: GreedyDecoder, cache: object, mask: torch.Tensor, rows: list, feeds: list, asked: list) -> object:
+        fed.append((mask.shape[1], max(map(len, feeds))))
+        return forward(self, cache, mask, rows, feeds, asked)
+
+    monkeypatch.setattr(GreedyDecoder, "forward", count)
+    engine = TransformersEngine.from_pretrained(model, dtype="float32", batch_size=8, share_prefix=False)
+    requests = make_requests(8, constrained)
+    longest = max(len(engine.prompt_ids(request)) for request in requests)
+    answers = engine.generate(requests, LONGEST)
+    assert engine.pass_cost == (12, 0)
+    passes = {}
+    for cost in (PassCost(1e6), PassCost(0), PassCost(1e4, 1e6)):
+        fed.clear()
+        engine.pass_cost = cost
+        assert engine.generate(requests, LONGEST) == answers
+        passes[cost] = fed.copy()
+    dear, free, long = passes.values()
+    assert len(dear) < len(free)
+    for at_once in (dear, long):
+        assert at_once[0][0] == 0 and at_once[0][1] >= longest
+    assert max(width for context, width in dear[1:]) > 1
+    assert constrained or max(width for context, width in long[1:]) == 1
+
+
+def test_what_a_pass_costs_is_measured(engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder = GreedyDecoder(engine.model, engine.end_tokens, LONGEST, 4)
+    measured = decoder.measure(rows=2, context=8)
+    assert 0 < measured.fixed <= 2**14 and measured.context >= 0
+    clock, forward = 0.0, GreedyDecoder.forward
+
+    def run(self: GreedyDecoder, cache: object, mask: torch.Tensor, rows: list, feeds: list, asked: list) -> object:
+        nonlocal clock
+        width = max(map(len, feeds))
+        clock += 0.050 + 1e-4 * len(rows) * width + (3e-6 * len(rows) * 64 if width > 1 else 0.0)
+        return forward(self, cache, mask, rows, feeds, asked)
+
+    monkeypatch.setattr(GreedyDecoder, "forward", run)
+    monkeypatch.setattr("iepile_builder.engines.decoding.time.perf_counter", lambda: clock)
+    assert decoder.measure(rows=4, context=64) == pytest.approx((504, 0.03))
+
+
+def test_logits_only_where_they_are_asked_for(engine: TransformersEngine) -> None:
+    decoder = GreedyDecoder(engine.model, engine.end_tokens, LONGEST, 4)
+    feeds, asked = [[5, 6, 7], [8], [9, 10]], [range(1, 3), range(0), range(1)]
+    rows = [Row(feed) for feed in feeds]
+    with torch.no_grad():
+        logits, mask = decoder.forward(*decoder.fill([()] * 3), rows, feeds, asked)
+        expected = [engine.model(torch.tensor([feed])).logits[0] for feed in feeds]
+    expected = [logits_of_row[list(each)] for logits_of_row, each in zip(expected, asked, strict=True)]
+    torch.testing.assert_close(logits, torch.cat(expected))
+    assert mask.tolist() == [[1, 1, 1], [1, 0, 0], [1, 1, 0]]
+
+
+def test_questions_to_the_logits() -> None:
+    """The best of the tokens whose bit is set, that are not barred, some of them raised."""
+    logits = torch.tensor([[9.0, 8, 7, 6, 5, 4, 3, 2, 1, 0], [0.0] * 9 + [1]], dtype=torch.bfloat16)
+    none, some = b"\xff\xff\x00\x00", b"\x1c\x01\x00\x00"  # all; 2, 3, 4, 8
+    questions = [
+        Question(0, none), Question(1, none), Question(0, some), Question(0, some, [2]), Question(0, some, [2, 3, 8]),
+        Question(0, some, [], [4, 8], 2.5), Question(0, none, [], [8], 8.5), Question(0, some, [3], [3, 8], 100.0),
+        Question(1, some, [], [8], -1.0),
+    ]  # fmt: skip
+    assert find_best(questions, logits) == [0, 9, 2, 3, 4, 4, 8, 8, 2]
+
+
+def test_a_batch_that_fits_a_gpu(engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    from transformers import Qwen3Config
+
+    plain = TransformersEngine(engine.model, engine.tokenizer)
+    assert plain.find_batch_size(400, 128) == 16
+    config = Qwen3Config(  # of Qwen3-4B: 147,456 bytes of cache a token
+        hidden_size=2560, intermediate_size=9728, num_hidden_layers=36, num_attention_heads=32, num_key_value_heads=8,
+        head_dim=128, vocab_size=151936,
+    )  # fmt: skip
+    plain.model = SimpleNamespace(device=torch.device("cuda", 0), config=config, dtype=torch.bfloat16)
+    free = 0
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (free - 2**30, 80 * 2**30))
+    monkeypatch.setattr("torch.cuda.memory_reserved", lambda device: 3 * 2**30)
+    monkeypatch.setattr("torch.cuda.memory_allocated", lambda device: 2 * 2**30)
+    sizes = []
+    for gigabytes in (0.05, 6, 14, 70):
+        free = int(gigabytes * 2**30)
+        sizes.append(plain.find_batch_size(400, 128))
+        assert sizes[-1] == 1 or sizes[-1] * 147456 * (400 + 128) < free
+        assert plain.find_batch_size(3000, 512) <= sizes[-1]
+    assert sizes[0] == 1 and 16 < sizes[1] < sizes[2] < 128 and sizes[3] == 256
+    plain.batch_size = 7
+    assert plain.find_batch_size(400, 128) == 7
 
 
 def test_constrained_answers_are_valid(engine: TransformersEngine) -> None:

@@ -190,7 +190,7 @@ def test_the_options_of_the_command_reach_vllm(calls: dict[str, dict], model: Pa
     options = EngineOptions(str(model), engine="vllm", dtype="float16", vllm_args=given)
     assert isinstance(load_engine(options), VLLMEngine)
     assert calls["LLM"].items() >= {**given, "dtype": "float16"}.items()
-    assert options.window == 4096 and EngineOptions(batch_size=16).window == 128
+    assert options.window("cuda") == 4096 and EngineOptions(batch_size=16).window("cuda") == 128
     load_engine(EngineOptions(str(model), engine="vllm", load_in_4bit=True))
     assert calls["LLM"]["quantization"] == "bitsandbytes"
     recorded = describe_engine(options)
