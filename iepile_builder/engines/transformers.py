@@ -160,6 +160,12 @@ class TransformersEngine:
             network = network.merge_and_unload()
         return cls(network.eval(), tokenizer, **kwargs)
 
+    @property
+    def on_gpu(self) -> bool:
+        """Tell whether the model is on a GPU."""
+        is_there: bool = self.model.device.type == "cuda"
+        return is_there
+
     def prompt_ids(self, request: Request) -> list[int]:
         """Encode the prompt of a request."""
         return encode([render(request.messages, self.tokenizer)], self.tokenizer)[0]
@@ -183,8 +189,9 @@ class TransformersEngine:
         size = self.find_batch_size(max(map(len, token_ids), default=0), max_new_tokens)
         decoder = GreedyDecoder(self.model, self.end_tokens, max_new_tokens, size, self.lookup, self.pass_cost)
         if own_loop and self.pass_cost is None and prompts:
-            if self.model.device.type == "cuda":
-                decoder.cost = decoder.measure(rows=min(64, self.count_fitting(512, 0)), context=512)
+            if self.on_gpu:
+                context = min(512, self.context // 2)
+                decoder.cost = decoder.measure(min(64, self.count_fitting(context, 0)), context)
             self.pass_cost = decoder.cost
         completions = {}
         order = sorted(range(len(prompts)), key=lambda index: len(token_ids[index]) - len(prefixes[index]))
@@ -263,7 +270,7 @@ class TransformersEngine:
         """Give the batch size, by default that for which a GPU has memory, with prompts and answers of this length."""
         if self.batch_size is not None:
             return self.batch_size
-        return min(256, self.count_fitting(prompt, answer)) if self.model.device.type == "cuda" else 16
+        return min(256, self.count_fitting(prompt, answer)) if self.on_gpu else 16
 
     def count_fitting(self, prompt: int, answer: int) -> int:
         """

@@ -178,6 +178,7 @@ def test_a_batch_that_fits_a_gpu(engine: TransformersEngine, monkeypatch: pytest
         hidden_size=2560, intermediate_size=9728, num_hidden_layers=36, num_attention_heads=32, num_key_value_heads=8,
         head_dim=128, vocab_size=151936,
     )  # fmt: skip
+    monkeypatch.setattr(TransformersEngine, "on_gpu", True)
     plain.model = SimpleNamespace(device=torch.device("cuda", 0), config=config, dtype=torch.bfloat16)
     free = 0
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (free - 2**30, 80 * 2**30))
@@ -192,6 +193,21 @@ def test_a_batch_that_fits_a_gpu(engine: TransformersEngine, monkeypatch: pytest
     assert sizes[0] == 1 and 16 < sizes[1] < sizes[2] < 128 and sizes[3] == 256
     plain.batch_size = 7
     assert plain.find_batch_size(400, 128) == 7
+
+
+def test_on_a_gpu_a_pass_is_measured_once(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    requests = make_requests(12, constrained=True)
+    answers = TransformersEngine.from_pretrained(model, dtype="float32").generate(requests, LONGEST)
+    engine = TransformersEngine.from_pretrained(model, dtype="float32")
+    monkeypatch.setattr(TransformersEngine, "on_gpu", True)
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (2**24, 2**24))
+    monkeypatch.setattr("torch.cuda.memory_reserved", lambda device: 0)
+    monkeypatch.setattr("torch.cuda.memory_allocated", lambda device: 0)
+    assert 1 < engine.find_batch_size(100, LONGEST) < 256
+    assert engine.generate(requests, LONGEST) == answers
+    measured = engine.pass_cost
+    assert measured is not None and measured != (12, 0)
+    assert engine.generate(requests, LONGEST) == answers and engine.pass_cost is measured
 
 
 def test_constrained_answers_are_valid(engine: TransformersEngine) -> None:
