@@ -210,6 +210,11 @@ class AnswerTrainer(ResumedTrainer, SFTTrainer):
                     f"a validation record and the longest answer to it are {-left} tokens more than the model's "
                     "context: give a smaller --max_length or --ie_f1_max_new_tokens"
                 )
+        if self.args.fp16:
+            # Gradients are scaled in float32; TRL brings the adapter of a quantized base to bfloat16
+            for weight in self.model.parameters():
+                if weight.requires_grad:
+                    weight.data = weight.data.float()
         if self.accelerator.device.type == "cpu" and is_bitsandbytes_available():
             from bitsandbytes.nn.modules import Linear4bit
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.training import CONFIG, LORA
+from helpers.training import CONFIG, LORA, losses
 from transformers import TrainingArguments
 from trl import ModelConfig, SFTConfig
 
@@ -102,6 +102,18 @@ def test_all_weights_are_kept_in_the_precision_of_the_training(
 
 def test_the_adapter_of_a_run_stays_float32(train: Any, model: str, tmp_path: Any) -> None:
     train("out", model_args=LORA, max_steps=1, bf16=True)
+    file = tmp_path / "out" / "adapter_model.safetensors"
+    from safetensors.torch import load_file
+
+    assert {weight.dtype for weight in load_file(file).values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("bits", [None, 4])
+def test_in_float16_the_adapter_is_trained_in_float32(train: Any, tmp_path: Any, bits: int | None) -> None:
+    """A T4 computes in float16, and the scaler of gradients takes no bfloat16, to which TRL brings QLoRA's adapter."""
+    quantized = {} if bits is None else {"load_in_4bit": True}
+    log = train("out", model_args={**LORA, **quantized, "dtype": "float16"}, fp16=True)
+    assert losses(log)[-1] < losses(log)[0]
     file = tmp_path / "out" / "adapter_model.safetensors"
     from safetensors.torch import load_file
 
