@@ -201,16 +201,18 @@ class GreedyDecoder:
         wanted = (first <= places) & (places < last)
         # One copy to the device
         inputs = torch.from_numpy(np.stack([ids, positions, fed, wanted])).to(mask.device)
-        mask = torch.cat([mask, inputs[2]], dim=1)
+        mask, kept = torch.cat([mask, inputs[2]], dim=1), inputs[3].bool()
+        # Of a model on several devices, the hidden states are on another one than the inputs
+        is_spread = len(set(getattr(self.model, "hf_device_map", {}).values())) > 1
         logits = self.model(
             input_ids=inputs[0],
             attention_mask=mask,
             position_ids=inputs[1],
             cache=cache,
             use_cache=cache is not None,
-            logits_to_keep=inputs[3].bool(),
+            logits_to_keep=0 if is_spread else kept,
         ).logits
-        return logits, mask
+        return logits[kept] if is_spread else logits, mask
 
     @torch.no_grad()
     def read(self, rows: Sequence[Row], starts: Sequence[int]) -> list[torch.Tensor]:

@@ -143,16 +143,28 @@ def test_what_a_pass_costs_is_measured(engine: TransformersEngine, monkeypatch: 
     assert decoder.measure(rows=4, context=64) == pytest.approx((504, 0.03))
 
 
-def test_logits_only_where_they_are_asked_for(engine: TransformersEngine) -> None:
+@pytest.mark.parametrize("devices", [1, 2])
+def test_logits_only_where_they_are_asked_for(
+    engine: TransformersEngine, devices: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        engine.model, "hf_device_map", {f"layer.{number}": number for number in range(devices)}, raising=False
+    )
+    keep = []
+    forward = engine.model.forward
+    monkeypatch.setattr(
+        engine.model, "forward", lambda **kwargs: keep.append(kwargs.get("logits_to_keep")) or forward(**kwargs)
+    )
     decoder = GreedyDecoder(engine.model, engine.end_tokens, LONGEST, 4)
     feeds, asked = [[5, 6, 7], [8], [9, 10]], [range(1, 3), range(0), range(1)]
     rows = [Row(feed) for feed in feeds]
     with torch.no_grad():
         logits, mask = decoder.forward(*decoder.fill([()] * 3), rows, feeds, asked)
-        expected = [engine.model(torch.tensor([feed])).logits[0] for feed in feeds]
+        expected = [engine.model(input_ids=torch.tensor([feed])).logits[0] for feed in feeds]
     expected = [logits_of_row[list(each)] for logits_of_row, each in zip(expected, asked, strict=True)]
     torch.testing.assert_close(logits, torch.cat(expected))
     assert mask.tolist() == [[1, 1, 1], [1, 0, 0], [1, 1, 0]]
+    assert isinstance(keep[0], torch.Tensor) == (devices == 1)  # which would be on the device of the inputs
 
 
 def test_questions_to_the_logits() -> None:
