@@ -67,8 +67,10 @@ def lark_grammar(schema: Mapping[str, Any], start: str = "") -> str:
     answer = expression(schema)
     characters = _CHARACTERS
     if (text := schema.get("x-text")) is not None:
-        # Whole characters as they are written in JSON, so that none is cut inside its escape
-        chunks = json.dumps([to_json(character)[1:-1] for character in text])
+        # Whole characters as they are written in JSON, so that none is cut inside its escape; no half of a pair, which
+        # UTF-8 cannot write
+        whole = [character for character in text if not "\ud800" <= character <= "\udfff"]
+        chunks = json.dumps([to_json(character)[1:-1] for character in whole])
         characters = f'SUBSTRING & /(?s:.+)/\nSUBSTRING: %regex {{"substring_chunks": {chunks}}}'
     return "\n".join(
         [

@@ -225,8 +225,8 @@ def _add_options(parser: ArgumentParser, options: type) -> None:
         for name, text in texts.items():
             field, hint = by_name[name], hints[name]
             settings: dict[str, Any] = {"type": hint}
-            if hint is bool:
-                settings = {"type": bool, "nargs": "?", "const": True}
+            if hint in (bool, bool | None):
+                settings = {"type": hint, "nargs": "?", "const": True}
             lists = [each for each in (hint, *get_args(hint)) if get_origin(each) is list]
             if lists:
                 settings = {"type": get_args(lists[0])[0], "nargs": "+"}

@@ -132,7 +132,7 @@ def make_extractor(engine: Engine, options: EngineOptions, **settings: Any) -> E
         engine,
         max_new_tokens=options.max_new_tokens,
         constrained=options.constrain != "off",
-        copied=options.copied,
+        copied=options.copied_in_force,
         calibration=calibration,
         **settings,
     )

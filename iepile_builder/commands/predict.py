@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from iepile_builder.chat import to_prompt
 from iepile_builder.data.instances import load_instances
-from iepile_builder.data.instructions import read_instruction
+from iepile_builder.data.instructions import read_answer_schema
 from iepile_builder.engines import EngineOptions, load_engine
 from iepile_builder.engines.base import Completion, Decisions, Engine, Request
 from iepile_builder.engines.record import describe_engine, find_differences, run_file
@@ -272,9 +272,7 @@ def to_request(instance: dict[str, Any], number: int, options: EngineOptions) ->
     schema = None
     if options.constrain != "off":
         try:
-            asked = read_instruction(instance["instruction"])
-            text = asked["input"] if options.copied else None
-            schema = find_task(instance.get("task", "")).answer_schema(asked["schema"], text)
+            schema = read_answer_schema(instance["instruction"], instance.get("task", ""), options.copied_in_force)
         except InputError as error:
             if options.constrain == "on":
                 raise InputError(f"instance {number}: {error}; leave it free with --constrain auto or off") from None

@@ -11,8 +11,8 @@ from iepile_builder.data.hard_negatives import load_table
 from iepile_builder.errors import InputError
 from iepile_builder.io import to_json
 from iepile_builder.schema import Schema
-from iepile_builder.tasks import TASKS
-from iepile_builder.tasks.base import plain_items
+from iepile_builder.tasks import TASKS, find_task
+from iepile_builder.tasks.base import Task, plain_items
 
 
 EXAMPLE_TEXT = {"en": " You can refer to the example for extraction.", "zh": "你可以参考example进行抽取。"}
@@ -87,6 +87,12 @@ def read_instruction(instruction: str) -> dict[str, Any]:
     Raises:
         `InputError`: if it is not JSON with a `schema` and an `input` text.
     """
+    value = _load_instruction(instruction)
+    return {**value, "schema": plain_items(value["schema"])}
+
+
+def _load_instruction(instruction: str) -> dict[str, Any]:
+    """Load the JSON object in an `instruction` string, with its `schema` as it is."""
     try:
         value = json.loads(instruction)
     except (ValueError, TypeError, RecursionError):
@@ -97,8 +103,43 @@ def read_instruction(instruction: str) -> dict[str, Any]:
         and isinstance(value.get("input"), str)
     ):
         raise InputError(f"the instruction has no 'schema' list or no 'input' text: {instruction[:80]!r}")
-    value["schema"] = plain_items(value["schema"])
     return value
+
+
+def read_answer_schema(instruction: str, task: str, copied: bool | None = None) -> dict[str, Any]:
+    """
+    Make the JSON schema of the answer to an instruction; see [`~iepile_builder.tasks.base.Task.answer_schema`].
+
+    Args:
+        instruction (`str`):
+            The instruction.
+        task (`str`):
+            Its task.
+        copied (`bool`, *optional*):
+            Whether strings must be copied from the text. By default where the task's answers score better for it
+            (`Task.copied`), unless the instruction asks for other strings than those of the text, or may do so: it has
+            descriptions ("the date as YYYY-MM-DD"), or an example with a string that is not in its text.
+
+    Raises:
+        `InputError`: If the task is unknown, or the instruction is not JSON with a schema of its items.
+    """
+    asked, of_task = _load_instruction(instruction), find_task(task)
+    items = plain_items(asked["schema"])
+    if copied is None:
+        shown = asked.get("example", [])
+        examples = shown if isinstance(shown, list) else [shown]
+        described = items != asked["schema"]
+        copied = of_task.copied and not described and all(_is_copied(each, of_task) for each in examples)
+    return of_task.answer_schema(items, asked["input"] if copied else None)
+
+
+def _is_copied(example: Any, task: Task) -> bool:
+    """Tell whether the answer of an instruction's example has only strings of its text."""
+    try:
+        facts = task.parse(example["output"], Schema())
+        return all(string in example["input"] for fact in facts for string in fact.strings)
+    except (AttributeError, KeyError, TypeError):  # of another form than ours
+        return False
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from iepile_builder.engines import EngineOptions, find_empty_bias
 from iepile_builder.engines.loading import check_name
 from iepile_builder.errors import InputError
 from iepile_builder.io import first_line, hash_file
+from iepile_builder.tasks import TASKS
 
 
 # The files of a model or adapter that decide its answers
@@ -34,7 +35,10 @@ def describe_engine(options: EngineOptions) -> dict[str, Any]:
     Raises:
         `InputError`: If there is no such model, adapter or chat template.
     """
-    decoding: dict[str, Any] = {"copied": options.copied, "max_new_tokens": options.max_new_tokens}
+    copied: bool | list[str] | None = options.copied_in_force
+    if copied is None:
+        copied = [task.name for task in TASKS.values() if task.copied]
+    decoding: dict[str, Any] = {"copied": copied, "max_new_tokens": options.max_new_tokens}
     # Only where they are used: records of before know neither
     if options.scores:
         decoding["scores"] = True
@@ -63,8 +67,9 @@ def describe_engine(options: EngineOptions) -> dict[str, Any]:
         engine[name] = getattr(options, name)
     if options.vllm_args and "quantization" in options.vllm_args:
         engine["quantization"] = options.vllm_args["quantization"]
-    has_grammars = options.engine == "vllm" or find_spec("llguidance") is not None
-    return engine | {"constrain": options.constrain != "off" and has_grammars} | decoding
+    if options.engine != "vllm" and find_spec("llguidance") is None:
+        return engine | {"constrain": False} | decoding | {"copied": False}
+    return engine | {"constrain": options.constrain != "off"} | decoding
 
 
 def find_differences(record: dict[str, Any], other: dict[str, Any]) -> list[str]:

@@ -13,10 +13,12 @@ from tqdm import tqdm
 from iepile_builder.answers.scores import Calibration
 from iepile_builder.chat import to_prompt
 from iepile_builder.data.batching import SchemaBatching
-from iepile_builder.data.instructions import read_asked, read_instruction
+from iepile_builder.data.instructions import read_answer_schema, read_asked
 from iepile_builder.engines.base import Completion, Engine, Request
+from iepile_builder.engines.endpoint import EndpointEngine
 from iepile_builder.engines.loading import find_calibration
 from iepile_builder.engines.transformers import TransformersEngine
+from iepile_builder.engines.vllm import VLLMEngine
 from iepile_builder.errors import InputError
 from iepile_builder.extraction.clock import start_clock
 from iepile_builder.extraction.passages import HAN, SURROGATE, Passage, detect_language, passages
@@ -63,8 +65,10 @@ class Extractor:
             Maximum length of an answer in tokens. One that is cut is asked again for half of the labels at a time.
         constrained (`bool`, *optional*, defaults to `True`):
             Whether to constrain the answers to valid JSON of the requested form, where the engine can.
-        copied (`bool`, *optional*, defaults to `False`):
-            Whether to allow only strings from the text.
+        copied (`bool`, *optional*):
+            Whether to allow only strings from the text. By default in NER, RE and EE, where this scores better, unless
+            labels have descriptions or examples show other strings; with [`VLLMEngine`], which cannot for long texts,
+            by default never. A server cannot do it.
         repair (`bool`, *optional*, defaults to `True`):
             Whether to read near-JSON as well.
         passage_tokens (`int`, *optional*, defaults to 384):
@@ -93,7 +97,7 @@ class Extractor:
     engine: Engine
     max_new_tokens: int = 512
     constrained: bool = True
-    copied: bool = False
+    copied: bool | None = None
     repair: bool = True
     passage_tokens: int = 384
     overlap: int = 1
@@ -106,6 +110,10 @@ class Extractor:
     requests_at_once: int = 64
 
     def __post_init__(self) -> None:
+        if self.copied is None and isinstance(self.engine, VLLMEngine):
+            self.copied = False
+        if self.copied and isinstance(self.engine, EndpointEngine):
+            raise InputError("copied: not available with a server, whose JSON schemas cannot hold strings to a text")
         if not 0 <= self.min_score <= 1:
             raise InputError(f"min_score is {self.min_score}; give a number from 0 to 1")
         if self.min_score > 0 and not getattr(self.engine, "scores", True):
@@ -150,8 +158,6 @@ class Extractor:
                 Those of [`Extractor`], and those of [`~iepile_builder.engines.endpoint.EndpointEngine`], such as
                 `model`.
         """
-        from iepile_builder.engines.endpoint import EndpointEngine
-
         options = take_options(kwargs)
         return cls(EndpointEngine(base_url, **kwargs), **options)
 
@@ -367,10 +373,7 @@ class Extractor:
         for instance in batching.instances("", text, annotations):
             instruction = instance["instruction"]
             labels = task.labels(read_asked(instruction, task.name)[0].schema)
-            form = None
-            if self.constrained:
-                items = read_instruction(instruction)["schema"]
-                form = task.answer_schema(items, text if self.copied else None)
+            form = read_answer_schema(instruction, task.name, self.copied) if self.constrained else None
             request = Request(to_prompt(instance), form, task.name)
             jobs.append(Job(work, passage, labels, instruction, request, annotations))
         return jobs

@@ -59,6 +59,8 @@ class Task:
         blocks (`tuple[str, ...]`): the kinds of facts with scores of their own; `("",)` where all are scored together.
         also_serves (`tuple[str, ...]`): the tasks that a corpus of this one can serve, too.
         labels_in_annotations (`bool`): whether a schema without labels has those of the annotations.
+        copied (`bool`): whether answers are held to strings of the text by default: where this was measured to score
+            better (see docs/method.md).
     """
 
     name: str
@@ -80,6 +82,7 @@ class Task:
     blocks: tuple[str, ...] = ("",)
     also_serves: tuple[str, ...] = ()
     labels_in_annotations = False
+    copied = False
 
     def __init__(self) -> None:
         self.strings = itemgetter(*self.names, *self.mentions)

@@ -97,6 +97,7 @@ class EE(EET):
     has_events = True
     blocks: tuple[str, ...] = ("trigger", "argument")
     also_serves: tuple[str, ...] = ("EET", "EEA")
+    copied = True
 
     def to_schema(self, labels: Mapping[str, Sequence[str]]) -> Schema:
         roles = dict.fromkeys(role for of_label in labels.values() for role in of_label)
@@ -260,6 +261,7 @@ class EEA(EE):
     triggers_given = True
     blocks = ("argument",)
     also_serves = ()
+    copied = False
 
     def given_triggers(self, annotations: Iterable[Annotation]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(event["event_trigger"] or NOTHING for event in annotations))

@@ -21,6 +21,7 @@ class NER(Task):
     split_num = 6
     label_name = "entity type"
     form = ["person", "city"]
+    copied = True
     examples = {
         "en": Example(
             ["person", "city"],

@@ -41,6 +41,7 @@ class RE(Task):
         ),
     }
     also_serves: tuple[str, ...] = ("SPO",)
+    copied = True
 
     def labels(self, schema: Schema) -> tuple[str, ...]:
         return schema.roles
@@ -98,6 +99,7 @@ class SPO(RE):
     }
     also_serves = ()
     labels_in_annotations = True
+    copied = False
 
     def labels(self, schema: Schema) -> tuple[str, ...]:
         return schema.types

@@ -176,6 +176,15 @@ def test_long_texts(judge: Judge) -> None:
     assert not judge.accepts(schema, to_json({"a": [text[7000:7040] + "x"]}))
 
 
+def test_odd_texts(judge: Judge) -> None:
+    """The text of a default run may be anything."""
+    for text in ("", " ", "\n", "\x00\x1f", "\ud800", "a\ud800b", "<|im_end|>", '"\\'):
+        schema = TASKS["NER"].answer_schema(["a"], text)
+        assert judge.accepts(schema, to_json({"a": []}))
+        assert not judge.accepts(schema, to_json({"a": ["x"]}))
+    assert judge.accepts(TASKS["NER"].answer_schema(["a"], "a\ud800b"), to_json({"a": ["a", "b"]}))
+
+
 def test_compiled_grammars_are_kept(judge: Judge) -> None:
     grammars = Grammars(judge.tokenizer, len(judge.tokenizer), [judge.tokenizer.eos_token_id], size=2)
     first = grammars.matcher(TASKS["NER"].answer_schema(["a"]))

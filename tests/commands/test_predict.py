@@ -144,11 +144,11 @@ def test_another_model_or_other_options_are_refused(
     for args, message in (
         ({"model_name_or_path": str(other)}, f"model {model}, not {other}"),
         ({"adapter_name_or_path": str(adapter)}, f"adapter None, not {adapter}"),
-        ({"constrain": "auto"}, "constrain False, not True"),
+        ({"constrain": "auto", "copied": False}, "constrain False, not True"),
         ({"scores": True}, "scores None, not True"),
         (
-            {"constrain": "on", "empty_bias": {"NER": 0.5}},
-            "constrain False, not True; empty_bias None, not {'NER': 0.5}",
+            {"constrain": "on", "copied": True, "empty_bias": {"NER": 0.5}},
+            "constrain False, not True; copied False, not True; empty_bias None, not {'NER': 0.5}",
         ),
         ({"max_new_tokens": 9, "dtype": "bfloat16"}, "dtype float32, not bfloat16; max_new_tokens 8, not 9"),
     ):
@@ -303,6 +303,22 @@ def test_processes_share_the_work(
     assert "2 processes" in done.stderr
     assert done.stderr.count("9 of 40 are answered already") == 1
     assert (tmp_path / "together.jsonl").read_bytes() == whole
+
+
+def test_strings_of_the_text_are_the_default(answer: Callable[..., list[dict]], data: Path, tmp_path: Path) -> None:
+    write_lines(data / "test.jsonl", make_instances(12))
+    same = {"constrain": "on", "max_new_tokens": 30}
+    by_default, copied, free = (answer(f"{copied}.jsonl", copied=copied, **same) for copied in (None, True, False))
+    assert by_default == copied != free
+    record = json.loads((tmp_path / "None.run.json").read_text())
+    assert record["engine"]["copied"] == ["NER", "RE", "EE"]
+
+    # A run that was begun without the default is continued as it was, or not at all
+    lines = (tmp_path / "False.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "False.jsonl").write_text("".join(lines[:5]))
+    with pytest.raises(InputError, match=r"copied False, not \['NER', 'RE', 'EE'\]: give another --output_file"):
+        answer("False.jsonl", **same)
+    assert answer("False.jsonl", copied=False, **same) == free
 
 
 def test_constrained(answer: Callable[..., list[dict]], data: Path, capsys: pytest.CaptureFixture) -> None:

@@ -11,7 +11,7 @@ import pytest
 from helpers.tiny import save_tiny_model
 
 from iepile_builder import InputError
-from iepile_builder.commands.cli import run
+from iepile_builder.commands.cli import parse_options, run
 from iepile_builder.engines import EngineOptions, load_engine
 from iepile_builder.engines.record import describe_engine
 from iepile_builder.engines.transformers import TransformersEngine
@@ -22,6 +22,7 @@ from iepile_builder.engines.transformers import TransformersEngine
     [
         (EngineOptions(), "no model: give --model_name_or_path, or --base_url of a server"),
         (EngineOptions("m", copied=True, constrain="off"), "--copied needs constrained answers"),
+        (EngineOptions("m", copied=True, base_url="http://127.0.0.1:9/v1"), "--copied: not available with a server"),
         (EngineOptions("m", "a", base_url="http://127.0.0.1:9/v1"), "--base_url: start the server with the adapter"),
         (EngineOptions("m", base_url="http://127.0.0.1:9/v1", engine="vllm"), "--base_url: start the server"),
         (EngineOptions("m", vllm_args={"max_model_len": 64}), "--vllm_args .* for --engine vllm"),
@@ -39,6 +40,13 @@ from iepile_builder.engines.transformers import TransformersEngine
 def test_options_that_exclude_each_other(options: EngineOptions, message: str) -> None:
     with pytest.raises(InputError, match=message):
         load_engine(options)
+
+
+def test_copied_is_a_flag_that_can_be_turned_off() -> None:
+    for words, copied in ([], None), (["--copied"], True), (["--copied", "false"], False), (["--copied=true"], True):
+        assert parse_options("predict", "", (EngineOptions,), words)[0].copied is copied
+    with pytest.raises(InputError, match="--copied: 'some' is not true or false"):
+        parse_options("predict", "", (EngineOptions,), ["--copied", "some"])
 
 
 def test_a_model_with_its_options(tmp_path: Path) -> None:

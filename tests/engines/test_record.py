@@ -1,5 +1,6 @@
 """What makes answers is described by content, not by name."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,34 @@ def test_a_model_of_the_hub_is_known_by_its_commit(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr("transformers.utils.hub.cached_file", cached_file)
     assert describe_engine(EngineOptions("a/b"))["model_version"] == f"commit {commit}"
+
+
+@pytest.mark.parametrize(
+    ("options", "in_force"),
+    [
+        ({}, ["NER", "RE", "EE"]),
+        ({"copied": True}, True),
+        ({"copied": False}, False),
+        ({"constrain": "off"}, False),
+        ({"engine": "vllm"}, False),
+        ({"engine": "vllm", "copied": True}, True),
+        ({"base_url": "http://127.0.0.1:1/v1"}, False),
+    ],
+)
+def test_which_answers_are_held_to_strings_of_the_text(tmp_path: Path, options: dict, in_force: object) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    record = describe_engine(EngineOptions(str(tmp_path), **options))
+    assert record["copied"] == in_force
+    before = {**record, "copied": False}  # as runs without the default were recorded
+    differences = [] if in_force is False else [f"copied False, not {in_force}"]
+    assert find_differences(before, record) == differences
+    assert json.loads(json.dumps(record)) == record
+
+
+def test_without_grammars_no_answer_is_held_to_the_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("iepile_builder.engines.record.find_spec", lambda name: None)
+    record = describe_engine(EngineOptions(str(tmp_path)))
+    assert (record["constrain"], record["copied"]) == (False, False)
 
 
 def test_what_cannot_be_read(tmp_path: Path) -> None:

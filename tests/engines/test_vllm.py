@@ -18,7 +18,7 @@ import torch
 from helpers.corpora import ROOT
 from helpers.tiny import save_tiny_model
 
-from iepile_builder import InputError
+from iepile_builder import Extractor, InputError
 from iepile_builder.answers.grammar import lark_grammar
 from iepile_builder.commands import benchmark, demo, extract, predict
 from iepile_builder.commands.cli import parse_options
@@ -195,6 +195,11 @@ def test_the_options_of_the_command_reach_vllm(calls: dict[str, dict], model: Pa
     assert calls["LLM"]["quantization"] == "bitsandbytes"
     recorded = describe_engine(options)
     assert recorded["quantization"] == "fp8" and "tensor_parallel_size" not in recorded
+
+
+def test_strings_of_the_text_are_not_its_default(calls: dict[str, dict], model: Path) -> None:
+    assert Extractor(VLLMEngine(str(model))).copied is False
+    assert Extractor(VLLMEngine(str(model)), copied=True).copied is True
 
 
 def test_every_command_that_answers_takes_vllm() -> None:

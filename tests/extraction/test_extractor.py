@@ -6,13 +6,14 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from helpers.corpora import ALL_TASKS, ROOT, SAMPLE_CORPUS
 from helpers.rules import RuleEngine, tagged, words
 from helpers.servers import unused_url
 from helpers.tiny import CHATML
+from pydantic import BaseModel
 
 from iepile_builder import Extractor, InputError, Schema, SchemaBatching
 from iepile_builder.engines.base import Completion, Request
@@ -370,10 +371,40 @@ def test_the_engine_is_told_the_form_of_the_answers() -> None:
     Extractor(engine)("person:Ada", "NER", {"person": "a human", "city": ""})
     assert list(engine.requests[0].answer_schema["properties"]) == ["person", "city"]
     assert "x-text" not in engine.requests[0].answer_schema
-    Extractor(engine, copied=True)("person:Ada", "NER", ["person"])
-    assert engine.requests[1].answer_schema["x-text"] == "person:Ada"
     Extractor(engine, constrained=False)("person:Ada", "NER", ["person"])
-    assert engine.requests[2].answer_schema is None
+    assert engine.requests[1].answer_schema is None
+
+
+def test_the_engine_is_told_which_strings_answers_may_have() -> None:
+    class Visit(BaseModel):
+        cities: list[str]
+        kinds: list[Literal["holiday", "work"]]
+
+    class City(BaseModel):
+        name: str
+        founded: int | None = None
+
+    example = {"text": "city:Bergen", "entity": [{"entity": "BGO", "entity_type": "city"}]}
+    engine = RuleEngine(lambda item, passage: {} if isinstance(item, dict) else [])
+    for copied, free in ((None, False), (True, False), (False, True)):
+        extractor = Extractor(engine, copied=copied)
+        extractor("city:Rome", "NER", ["city"])
+        assert engine.requests[-1].answer_schema.get("x-text") == (None if free else "city:Rome")
+    for asked in (
+        ("EET", ["visit"]),
+        ("NER", {"city": "its code", "person": ""}),
+        ({"entities": ["person"], "triggers": ["visit"]},),
+        (Visit,),
+        (City,),
+    ):
+        Extractor(engine)("city:Rome", *asked)
+        assert "x-text" not in engine.requests[-1].answer_schema
+    Extractor(engine)("city:Rome", "NER", ["city"], examples=[example])
+    assert "x-text" not in engine.requests[-1].answer_schema
+    Extractor(engine)("city:Rome", "NER", ["city"], examples=[{**example, "text": "city:Bergen (BGO)"}])
+    assert engine.requests[-1].answer_schema["x-text"] == "city:Rome"
+    Extractor(engine)("city:Rome", {"entities": ["person"], "triggers": ["visit"]})
+    assert ["x-text" in request.answer_schema for request in engine.requests[-2:]] == [True, False]
 
 
 def test_importing_it_is_light() -> None:

@@ -156,6 +156,12 @@ def test_the_card_says_how_the_answers_were_made(report_file: Path, tmp_path: Pa
     assert "records of the split `dev`; in brackets" in card.text
     assert "with at most 99 tokens, constrained to the JSON schema of the instruction, in bfloat16." in card.text
     assert {result.dataset_split for result in card.data.eval_results} == {"dev"}
+    for copied, words in [
+        (True, "of the instruction and to strings of the text, in bfloat16."),
+        (["NER", "RE"], "of the instruction and to strings of the text (NER, RE, without descriptions), in bfloat16."),
+    ]:
+        (tmp_path / "preds.run.json").write_text(json.dumps({**run, "engine": {**engine, "copied": copied}}))
+        assert words in model_card("adapter", tmp_path, "user/name", facts).text
 
 
 def test_a_name_is_not_escaped_more_than_it_must_be() -> None:
