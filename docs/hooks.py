@@ -1,6 +1,7 @@
-"""What MkDocs calls as it builds the site: a page for each command, and docstrings in the format of Hugging Face."""
+"""What MkDocs calls as it builds the site: pages of commands and notebooks, docstrings in Hugging Face's format."""
 
 import inspect
+import json
 import re
 from argparse import Action
 from html import escape
@@ -30,7 +31,10 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Write the pages of the commands: what `--help` shows."""
+    """Write the pages of the commands, what `--help` shows, and of the notebooks, which stay beside them as files."""
+    for file in [each for each in files if each.src_uri.endswith(".ipynb")]:
+        page = notebook_page(json.loads(file.content_string), file.name)
+        files.append(File.generated(config, file.src_uri.replace(".ipynb", ".md"), content=page))
     rows = []
     for name in COMMANDS:
         module = import_module(f"iepile_builder.commands.{name.replace('-', '_')}")
@@ -54,6 +58,22 @@ def named_file(found: re.Match[str]) -> str:
     """Write a file's path behind what it is called, unless that has it."""
     text, path = found[1], found[2]
     return text if path in text else f"{text} (`{path}`)"
+
+
+def notebook_page(notebook: dict[str, Any], name: str) -> str:
+    """Write the page of a notebook: its text, its code, and what the cells have printed and shown."""
+    parts = []
+    for cell in notebook["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            parts.append(re.sub(r"\.ipynb\)", ".md)", source))
+            continue
+        parts.append(f"````{'bash' if source.startswith('%%bash') else 'python'}\n{source}\n````")
+        for output in cell["outputs"]:
+            shown = output.get("data", {}).get("text/html")
+            parts.append("".join(shown) if shown else f"````text\n{''.join(output['text'])}````")
+    parts.insert(1, f"[Download this notebook]({name}.ipynb){{ download }}")
+    return "\n\n".join(parts)
 
 
 def command_page(name: str, module: ModuleType) -> str:

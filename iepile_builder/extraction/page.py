@@ -61,6 +61,11 @@ def render_fragment(result: Result) -> str:
     return render("extraction_fragment.html", **_describe(result))
 
 
+def render_notebook(result: Result) -> str:
+    """Render the same with its style, on a light ground, for the output of a notebook's cell."""
+    return render("extraction_notebook.html", **_describe(result))
+
+
 def _describe(result: Result) -> dict[str, Any]:
     """Collect what the templates show."""
     nodes, edges = result.graph()

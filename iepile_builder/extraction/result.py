@@ -67,6 +67,12 @@ class Result:
 
         return render_page(self)
 
+    def _repr_html_(self) -> str:
+        """Show marked text, graph and tables where the result is the last value of a notebook's cell."""
+        from iepile_builder.extraction.page import render_notebook
+
+        return render_notebook(self)
+
     def save_html(self, path: str | Path) -> None:
         """Write that page to a file."""
         write_whole(Path(path), self.to_html())

@@ -108,7 +108,7 @@ class Tags(HTMLParser):
 EVIL = "</title></style></pre><script>alert(1)</script>\"'><img src=x onerror=alert(2)>&lt;{{ 7*7 }}"
 
 
-@pytest.mark.parametrize("render", [render_page, render_fragment])
+@pytest.mark.parametrize("render", [render_page, render_fragment, Extraction._repr_html_])
 @pytest.mark.parametrize("task", ["NER", "RE", "SPO", "EE", "KG"])
 def test_no_input_becomes_markup(task: str, render: Callable[[Extraction], str]) -> None:
     text = f"{EVIL} is here."
