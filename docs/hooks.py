@@ -49,7 +49,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, **kwargs: Any) -> str:
-    """Name the files of the repository that are no pages, in place of a link, which leads nowhere on the site."""
+    """
+    Name the files of the repository that are no pages, in place of a link, which leads nowhere on the site; and link
+    to the pages of notebooks in place of their files.
+    """
+    markdown = re.sub(r"(\]\([^)]*)\.ipynb\)", r"\1.md)", markdown)
     depth = page.file.src_uri.count("/") + 1
     return re.sub(r"\[([^]]*)\]\(" + r"\.\./" * depth + r"([\w][^)#]*)(?:#[^)]*)?\)", named_file, markdown)
 
@@ -66,13 +70,14 @@ def notebook_page(notebook: dict[str, Any], name: str) -> str:
     for cell in notebook["cells"]:
         source = "".join(cell["source"])
         if cell["cell_type"] == "markdown":
-            parts.append(re.sub(r"\.ipynb\)", ".md)", source))
+            parts.append(source)
             continue
         parts.append(f"````{'bash' if source.startswith('%%bash') else 'python'}\n{source}\n````")
         for output in cell["outputs"]:
-            shown = output.get("data", {}).get("text/html")
-            parts.append("".join(shown) if shown else f"````text\n{''.join(output['text'])}````")
-    parts.insert(1, f"[Download this notebook]({name}.ipynb){{ download }}")
+            data = output.get("data", {})
+            text = "".join(output.get("text") or data["text/plain"]).rstrip()
+            parts.append("".join(data.get("text/html", f"````text\n{text}\n````")))
+    parts.insert(1, f'<a href="{name}.ipynb" download>Download this notebook</a>')
     return "\n\n".join(parts)
 
 
