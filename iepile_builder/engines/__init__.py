@@ -23,7 +23,8 @@ class ModelOptions:
 
     Args:
         model_name_or_path (`str`, *optional*):
-            Folder or Hub id of the model.
+            Folder or Hub id of the model. By default SmolLM2-135M-Instruct with the zero-shot adapter of this package,
+            where a command answers.
         adapter_name_or_path (`str`, *optional*):
             Folder or Hub id of a LoRA adapter. Its tokenizer is used where it has one.
         chat_template_path (`str`, *optional*):
@@ -107,6 +108,15 @@ class EngineOptions(ModelOptions):
         return self.copied if able or self.copied is not None else False
 
 
+def choose_model(options: EngineOptions) -> None:
+    """Fill in the model of this package and its adapter, if the options name neither a model nor a server."""
+    from iepile_builder.engines.loading import shipped_model
+
+    named = (options.model_name_or_path, options.adapter_name_or_path, options.base_url)
+    if options.engine != "lookup" and not any(named):
+        options.model_name_or_path, options.adapter_name_or_path = shipped_model()
+
+
 def find_empty_bias(options: EngineOptions) -> float | dict[str, float]:
     """
     Find the bias that the options ask for: their own, else what `iepile calibrate` wrote beside the adapter or model,
@@ -162,6 +172,7 @@ def load_engine(options: EngineOptions) -> Engine:
         raise InputError("--copied needs constrained answers: leave out --constrain off")
     if options.copied and options.base_url is not None:
         raise InputError("--copied: not available with a server, whose JSON schemas cannot hold strings to a text")
+    choose_model(options)
     bias = find_empty_bias(options)
     if bias and options.constrain == "off":
         raise InputError("--empty_bias needs constrained answers: leave out --constrain off")

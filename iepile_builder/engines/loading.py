@@ -7,7 +7,7 @@ import logging
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from iepile_builder.answers.scores import CALIBRATION, Calibration, load_calibration
 from iepile_builder.errors import InputError
-from iepile_builder.io import first_line
+from iepile_builder.io import find_resource, first_line
 
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
+ZERO_SHOT = "smollm2-135m-instruct/zero_shot/adapter/adapter_config.json"  # in recipes/
 BASE_NOTE = "base_note.txt"  # in a model's folder: what the card of an adapter of it says about its weights
 
 
@@ -171,6 +172,21 @@ def load_model(
             f"{len(result.unexpected_keys)} belong to no layer: it was trained on another model"
         )
     return peft_model
+
+
+def shipped_model() -> tuple[str, str]:
+    """
+    Get the model that extracts without any training, and its adapter: SmolLM2-135M-Instruct with the zero-shot
+    adapter of the recipes. Print on the standard error which weights they are.
+
+    Raises:
+        `InputError`: As [`embedded_model`].
+    """
+    adapter = find_resource("recipes", ZERO_SHOT).parent
+    with redirect_stdout(sys.stderr):
+        model = embedded_model()
+    print("adapter: the zero-shot adapter of this package", file=sys.stderr)
+    return model, str(adapter)
 
 
 def embedded_model() -> str:

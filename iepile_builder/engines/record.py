@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from iepile_builder.engines import EngineOptions, find_empty_bias
+from iepile_builder.engines import EngineOptions, choose_model, find_empty_bias
 from iepile_builder.engines.loading import check_name
 from iepile_builder.errors import InputError
 from iepile_builder.io import first_line, hash_file
@@ -35,6 +35,7 @@ def describe_engine(options: EngineOptions) -> dict[str, Any]:
     Raises:
         `InputError`: If there is no such model, adapter or chat template.
     """
+    choose_model(options)
     copied: bool | list[str] | None = options.copied_in_force
     if copied is None:
         copied = [task.name for task in TASKS.values() if task.copied]

@@ -16,7 +16,7 @@ from iepile_builder.data.batching import SchemaBatching
 from iepile_builder.data.instructions import read_answer_schema, read_asked
 from iepile_builder.engines.base import Completion, Engine, Request
 from iepile_builder.engines.endpoint import EndpointEngine
-from iepile_builder.engines.loading import find_calibration
+from iepile_builder.engines.loading import find_calibration, shipped_model
 from iepile_builder.engines.transformers import TransformersEngine
 from iepile_builder.engines.vllm import VLLMEngine
 from iepile_builder.errors import InputError
@@ -120,15 +120,15 @@ class Extractor:
             raise InputError("min_score needs the scores of facts: load the engine with scores=True (--scores)")
 
     @classmethod
-    def from_pretrained(cls, model: str, adapter: str | None = None, **kwargs: Any) -> Extractor:
+    def from_pretrained(cls, model: str | None = None, adapter: str | None = None, **kwargs: Any) -> Extractor:
         """
         Make an extractor with a model of `transformers` in this process.
 
         Args:
-            model (`str`):
-                A folder or a Hub id.
+            model (`str`, *optional*):
+                A folder or a Hub id. By default SmolLM2-135M-Instruct with the zero-shot adapter of this package.
             adapter (`str`, *optional*):
-                Folder or Hub id of a PEFT adapter.
+                Folder or Hub id of a PEFT adapter of the model.
             **kwargs:
                 Those of [`Extractor`], and those of
                 [`TransformersEngine.from_pretrained`][iepile_builder.engines.transformers.TransformersEngine.from_pretrained].
@@ -137,6 +137,10 @@ class Extractor:
         if options.get("min_score"):
             kwargs.setdefault("scores", True)
         try:
+            if model is None:
+                if adapter is not None:
+                    raise InputError(f"{adapter}: name the model that this is an adapter of")
+                model, adapter = shipped_model()
             calibration = find_calibration(model, adapter)
             if calibration is not None and options.get("constrained", True) and kwargs.get("constrain") != "off":
                 kwargs.setdefault("empty_bias", calibration.empty_bias)

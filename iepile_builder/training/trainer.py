@@ -112,7 +112,7 @@ def load_trainable(
     return model
 
 
-def freeze_all_but_linear(model: PreTrainedModel) -> None:
+def freeze_all_but_linear(model: Any) -> None:
     """Leave embeddings, head and norms of a model as they are in training: what no adapter of low rank holds."""
     head = model.get_output_embeddings()
     for module in model.modules():

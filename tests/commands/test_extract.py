@@ -102,7 +102,7 @@ def test_relations_in_the_terminal(run: Callable[..., str], task: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--text", "a"], "no model: give --model_name_or_path, or --base_url of a server"),
+        (["--text", "a", "--engine", "lookup"], "no model: give --model_name_or_path, or --base_url of a server"),
         (["--text", "a", "--file", "b"], "give --text or --file, not both"),
         (["--file", "no/such.txt"], "no/such.txt: No such file or directory; give a text, PDF, HTML or DOCX file"),
         (["--text", "a", "--task", "EE"], "EE does not take a list of labels"),

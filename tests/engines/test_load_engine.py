@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from helpers.tiny import save_tiny_model
 
-from iepile_builder import InputError
+from iepile_builder import Extractor, InputError
 from iepile_builder.commands.cli import parse_options, run
 from iepile_builder.engines import EngineOptions, load_engine
 from iepile_builder.engines.record import describe_engine
@@ -20,7 +21,8 @@ from iepile_builder.engines.transformers import TransformersEngine
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (EngineOptions(), "no model: give --model_name_or_path, or --base_url of a server"),
+        (EngineOptions(adapter_name_or_path="a"), "no model: give --model_name_or_path, or --base_url of a server"),
+        (EngineOptions(engine="lookup"), "no model: give --model_name_or_path, or --base_url of a server"),
         (EngineOptions("m", copied=True, constrain="off"), "--copied needs constrained answers"),
         (EngineOptions("m", copied=True, base_url="http://127.0.0.1:9/v1"), "--copied: not available with a server"),
         (EngineOptions("m", "a", base_url="http://127.0.0.1:9/v1"), "--base_url: start the server with the adapter"),
@@ -47,6 +49,19 @@ def test_copied_is_a_flag_that_can_be_turned_off() -> None:
         assert parse_options("predict", "", (EngineOptions,), words)[0].copied is copied
     with pytest.raises(InputError, match="--copied: 'some' is not true or false"):
         parse_options("predict", "", (EngineOptions,), ["--copied", "some"])
+
+
+@pytest.mark.parametrize("describe", [load_engine, describe_engine])
+def test_the_model_of_this_package_is_the_default(
+    describe: Callable[[EngineOptions], object], model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("iepile_builder.engines.loading.shipped_model", lambda: (model, None))
+    options = EngineOptions()
+    assert describe(options)
+    assert options.model_name_or_path == model
+    monkeypatch.undo()
+    with pytest.raises(InputError, match="an adapter of"):
+        Extractor.from_pretrained(adapter="some/adapter")
 
 
 def test_a_model_with_its_options(tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ import pytest
 import yaml
 from helpers.corpora import ROOT, write_lines
 
-from iepile_builder import InputError
+from iepile_builder import Extractor, InputError
 from iepile_builder.data.options import InstanceOptions
+from iepile_builder.engines.loading import SMOLLM2
 from iepile_builder.tasks import TASKS
 from iepile_builder.training.arguments import SftArguments
 
@@ -88,3 +89,14 @@ def test_another_file_of_a_corpus_is_refused(levers: ModuleType, tmp_path: Path)
     write_lines(tmp_path / "IE-en" / "NER" / "people" / "train.json", [])
     with pytest.raises(InputError, match="another sha256"):
         levers.check_corpora(tmp_path, corpora)
+
+
+def test_the_adapter_that_ships_extracts(smollm2: str) -> None:
+    folder = FOLDER / "adapter"
+    assert (folder / "adapter_model.safetensors").stat().st_size <= 20_000_000
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == SMOLLM2
+    extract = Extractor.from_pretrained()
+    text = "Marie Curie was born in Warsaw and moved to Paris in 1891 to study at the Sorbonne."
+    found = {(fact.entity_type, fact.entity) for fact in extract(text, "NER", ["person", "city", "university"]).facts}
+    assert {("person", "Marie Curie"), ("city", "Warsaw"), ("city", "Paris"), ("university", "Sorbonne")} <= found

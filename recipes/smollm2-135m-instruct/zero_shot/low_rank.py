@@ -1,5 +1,5 @@
 """
-Bring the difference between a fine-tuned model and its base to a LoRA adapter.
+Bring the difference between a fine-tuned model and its base to a LoRA adapter; or the mean of several, or adapters.
 
     python recipes/smollm2-135m-instruct/zero_shot/low_rank.py --base path/to/base --tuned outputs/zero_shot/model \
         --rank 32 --output_dir outputs/zero_shot/adapter
@@ -11,6 +11,7 @@ in bfloat16. What differs in other weights is lost: train with `--linear_layers_
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -29,7 +30,7 @@ class LowRankOptions:
         base (`str`):
             The model that was fine-tuned.
         tuned (`list[str]`):
-            The fine-tuned model; of several, trained from the same base, the mean is taken.
+            The fine-tuned model, or an adapter of the base; of several, the mean is taken.
         output_dir (`Path`):
             Folder of the adapter.
         rank (`int`, *optional*, defaults to 32):
@@ -52,9 +53,13 @@ def main(options: LowRankOptions) -> None:
     )
     mean: dict[str, torch.Tensor] = {}
     for name in options.tuned:
-        tuned = load_model(name, dtype=torch.float32).state_dict()
+        if Path(name, "adapter_config.json").exists():
+            adapted: Any = load_model(options.base, name, dtype=torch.float32)
+            weights = adapted.merge_and_unload().state_dict()
+        else:
+            weights = load_model(name, dtype=torch.float32).state_dict()
         for layer in linear:
-            share = tuned[f"{layer}.weight"] / len(options.tuned)
+            share = weights[f"{layer}.weight"] / len(options.tuned)
             mean[layer] = share + mean[layer] if layer in mean else share
     config = LoraConfig(
         r=options.rank,
@@ -63,11 +68,11 @@ def main(options: LowRankOptions) -> None:
         task_type="CAUSAL_LM",
         base_model_name_or_path=options.base,
     )
-    weights = {name: base.get_submodule(name).weight.detach().clone() for name in linear}
+    before = {name: base.get_submodule(name).weight.detach().clone() for name in linear}
     model = get_peft_model(base, config)
     lost = total = 0.0
     for name in linear:
-        difference = (mean[name] - weights[name]).to(device)
+        difference = (mean[name] - before[name]).to(device)
         left, values, right = torch.linalg.svd(difference, full_matrices=False)
         roots = values[: options.rank].sqrt()
         layer = model.get_submodule(f"base_model.model.{name}")
