@@ -194,7 +194,7 @@ def model_card(
         curves=curve_rows(record["log"]) if record.get("log") else None,
         plot=PLOT if (folder / PLOT).exists() else None,
         datasets=datasets,
-        license=license or {},
+        license=license or record.get("terms", {}),
     )
     card = ModelCard(content)
     if results:

@@ -55,7 +55,7 @@ def model_files(form: Form, folder: Path, name: str, facts: ModelFacts | None = 
     config = read_json(folder / "adapter_config.json") if form == "adapter" else {}
     base_model = facts.base_model or record.get("base_model") or config.get("base_model_name_or_path")
     missing = []
-    terms: dict[str, Any] = {"license": facts.license} if facts.license else {}
+    terms: dict[str, Any] = {"license": facts.license} if facts.license else record.get("terms", {})
     if not isinstance(base_model, str) or is_path(base_model):
         missing.append(f"{folder}: its base model has no Hub id: give --base_model")
     elif not terms:

@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 import yaml
+from huggingface_hub import ModelCard
 
 from iepile_builder.engines.loading import BASE_NOTE, SMOLLM2
 from iepile_builder.errors import InputError
@@ -87,6 +88,7 @@ def write_training(
         "base_model": SMOLLM2 if note.exists() else None if is_path(base) else base,
         "base_name": public(base),
         "base_note": note.read_text(encoding="utf-8") if note.exists() else None,
+        "terms": read_terms(data_args.adapter_name_or_path),
         "dataset": None if is_path(data) else data,
         "dataset_name": data_name or public(data),
         "tasks": list(tasks),
@@ -114,6 +116,15 @@ def add_labels(adapter: str | None, labels: Mapping[str, Sequence[str]] | None) 
     if earlier is None:
         return None
     return {task: sorted({*earlier.get(task, ()), *labels.get(task, ())}) for task in {**earlier, **labels}}
+
+
+def read_terms(adapter: str | None) -> dict[str, str]:
+    """Read the licence in the card of an adapter that is continued: what is made of it has the same terms."""
+    card = Path(adapter or "", "README.md")
+    if adapter is None or not card.is_file():
+        return {}
+    data = ModelCard.load(card, ignore_metadata_errors=True).data
+    return {key: data[key] for key in ("license", "license_name", "license_link") if data.get(key)}
 
 
 def read_labels(folder: str) -> dict[str, list[str]] | None:

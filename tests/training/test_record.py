@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from safetensors.torch import load_file
 
 from iepile_builder import InputError
 from iepile_builder.chat import load_tokenizer
+from iepile_builder.hub.cards import ModelFacts
+from iepile_builder.hub.files import model_files
 from iepile_builder.training.record import add_labels
 
 
@@ -79,6 +82,19 @@ def test_the_labels_that_training_has_seen(train: Callable[..., list[dict]], tmp
         (tmp_path / "training.json").write_text(damaged)
         with pytest.raises(InputError, match="training.json: not the record of a training"):
             add_labels(str(tmp_path), labels)
+
+
+def test_what_continues_an_adapter_has_its_licence(train: Callable[..., list[dict]], tmp_path: Path) -> None:
+    train("first", max_steps=1)
+    assert json.loads((tmp_path / "first" / "training.json").read_text())["terms"] == {}
+    (tmp_path / "first" / "README.md").write_text("---\nlicense: cc-by-nc-sa-4.0\n---\n# An adapter\n")
+    train("second", {"adapter_name_or_path": str(tmp_path / "first")}, max_steps=1)
+    facts = ModelFacts(base_model="user/base")  # a base of another licence
+    files = model_files("adapter", tmp_path / "second", "user/a", facts)
+    assert "license: cc-by-nc-sa-4.0" in bytes(files["README.md"]).decode()
+    assert "license: cc-by-nc-sa-4.0" in (tmp_path / "second" / "README.md").read_text()
+    own = model_files("adapter", tmp_path / "second", "user/a", replace(facts, license="mit"))
+    assert "license: mit" in bytes(own["README.md"]).decode()
 
 
 def test_trackio(train: Callable[..., list[dict]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
