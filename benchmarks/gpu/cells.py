@@ -353,7 +353,7 @@ def measure_way(
         return None
     results.add(
         "decode", cell, answers_s=round(len(texts) / seconds, 1), peak_gb=peak_gb(), answers=len(texts),
-        equal=None if first is None else sum(one == other for one, other in zip(texts, first, strict=True)),
+        equal=sum(one == other for one, other in zip(texts, first or texts, strict=True)),
         right=sum(text == instance["output"] for text, instance in zip(texts, instances, strict=True)),
     )  # fmt: skip
     return texts
