@@ -5,9 +5,11 @@ import os
 import subprocess
 import sys
 from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
+import torch
 from helpers.corpora import ROOT
 from helpers.tiny import save_tiny_model
 
@@ -77,3 +79,22 @@ def test_it_is_for_this_library() -> None:
     [packages] = [line for line in text.splitlines() if line.startswith("for package in")]
     for package in packages.removeprefix("for package in").partition(";")[0].split():
         assert version(package)
+
+
+def test_an_older_kernel_takes_the_arguments_of_the_newer_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path])
+    spec = spec_from_file_location("older_torch", FOLDER / "older_torch.py")
+    older_torch = module_from_spec(spec)
+    spec.loader.exec_module(older_torch)
+
+    def old(query, key, value, borders, is_causal=False, scale=None):  # no `window_size`, no `enable_gqa`
+        return query.shape, key.shape, value.shape, is_causal, scale
+
+    new = {"scale": 0.5, "window_size": (-1, 0), "enable_gqa": True}
+    query, pair = torch.zeros(7, 6, 4), torch.zeros(7, 2, 4)
+    assert older_torch.adapt(old)(query, pair, pair, None, **new) == (query.shape,) * 3 + (True, 0.5)
+
+    def newest(query, key, value, *borders, scale=None, window_size=None, enable_gqa=False):
+        pass
+
+    assert older_torch.adapt(newest) is newest

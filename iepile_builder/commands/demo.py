@@ -1,6 +1,7 @@
 """
 Try extraction in the browser: a text and a schema in; marked text, graph, tables, JSON and training records out.
 
+    iepile demo
     iepile demo --model_name_or_path HuggingFaceTB/SmolLM2-135M-Instruct --adapter_name_or_path outputs/adapter
     iepile demo --base_url http://127.0.0.1:8000/v1
 

@@ -1,6 +1,7 @@
 """
 Extract from a text what a schema asks for; show it in the terminal, as a page, JSON or a graph.
 
+    iepile extract --text "Ada Lovelace lived in London." --schema '["person", "city"]'
     iepile extract --model_name_or_path HuggingFaceTB/SmolLM2-135M-Instruct --adapter_name_or_path outputs/adapter \\
         --text "Thomas Edison's laboratory is in West Orange." \\
         --task RE --schema '["place of birth", "founder", "located in"]' \\

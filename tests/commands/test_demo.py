@@ -179,7 +179,9 @@ def test_several_tasks_are_corrected_and_downloaded_as_corpora(open_page: Callab
     page = open_page()
     page.get_by_label("Preset").click()
     page.get_by_role("option", name="Companies: entities, relations and events at once").click()
+    # The preset fills schema and text, the text last: it must not overwrite what is typed
     page.wait_for_function("document.querySelector('#schema textarea').value.startsWith('# entities')")
+    page.wait_for_function("document.querySelector('#text textarea').value.startsWith('Priya Raman')")
     extract(page, "Clara Osei resigned. Ingrid Halvorsen stays in Bergen.")
     page.click("text=Correct, and collect training records")
     cells = page.locator("#rows_NER [role=gridcell]")

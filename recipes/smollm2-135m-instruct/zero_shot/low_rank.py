@@ -9,16 +9,17 @@ in bfloat16. What differs in other weights is lost: train with `--linear_layers_
 """
 
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
 
 from iepile_builder.chat import load_tokenizer
 from iepile_builder.commands.cli import parse_options
-from iepile_builder.engines.loading import load_model
+from iepile_builder.engines.loading import load_model, quiet_libraries
+from iepile_builder.errors import InputError
 
 
 @dataclass
@@ -44,6 +45,9 @@ class LowRankOptions:
 
 
 def main(options: LowRankOptions) -> None:
+    with quiet_libraries():
+        from peft import LoraConfig, get_peft_model
+
     device = "cuda" if torch.cuda.is_available() else "cpu"
     base = load_model(options.base, dtype=torch.float32)
     linear = sorted(
@@ -87,4 +91,7 @@ def main(options: LowRankOptions) -> None:
 
 
 if __name__ == "__main__":
-    main(*parse_options("low_rank", __doc__ or "", [LowRankOptions], None))
+    try:
+        main(*parse_options("low_rank", __doc__ or "", [LowRankOptions], None))
+    except InputError as error:
+        sys.exit(f"error: {error}")
