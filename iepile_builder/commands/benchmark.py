@@ -40,13 +40,14 @@ from iepile_builder.data.corpus import check_choices
 from iepile_builder.data.instances import without_dataset_bars
 from iepile_builder.engines import EngineOptions, load_engine
 from iepile_builder.errors import InputError
-from iepile_builder.io import fold, hash_file, read_json, read_lines, to_json, write_whole
+from iepile_builder.io import hash_file, read_json, read_lines, to_json, write_whole
 from iepile_builder.scoring.matching import Matching, Mode
 from iepile_builder.scoring.report import to_json_text
 from iepile_builder.scoring.significance import compute_interval, draw_resamples, precision_recall_f1
-from iepile_builder.scoring.tally import Counts, Tally
+from iepile_builder.scoring.tally import Tally
+from iepile_builder.scoring.trained import score_by_training
 from iepile_builder.tasks import TASKS
-from iepile_builder.training.record import public, read_labels
+from iepile_builder.training.record import public, read_labels, read_trained_labels
 
 
 @dataclass
@@ -72,7 +73,8 @@ class BenchmarkOptions:
         mode (`str`, *optional*, defaults to `"strict"`):
             When a fact is right, see `iepile score`; `squad` is how UniversalNER scores.
         trained_labels (`Path`, *optional*):
-            A text file of the label names that training has seen, one a line; by default what the training recorded.
+            The label names that training has seen: a text file, one a line, or a folder with the `training.json` of an
+            adapter or model; by default what the training of this model recorded.
         bootstrap (`int`, *optional*, defaults to 1000):
             Bootstrap resamples of the records for intervals.
         confidence (`float`, *optional*, defaults to 0.95):
@@ -121,7 +123,7 @@ def main(options: BenchmarkOptions, engine_options: EngineOptions) -> None:
     if options.hub_dataset is not None and options.max_records is not None:
         raise InputError("--hub_dataset publishes scores of whole sets: leave out --max_records")
     matching = Matching(options.mode)
-    trained = read_trained_labels(options, engine_options) if matching.labelled else None
+    trained = find_trained_labels(options, engine_options) if matching.labelled else None
 
     from accelerate.utils import broadcast_object_list
 
@@ -183,7 +185,8 @@ def main(options: BenchmarkOptions, engine_options: EngineOptions) -> None:
                 scorer.add(read_json(line))
         whole.records |= scorer.records
         corpora = [folder.name for folder in made[each.name]]
-        rows += score_set(each, corpora, each.name not in skipped, scorer.tally(matching), trained, options)
+        by_training = None if trained is None else score_by_training(scorer, trained, matching)[each.task]
+        rows += score_set(each, corpora, each.name not in skipped, scorer.tally(matching), by_training, options)
 
     report = whole.report(matching, options.bootstrap, options.confidence, options.seed)
     settings = {name: getattr(options, name) for name in ("bootstrap", "confidence", "seed")}
@@ -206,21 +209,12 @@ def main(options: BenchmarkOptions, engine_options: EngineOptions) -> None:
     print_rows(report["benchmark"], shown, trained is not None, options)
 
 
-def read_trained_labels(options: BenchmarkOptions, engine_options: EngineOptions) -> set[str] | None:
+def find_trained_labels(options: BenchmarkOptions, engine_options: EngineOptions) -> dict[str, list[str]] | None:
     """Read which label names training has seen, from the user's file or the record beside the adapter or model."""
     if options.trained_labels is not None:
-        try:
-            lines = options.trained_labels.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{options.trained_labels}: {error}") from None
-        return {_fold_label(line) for line in lines if line.strip()}
+        return read_trained_labels(options.trained_labels)
     name = engine_options.adapter_name_or_path or engine_options.model_name_or_path
-    labels = read_labels(name) if name else None
-    return None if labels is None else {_fold_label(label) for of_task in labels.values() for label in of_task}
-
-
-def _fold_label(label: str) -> str:
-    return fold(label.replace("_", " "))
+    return read_labels(name) if name else None
 
 
 def build_instances(corpus: Path, folder: Path, max_records: int | None, with_train: bool) -> None:
@@ -245,7 +239,7 @@ def score_set(
     corpora: list[str],
     complete: bool,
     tally: Tally,
-    trained: set[str] | None,
+    by_training: dict[str, Any] | None,
     options: BenchmarkOptions,
 ) -> Iterator[dict[str, Any]]:
     """Yield the scores of a set, the mean over its corpora, and of each of several corpora; for EE by block."""
@@ -265,8 +259,8 @@ def score_set(
             row |= {measure: float(np.mean([part[measure] for part in each])) for measure in each[0]}
             row["interval"] = compute_interval(np.mean(samples, axis=0), options.confidence)
             row |= {part: vars(counts)[part] for part in ("records", "answers", "unparsed", "gold", "pred")}
-            if trained is not None and not corpus:
-                row |= score_by_training(tally, block, trained)
+            if by_training is not None and not corpus:
+                row |= by_training[block] if block else by_training
             row["published"] = published.get(block, {}) if block else published
             row["complete"] = complete
             yield row
@@ -276,15 +270,6 @@ def resample_f1(values: np.ndarray, options: BenchmarkOptions, number: int) -> n
     """Compute the F1 of bootstrap resamples of a corpus's records; corpora are resampled one by one."""
     weights = draw_resamples(len(values), options.bootstrap, options.seed + number)
     return precision_recall_f1(np.concatenate([part @ values for part in weights]))[:, 2]
-
-
-def score_by_training(tally: Tally, block: str, trained: set[str]) -> dict[str, Any]:
-    """Score the labels whose names training has seen, and the others, pooled over corpora."""
-    parts = {"seen": Counts(), "unseen": Counts()}
-    for (_, of_block, label), counts in tally.labels.items():
-        if of_block == block:
-            parts["seen" if _fold_label(label[0]) in trained else "unseen"] += counts
-    return {name: {**counts.scores(), "gold": counts.gold, "pred": counts.pred} for name, counts in parts.items()}
 
 
 def write_eval_results(options: BenchmarkOptions, rows: list[dict[str, Any]]) -> None:

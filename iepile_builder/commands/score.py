@@ -5,6 +5,7 @@ Score a file of predictions: precision, recall and F1 by task, by corpus and ove
     iepile score --predictions_file preds.jsonl --mode partial --bootstrap 1000 --output_file report.json
     iepile score --predictions_file preds.jsonl --compare other_preds.jsonl --report report/
     iepile score --predictions_file preds.jsonl --json | jq .overall.f1
+    iepile score --predictions_file preds.jsonl --trained_labels outputs/adapter --bootstrap 1000
     iepile score --predictions_file preds-1.jsonl --save_partial 1.json; iepile score --partial 1.json 2.json
 
 The file has JSON lines with `id`, `task`, `source`, `instruction`, `label` and `output`, as `iepile predict` and the
@@ -30,8 +31,10 @@ from iepile_builder.scoring.confidence import report_confidence
 from iepile_builder.scoring.confusable import count_confusable, describe_confusable
 from iepile_builder.scoring.matching import Matching
 from iepile_builder.scoring.partial import combine_partial, write_partial
-from iepile_builder.scoring.report import list_scores, to_json_text, write_report
+from iepile_builder.scoring.report import by_task_and_block, list_scores, to_json_text, write_report
 from iepile_builder.scoring.scorer import read_predictions
+from iepile_builder.scoring.trained import score_by_training
+from iepile_builder.training.record import read_trained_labels
 
 
 MIN_RECORDS_OF_INTERVAL = 10  # below, resamples of the records say little about others
@@ -67,6 +70,9 @@ class ScoreOptions:
         hard_negatives (`Path`, *optional*):
             The dictionary that says which labels are confusable, as `iepile mine` writes it; by default the published
             one of the corpus, else one that is mined from the label names.
+        trained_labels (`Path`, *optional*):
+            Also score the label names that training has seen, and the others: a folder with the `training.json` of an
+            adapter or model, or a text file, one name a line. Case and underscores are ignored.
         bootstrap (`int`, *optional*, defaults to 0):
             Bootstrap resamples of the records for intervals; 0 for no intervals.
         confidence (`float`, *optional*, defaults to 0.95):
@@ -86,6 +92,7 @@ class ScoreOptions:
     min_score: float = 0.0
     calibration: Path | None = None
     hard_negatives: Path | None = None
+    trained_labels: Path | None = None
     bootstrap: int = 0
     confidence: float = 0.95
     seed: int = 0
@@ -99,8 +106,14 @@ def main(options: ScoreOptions, matching: Matching) -> None:
         raise InputError("give bootstrap a number of resamples, confidence a number between 0 and 1")
     if (options.predictions_file is None) == (options.partial is None):
         raise InputError("give --predictions_file, or --partial with files of --save_partial")
-    if options.partial is not None and (options.compare or options.report or options.save_partial):
-        raise InputError("--compare, --report and --save_partial need the answers: give --predictions_file")
+    if options.partial is not None and (
+        options.compare or options.report or options.save_partial or options.trained_labels
+    ):
+        raise InputError(
+            "--compare, --report, --save_partial and --trained_labels need the answers: give --predictions_file"
+        )
+    if options.trained_labels is not None and not matching.labelled:
+        raise InputError(f"--trained_labels: --mode {matching.mode} ignores labels; give another mode")
     if not 0 <= options.min_score <= 1:
         raise InputError(f"--min_score is {options.min_score}; give a number from 0 to 1")
     if options.output_file is not None:
@@ -111,6 +124,7 @@ def main(options: ScoreOptions, matching: Matching) -> None:
         check_output(options.report / "index.html")
     calibration = None if options.calibration is None else load_calibration(options.calibration)
     given = None if options.hard_negatives is None else load_hard_negatives(options.hard_negatives)
+    trained = None if options.trained_labels is None else read_trained_labels(options.trained_labels)
 
     if options.partial is not None:
         report = combine_partial(
@@ -131,6 +145,9 @@ def main(options: ScoreOptions, matching: Matching) -> None:
         report["confusable"] = count_confusable(scorer, given, str(options.hard_negatives))
         if (confidence := report_confidence(scorer)) is not None:
             report["confidence"] = confidence
+        if trained is not None:
+            intervals = (options.bootstrap, options.confidence, options.seed)
+            report["trained_labels"] = score_by_training(scorer, trained, matching, *intervals)
         name = str(options.predictions_file)
     if options.bootstrap:
         report["settings"] |= {name: getattr(options, name) for name in ("bootstrap", "confidence", "seed")}
@@ -194,6 +211,17 @@ def _print_scores(report: dict[str, Any], options: ScoreOptions, name: str) -> N
         found = _find_calibration(options.predictions_file) if options.predictions_file is not None else None
         if options.calibration is None and found is not None:
             console.print(f"{found} was found: --calibration {found} makes the scores probabilities", soft_wrap=True)
+    if "trained_labels" in report:
+        names = ["labels", "facts", "precision", "recall", "F1"]
+        names += [f"{options.confidence:.0%} interval"] if options.bootstrap else []
+        parts = _make_table("by whether training has seen the label's name", names)
+        for task, block, of_block in by_task_and_block(report["trained_labels"]):
+            for part, of in of_block.items():
+                cells = [str(of["labels"]), f"{of['gold']:g}"]
+                cells += [f"{of[measure]:.2f}" for measure in ("precision", "recall", "f1")]
+                cells += [_format_interval(of["intervals"]["f1"], of["records"])] if options.bootstrap else []
+                parts.add_row(f"{task} {block}".strip() + f", {part}", *cells)
+        console.print(parts)
     if "comparison" in report:
         records = {name: of["records"] for name, of in list_scores(report)}
         names = ["F1", "other F1", "difference", f"{options.confidence:.0%} interval", "p"]

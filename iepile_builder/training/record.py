@@ -14,6 +14,7 @@ from huggingface_hub import ModelCard
 from iepile_builder.engines.loading import BASE_NOTE, SMOLLM2
 from iepile_builder.errors import InputError
 from iepile_builder.io import write_whole
+from iepile_builder.tasks import TASKS
 
 
 RECORD = "training.json"
@@ -143,6 +144,28 @@ def read_labels(folder: str) -> dict[str, list[str]] | None:
         return None if labels is None else {task: [*map(str, of_task)] for task, of_task in labels.items()}
     except (OSError, ValueError, AttributeError, TypeError):
         raise InputError(f"{file}: not the record of a training; delete it, and the labels are unknown") from None
+
+
+def read_trained_labels(path: Path) -> dict[str, list[str]]:
+    """
+    Read task to the label names that a training has seen, from its record (the file, or the folder of its adapter or
+    model), or from a text file of names, one a line, which then hold for every task.
+
+    Raises:
+        `InputError`: If there is no such file, or no labels in it.
+    """
+    if path.is_dir() or path.name == RECORD:
+        labels = read_labels(str(path if path.is_dir() else path.parent))
+        if labels is None:
+            raise InputError(
+                f"{path}: no record of a training that lists its labels; give a text file, one name a line"
+            )
+        return labels
+    try:
+        names = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: {error}") from None
+    return dict.fromkeys(TASKS, names)
 
 
 def describe_settings(

@@ -133,15 +133,16 @@ def test_labels_that_training_has_seen_are_scored_apart(data: Path, tmp_path: Pa
 
 
 def test_labels_that_a_training_recorded_are_found_beside_the_model(data: Path, tmp_path: Path) -> None:
-    from iepile_builder.commands.benchmark import BenchmarkOptions, read_trained_labels
+    from iepile_builder.commands.benchmark import BenchmarkOptions, find_trained_labels
     from iepile_builder.engines import EngineOptions
 
     (tmp_path / "training.json").write_text(json.dumps({"labels": {"NER": ["Program_Language"], "RE": ["spouse"]}}))
     options = BenchmarkOptions(data)
-    assert read_trained_labels(options, EngineOptions("m", str(tmp_path))) == {"program language", "spouse"}
-    assert read_trained_labels(options, EngineOptions(str(tmp_path), str(data))) is None
+    recorded = {"NER": ["Program_Language"], "RE": ["spouse"]}
+    assert find_trained_labels(options, EngineOptions("m", str(tmp_path))) == recorded
+    assert find_trained_labels(options, EngineOptions(str(tmp_path), str(data))) is None
     (tmp_path / "training.json").write_text("{}")
-    assert read_trained_labels(options, EngineOptions("m", str(tmp_path))) is None
+    assert find_trained_labels(options, EngineOptions("m", str(tmp_path))) is None
 
 
 def test_the_report_feeds_the_card_and_the_hub(data: Path, tmp_path: Path) -> None:
