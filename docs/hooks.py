@@ -55,13 +55,17 @@ def on_page_markdown(markdown: str, page: Page, **kwargs: Any) -> str:
     """
     markdown = re.sub(r"(\]\([^)]*)\.ipynb\)", r"\1.md)", markdown)
     depth = page.file.src_uri.count("/") + 1
-    return re.sub(r"\[([^]]*)\]\(" + r"\.\./" * depth + r"([\w][^)#]*)(?:#[^)]*)?\)", named_file, markdown)
+    return re.sub(r"(\(?)\[([^]]*)\]\(" + r"\.\./" * depth + r"([\w][^)#]*)(?:#[^)]*)?\)(\)?)", named_file, markdown)
 
 
 def named_file(found: re.Match[str]) -> str:
-    """Write a file's path behind what it is called, unless that has it."""
-    text, path = found[1], found[2]
-    return text if path in text else f"{text} (`{path}`)"
+    """Write a file's path behind what it is called, unless one has the other."""
+    before, text, path, after = found.groups()
+    if path in text:
+        return f"{before}{text}{after}"
+    if path.startswith(text):
+        return f"{before}`{path}`{after}"
+    return f"({text}: `{path}`)" if before and after else f"{before}{text} (`{path}`){after}"
 
 
 def notebook_page(notebook: dict[str, Any], name: str) -> str:
@@ -138,7 +142,7 @@ class HuggingFaceDocstrings(griffe.Extension):
     def on_instance(self, *, obj: griffe.Object, **kwargs: Any) -> None:
         """Rewrite the docstring of what was read."""
         if obj.docstring is not None:
-            text = re.sub(r"(?m)^(\s+\*{0,2}[\w, ]+) \(.*\):$", r"\1:", obj.docstring.value)
+            text = re.sub(r"(?m)^(\s+\*{0,2}[\w, ]+) \(.*?\):(?=\s)", r"\1:", obj.docstring.value)
             text = re.sub(r"(?m)^(\s+)\[?`([^`]*)`\]?(.*?):", r"\1\2\3:", text)  # what is raised or returned
             if obj.is_class and any("NamedTuple" in str(base) for base in obj.bases):  # has fields alone
                 text = re.sub(r"(?m)^(\s*)Args:$", r"\1Attributes:", text)

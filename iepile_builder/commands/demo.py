@@ -102,7 +102,7 @@ STYLE = f"""<style>
 .ie h3 {{ font-size: 1rem; font-weight: 600; margin: 1.2rem 0 .4rem; }} .ie a {{ color: var(--link-text-color); }}
 .ie p {{ margin: .3rem 0 .8rem; }}
 </style>"""
-EMPTY = '<div class="ie"><p class="note">What is found in the text comes here.</p></div>'
+EMPTY = '<div class="ie"><p class="note">Results appear here.</p></div>'
 
 
 @dataclass

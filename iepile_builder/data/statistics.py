@@ -67,25 +67,25 @@ def look_into(rows: datasets.Dataset) -> Statistics:
 
 def plot(found: Statistics, folder: Path) -> list[Path]:
     """
-    Draw lengths, labels per instance, positives against negatives, and which labels are asked together, as PNG files.
+    Draw lengths, labels asked and answered, and, of the corpus of each task that has the most pairs, which labels are
+    asked together, as PNG files.
     """
     from matplotlib.figure import Figure
 
-    figures = {}
-    figures["lengths"] = Figure(figsize=(9, 3), layout="constrained")
+    figures = {name: Figure(figsize=(9, 3), layout="constrained") for name in ("lengths", "labels")}
     lengths = (found.instruction_lengths, found.output_lengths)
     for axes, values, name in zip(figures["lengths"].subplots(1, 2), lengths, ("instruction", "answer"), strict=True):
         axes.hist(np.minimum(values, np.percentile(values, 99)), bins=40, color="tab:blue")
-        axes.set(xlabel=f"characters of the {name} (the last bar: 1% are longer)", ylabel="instances")
-    for name, counts, title in (
-        ("labels", found.labels, "labels asked in an instruction"),
-        ("positives", found.positive, "labels of an instruction that have an answer (0: purely negative)"),
-    ):
-        figures[name] = Figure(figsize=(9, 3), layout="constrained")
-        axes = figures[name].subplots()
-        _draw_bars(axes, counts)
-        axes.set(xlabel=title, ylabel="instances")
-    for (task, source), pairs in found.together.items():
+        axes.set(xlabel=f"characters of the {name} (last bar: the longest 1%)", ylabel="instances")
+    axes, answered = figures["labels"].subplots(1, 2, sharey=True)
+    _draw_bars(axes, found.labels)
+    _draw_bars(answered, found.positive)
+    axes.set(xlabel="labels asked", ylabel="instances")
+    axes.legend()
+    answered.set(xlabel="of these, labels with an answer")
+    most = {task: source for (task, source), _ in sorted(found.together.items(), key=lambda of: of[1].total())}
+    for task, source in sorted(most.items()):
+        pairs = found.together[task, source]
         labels = [label for label, _ in Counter(label for pair in pairs.elements() for label in pair).most_common()]
         labels = sorted(labels[:HEAT_MAP_LABELS])
         if len(labels) > 2:
@@ -105,9 +105,7 @@ def _draw_bars(axes: "Axes", counts: Counter[tuple[str, int]]) -> None:
         heights = np.array([counts[task, number] for number in numbers])
         axes.bar(numbers, heights, bottom=bottom, label=task)
         bottom += heights
-    axes.set_ylim(0, 1.08 * bottom.max())
     axes.set_xticks(numbers)
-    axes.legend()
 
 
 def _draw_heat_map(labels: list[str], pairs: Counter[tuple[str, str]], title: str) -> "Figure":

@@ -174,6 +174,7 @@ def _make_table(result: Extraction, colors: list[str]) -> _Table | None:
     def label(name: str) -> _Cell:
         return _Cell(name, hue=hue(name, colors) if name in colors else None)
 
+    title = TASKS[result.task].title
     if result.events:
         rows = [
             [
@@ -183,7 +184,7 @@ def _make_table(result: Extraction, colors: list[str]) -> _Table | None:
             ]
             for event in result.events[:MAX_ROWS]
         ]
-        table = _Table("events", ["event", "trigger", "arguments"], rows, len(result.events) - len(rows))
+        table = _Table(title, ["event", "trigger", "arguments"], rows, len(result.events) - len(rows))
         return _with_scores(table, result.event_scores)
     if TASKS[result.task].has_events or not result.facts:
         return None
@@ -192,7 +193,7 @@ def _make_table(result: Extraction, colors: list[str]) -> _Table | None:
     rows = [
         [[[_show_mention(value) if isinstance(value, Mention) else label(value)]] for value in row] for row in values
     ]
-    table = _Table("facts", [head for head, _ in columns], rows, len(result.facts) - len(rows))
+    table = _Table(title, [head for head, _ in columns], rows, len(result.facts) - len(rows))
     return _with_scores(table, result.scores)
 
 

@@ -109,7 +109,7 @@ def metric_files(folder: Path, name: str) -> Files:
 
 def demo_files(name: str, model: str, adapter: str | None = None) -> Files:
     """
-    Make a Space of this library and an app that loads a model.
+    Make a Space of this library and an app that loads a model; it serves people, and assistants by MCP.
 
     Raises:
         `InputError`: If the model or the adapter is a folder, which the Space could not load.
@@ -117,7 +117,7 @@ def demo_files(name: str, model: str, adapter: str | None = None) -> Files:
     models = [each for each in (adapter, model) if each is not None]
     if local := next(filter(is_path, models), None):
         raise InputError(f"{local}: a Space loads its model from the Hub: push it, and give its Hub id")
-    return _library_files({"demo"}) | {
+    return _library_files({"mcp"}) | {
         "README.md": render("demo_card.md", title=name.rsplit("/", 1)[-1], models=models).encode(),
         "app.py": render("demo_app.py.txt", model=model, adapter=adapter).encode(),
     }

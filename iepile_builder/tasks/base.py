@@ -108,7 +108,7 @@ class Task:
             return (
                 f"One {self.label_name} a line, with its {self.roles_name}: `{first}: {', '.join(self.form[first])}`"
             )
-        return f"One {self.label_name} a line, such as `{first}`, with a description behind a colon if you like"
+        return f"One {self.label_name} a line, such as `{first}`, with a description after a colon if you like"
 
     # Schemas
 

@@ -337,6 +337,7 @@ def test_the_demo_and_back(
     assert {"README.md", "app.py", "requirements.txt", "iepile_builder/extraction/page.py"} <= set(files)
     requirements = {re.split("[>\\[]", line)[0] for line in files["requirements.txt"].decode().splitlines()}
     assert {"gradio", "torch", "transformers", "peft", "datasets"} <= requirements
+    assert "gradio[mcp]>=6" in files["requirements.txt"].decode().splitlines()
     with pytest.raises(SystemExit, match="a Space loads its model from the Hub"):
         run("demo", "--repo_id", "user/demo", "--model_name_or_path", base)
 
@@ -357,6 +358,7 @@ def test_the_demo_and_back(
             assert app.stdout is not None
             assert Path(app.stdout.readline()).parent.parent == folder
             assert f"http://127.0.0.1:{port}" in app.stdout.readline(), (tmp_path / "log").read_text()[-3000:]
+            import httpx
             from gradio_client import Client
 
             monkeypatch.setenv("HF_HUB_OFFLINE", "0")
@@ -365,6 +367,8 @@ def test_the_demo_and_back(
             found, data, *_ = client.predict(*asked, api_name="/extract")
             assert json.loads(data)["text"] == "Ada met Bob in Rome."
             assert "<h3>Text</h3>" in found  # what is marked is random
+            tools = httpx.get(f"http://127.0.0.1:{port}/gradio_api/mcp/schema").json()
+            assert [tool["name"] for tool in tools] == ["extract_facts"]
         finally:
             app.terminate()
 

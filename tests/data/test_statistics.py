@@ -35,6 +35,6 @@ def test_plots(rows: datasets.Dataset, tmp_path: Path) -> None:
     matplotlib = pytest.importorskip("matplotlib")
     before = dict(matplotlib.rcParams), "matplotlib.pyplot" in sys.modules
     files = plot(look_into(rows), tmp_path)
-    assert [file.name for file in files] == ["lengths.png", "labels.png", "positives.png", "together_NER_hand.png"]
+    assert [file.name for file in files] == ["lengths.png", "labels.png", "together_NER_hand.png"]
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in files)
     assert (dict(matplotlib.rcParams), "matplotlib.pyplot" in sys.modules) == before
