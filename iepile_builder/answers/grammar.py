@@ -6,6 +6,7 @@ training format has.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
 # What Python's JSON encoder writes inside a string: characters as they are, and no escape but these.
 _CHARACTERS = r'/([^"\\\x00-\x1F]|\\["\\bfnrt]|\\u00(0[0-7bef]|1[0-9a-f]))+/'
+
+# Strings of the text start and end between these: letters of Latin, Greek or Cyrillic script, digits, or one other
+# character. Other scripts may write no spaces (Chinese, Thai), or attach particles to a mention (Korean, Hebrew).
+_WORD = re.compile(r"\d+|(?:[^\W\d_](?<![\u0530-\u1dff\u2000-\U0010ffff]))+|.", re.DOTALL)
 
 
 def lark_grammar(schema: Mapping[str, Any], start: str = "") -> str:
@@ -67,11 +72,9 @@ def lark_grammar(schema: Mapping[str, Any], start: str = "") -> str:
     answer = expression(schema)
     characters = _CHARACTERS
     if (text := schema.get("x-text")) is not None:
-        # Whole characters as they are written in JSON, so that none is cut inside its escape; no half of a pair, which
-        # UTF-8 cannot write
-        whole = [character for character in text if not "\ud800" <= character <= "\udfff"]
-        chunks = json.dumps([to_json(character)[1:-1] for character in whole])
-        characters = f'SUBSTRING & /(?s:.+)/\nSUBSTRING: %regex {{"substring_chunks": {chunks}}}'
+        # As they are written in JSON, so that no escape is cut; no half of a surrogate pair, which UTF-8 cannot write
+        words = [to_json(word)[1:-1] for word in _WORD.findall(text) if not "\ud800" <= word <= "\udfff"]
+        characters = f'SUBSTRING & /(?s:.+)/\nSUBSTRING: %regex {{"substring_chunks": {json.dumps(words)}}}'
     return "\n".join(
         [
             f"start: {start}{answer}",
