@@ -3,17 +3,21 @@
 import importlib
 import json
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import yaml
-from helpers.corpora import ROOT, write_lines
+from helpers.corpora import ROOT, SAMPLE_CORPUS, write_lines
+from helpers.tiny import save_tiny_model
 
 from iepile_builder import Extractor, InputError
+from iepile_builder.commands import cli
+from iepile_builder.commands.cli import parse_options
 from iepile_builder.data.options import InstanceOptions
 from iepile_builder.engines.loading import SMOLLM2
+from iepile_builder.io import hash_file
 from iepile_builder.tasks import TASKS
 from iepile_builder.training.arguments import SftArguments
 
@@ -22,12 +26,17 @@ FOLDER = ROOT / "recipes" / "smollm2-135m-instruct" / "zero_shot"
 
 
 @pytest.fixture(scope="module")
-def levers() -> ModuleType:
+def scripts() -> dict[str, ModuleType]:
     sys.path.insert(0, str(FOLDER))
     try:
-        return importlib.import_module("levers")
+        return {name: importlib.import_module(name) for name in ("prepare", "levers", "make", "low_rank")}
     finally:
         sys.path.remove(str(FOLDER))
+
+
+@pytest.fixture
+def prepare(scripts: dict[str, ModuleType]) -> ModuleType:
+    return scripts["prepare"]
 
 
 def read(name: str) -> dict:
@@ -55,7 +64,7 @@ def test_every_setting_changes_options_that_exist() -> None:
         assert {*setting.get("tasks", ())} <= TASKS.keys(), name
 
 
-def test_annotations_become_mentions(levers: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_annotations_become_mentions(prepare: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     relations = [
         {"head": "Emma", "relation": "author", "tail": "Jane Austen", "head_type": "work", "tail_type": "person"},
         {"head": "Emma", "relation": "country", "tail": "England", "head_type": "work", "tail_type": "location"},
@@ -70,8 +79,8 @@ def test_annotations_become_mentions(levers: ModuleType, tmp_path: Path, monkeyp
     (tmp_path / "recycled.yaml").write_text(
         "books: {types: {person: human}, tails: {author: author}}\ntalk: {roles: {speaker: speaker}}\n"
     )
-    monkeypatch.setattr(levers, "FOLDER", tmp_path)
-    folder = levers.recycle(tmp_path, tmp_path / "out") / "IE-en" / "NER"
+    monkeypatch.setattr(prepare, "FOLDER", tmp_path)
+    folder = prepare.recycle(tmp_path, tmp_path / "out") / "IE-en" / "NER"
 
     def entities(name: str) -> list[tuple[str, str]]:
         (record,) = map(json.loads, (folder / name / "train.json").read_text().splitlines())
@@ -82,13 +91,65 @@ def test_annotations_become_mentions(levers: ModuleType, tmp_path: Path, monkeyp
     assert (folder / "books-mentions" / "schema.json").read_text() == '["author", "human"]\n[]\n{}\n'
 
 
-def test_another_file_of_a_corpus_is_refused(levers: ModuleType, tmp_path: Path) -> None:
+def test_another_file_of_a_corpus_is_refused(prepare: ModuleType, tmp_path: Path) -> None:
     corpora = {"NER": {"people": {"licence": "CC0", "sha256": "0" * 64}}}
     with pytest.raises(InputError, match="no such corpus"):
-        levers.check_corpora(tmp_path, corpora)
+        prepare.check_corpora(tmp_path, corpora)
     write_lines(tmp_path / "IE-en" / "NER" / "people" / "train.json", [])
     with pytest.raises(InputError, match="another sha256"):
-        levers.check_corpora(tmp_path, corpora)
+        prepare.check_corpora(tmp_path, corpora)
+
+
+def test_one_command_makes_an_adapter_and_reuses_what_is_finished(
+    scripts: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """With a model of a few thousand weights and corpora of the sample; every stage in this process."""
+    make, low_rank = scripts["make"], scripts["low_rank"]
+    trained, held_out = {"NER": "daily_news", "RE": "lives_and_works"}, {"EE": ["working_life"]}
+    hashes = {name: hash_file(SAMPLE_CORPUS / "IE-en" / task / name / "train.json") for task, name in trained.items()}
+    listed = {task: {name: {"licence": "MIT", "sha256": hashes[name]}} for task, name in trained.items()}
+    (tmp_path / "corpora.yaml").write_text(yaml.safe_dump({"license": "mit", "train": listed, "held_out": held_out}))
+    (tmp_path / "recycled.yaml").write_text("lives_and_works: {tails: {lives in: home town}}\n")
+    small = {"compile_layers": False, "max_length": 2048, "per_device_train_batch_size": 2}
+    (tmp_path / "sft_cpu.yaml").write_text(yaml.safe_dump({**read("sft_cpu.yaml"), **small}))
+    model = save_tiny_model(tmp_path / "model", max_position_embeddings=4096)
+    ran: list[str] = []
+
+    def run(*arguments: object) -> None:
+        name, *words = map(str, arguments)
+        ran.append(Path(name).stem)
+        if name.endswith(".py"):
+            low_rank.main(*parse_options("low_rank", "", [low_rank.LowRankOptions], words))
+        else:
+            cli.run(name, words)
+
+    monkeypatch.setattr(make, "run", run)
+    monkeypatch.setattr(make.cuda, "is_available", lambda: False)
+    for module in (make, scripts["prepare"]):
+        monkeypatch.setattr(module, "FOLDER", tmp_path)
+    options = make.MakeOptions(
+        SAMPLE_CORPUS, tmp_path / "out", max_records=8, max_train_tokens=4000, continue_tokens=2000, test_records=1,
+        model_name_or_path=str(model),
+    )  # fmt: skip
+    make.main(options)
+    runs = ["build", "train", "build", "build", "train"]  # synonyms also have mentions
+    assert ran == [*runs, "low_rank", "build", "train", "low_rank", "build", "predict", "score"]
+    out, adapter = tmp_path / "out", tmp_path / "out" / "adapter"
+    assert json.loads((adapter / "adapter_config.json").read_text())["r"] == 16
+    labels = json.loads((adapter / "training.json").read_text())["labels"]
+    assert "home town" in labels["NER"] and "spouse" in labels["RE"]
+    report = json.loads((out / "report.json").read_text())
+    assert report["tasks"]["EE"]["trigger"]["records"] == 1
+    assert "license: mit" in (adapter / "README.md").read_text()
+    assert (out / "synonyms" / "train.jsonl").read_bytes() != (out / "plain" / "train.jsonl").read_bytes()
+
+    ran.clear()
+    make.main(options)
+    assert ran == [] and "reused" in capsys.readouterr().out
+    with pytest.raises(InputError, match="made with other settings"):
+        make.main(replace(options, max_records=9))
+    with pytest.raises(InputError, match="unknown none; known: plain, synonyms"):
+        make.main(replace(options, runs=["none"]))
 
 
 def test_the_adapter_that_ships_extracts(smollm2: str) -> None:

@@ -5,7 +5,8 @@ Bring the difference between a fine-tuned model and its base to a LoRA adapter; 
         --rank 32 --output_dir outputs/zero_shot/adapter
 
 Of each linear layer's difference the adapter has the best approximation of that rank (singular value decomposition),
-in bfloat16. What differs in other weights is lost: train with `--linear_layers_only`.
+in bfloat16. What differs in other weights is lost: train with `--linear_layers_only`. The record of the first
+training, `training.json`, goes with it, with the labels of all.
 """
 
 import json
@@ -20,6 +21,8 @@ from iepile_builder.chat import load_tokenizer
 from iepile_builder.commands.cli import parse_options
 from iepile_builder.engines.loading import load_model, quiet_libraries
 from iepile_builder.errors import InputError
+from iepile_builder.io import write_whole
+from iepile_builder.training.record import RECORD, add_labels, read_labels
 
 
 @dataclass
@@ -87,7 +90,13 @@ def main(options: LowRankOptions) -> None:
         total += float(values.square().sum())
     model.to("cpu", torch.bfloat16).save_pretrained(options.output_dir)
     load_tokenizer(options.tuned[0]).save_pretrained(options.output_dir)
-    print(json.dumps({"rank": options.rank, "share_of_the_square_norm_kept": round(1 - lost / total, 4)}))
+    labels: Any = read_labels(options.tuned[0])
+    for name in options.tuned[1:]:
+        labels = add_labels(name, labels)
+    if labels is not None:
+        record = json.loads(Path(options.tuned[0], RECORD).read_text(encoding="utf-8")) | {"labels": labels}
+        write_whole(options.output_dir / RECORD, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    print(json.dumps({"rank": options.rank, "share_of_the_square_norm_kept": round(1 - lost / max(total, 1e-12), 4)}))
 
 
 if __name__ == "__main__":
