@@ -30,9 +30,11 @@ def test_both_languages_have_the_same_code() -> None:
 
 def test_links_lead_somewhere() -> None:
     for name in ("README.md", "README_CN.md"):
-        links = re.findall(r"\]\(([^)#]+)", (ROOT / name).read_text(encoding="utf-8"))
-        assert links
-        for link in links:
+        text = (ROOT / name).read_text(encoding="utf-8")
+        links = re.findall(r"\]\(([^)#]+)", text)
+        pictures = re.findall(r'src(?:set)?="([^"]+)"', text)
+        assert links and len(pictures) == 4
+        for link in links + pictures:
             assert link.startswith("https://") or (ROOT / link).exists(), f"{name}: {link}"
 
 

@@ -303,8 +303,8 @@ def build_demo(extractor: Extractor, max_characters: int = 20_000, max_seconds: 
     with gr.Blocks(title="Information extraction", analytics_enabled=False) as demo:
         gr.HTML(STYLE, js_on_load=None)
         gr.Markdown(
-            "# Information extraction\nA language model looks for what your schema asks for; each string of its "
-            "answer is located in the text."
+            "# Information extraction\nA language model extracts what your schema asks for; each string is located in "
+            "the text."
         )
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
@@ -331,7 +331,7 @@ def build_demo(extractor: Extractor, max_characters: int = 20_000, max_seconds: 
                 triggers = gr.Textbox(
                     "",
                     label="Triggers",
-                    info="One event type a line, with its triggers: `resign: quit, left`",
+                    info="One event type per line, with its triggers: `resign: quit, left`",
                     lines=2,
                     visible=False,
                     elem_id="triggers",

@@ -106,9 +106,9 @@ class Task:
         first = next(iter(self.form))
         if self.roles_name:
             return (
-                f"One {self.label_name} a line, with its {self.roles_name}: `{first}: {', '.join(self.form[first])}`"
+                f"One {self.label_name} per line, with its {self.roles_name}: `{first}: {', '.join(self.form[first])}`"
             )
-        return f"One {self.label_name} a line, such as `{first}`, with a description after a colon if you like"
+        return f"One {self.label_name} per line, such as `{first}`, with a description after a colon if you like"
 
     # Schemas
 

@@ -150,7 +150,7 @@ def test_the_schema_of_a_user() -> None:
     )
     with pytest.raises(InputError, match=r'give CLS the topics, such as \["sports", "politics"\]'):
         read_schema([], "CLS")
-    assert "One topic a line, such as `sports`" in TASKS["CLS"].hint
+    assert "One topic per line, such as `sports`" in TASKS["CLS"].hint
 
 
 def test_the_grammar_holds_a_model_to_it(tmp_path: Path) -> None:
