@@ -49,6 +49,14 @@ def find_resource(folder: str, name: str) -> Path:
     raise InputError(f"{name}: no such file, and no name in {folder}, which has {', '.join(known)}")
 
 
+def find_adapter(name: str) -> str:
+    """Find the folder of a recipe's adapter by its name, `"smollm2-135m-instruct/zero_shot/adapter"`."""
+    try:
+        return str(find_resource("recipes", f"{name}/adapter_config.json").parent)
+    except InputError:  # a folder elsewhere, or a Hub id
+        return name
+
+
 def metric_path() -> str:
     """Find the path of the metric, for `evaluate.load(iepile_builder.metric_path())`."""
     return str(find_resource("evaluate_metrics", "ie_f1/ie_f1.py"))

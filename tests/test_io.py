@@ -6,8 +6,9 @@ import pytest
 from helpers.corpora import ROOT
 
 from iepile_builder import metric_path
+from iepile_builder.engines import EngineOptions
 from iepile_builder.errors import InputError
-from iepile_builder.io import find_resource
+from iepile_builder.io import find_adapter, find_resource
 
 
 def test_a_resource_is_found_by_name_or_by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,3 +37,16 @@ def test_an_unknown_name_lists_what_there_is(name: str, names: str) -> None:
     with pytest.raises(InputError, match=f"^{name}: no such file.*{names}") as caught:
         find_resource("recipes", name)
     assert "\n" not in str(caught.value)
+
+
+def test_a_recipes_adapter_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "smollm2-135m-instruct/zero_shot/adapter"
+    shipped = find_adapter(name)
+    assert Path(shipped, "adapter_model.safetensors").is_file()
+    assert EngineOptions("m", name).adapter_name_or_path == shipped
+    monkeypatch.chdir(tmp_path)
+    for other in ("user/adapter", str(tmp_path), "smollm2-135m-instruct/zero_shot"):
+        assert find_adapter(other) == other
+    (tmp_path / name).mkdir(parents=True)
+    (tmp_path / name / "adapter_config.json").touch()
+    assert find_adapter(name) == name, "a folder that exists comes first"

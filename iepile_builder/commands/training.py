@@ -20,7 +20,7 @@ from iepile_builder.commands.cli import documented, make_parser, run
 from iepile_builder.errors import InputError
 from iepile_builder.hub.cards import model_card
 from iepile_builder.hub.push import push_folder
-from iepile_builder.io import find_resource, first_line
+from iepile_builder.io import find_adapter, find_resource, first_line
 from iepile_builder.processes import start_children
 from iepile_builder.training.arguments import DataArguments, SftArguments
 from iepile_builder.training.checkpoints import (
@@ -178,6 +178,8 @@ def parse(
     for each in (data_args, training_args):
         if getattr(each, "chat_template_path", None) is not None:
             each.chat_template_path = str(find_resource("recipes", each.chat_template_path))
+    if data_args.adapter_name_or_path is not None:
+        data_args.adapter_name_or_path = find_adapter(data_args.adapter_name_or_path)
     if training_args.project == type(training_args).project:  # the same for everybody
         training_args.project = Path(training_args.output_dir).resolve().name
     return arguments

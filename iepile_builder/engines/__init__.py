@@ -9,6 +9,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any, Literal
 
 from iepile_builder.errors import InputError
+from iepile_builder.io import find_adapter
 from iepile_builder.tasks import find_task
 
 
@@ -26,7 +27,7 @@ class ModelOptions:
             Folder or Hub id of the model. By default SmolLM2-135M-Instruct with the zero-shot adapter of this package,
             where a command answers.
         adapter_name_or_path (`str`, *optional*):
-            Folder or Hub id of a LoRA adapter. Its tokenizer is used where it has one.
+            Folder or Hub id of a LoRA adapter, or the name of a recipe's. Its tokenizer is used where it has one.
         chat_template_path (`str`, *optional*):
             A Jinja file in place of the tokenizer's own chat template, or the name of a recipe's.
         dtype (`str`, *optional*, defaults to `"auto"`):
@@ -37,6 +38,10 @@ class ModelOptions:
     adapter_name_or_path: str | None = None
     chat_template_path: str | None = None
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+
+    def __post_init__(self) -> None:
+        if self.adapter_name_or_path is not None:
+            self.adapter_name_or_path = find_adapter(self.adapter_name_or_path)
 
 
 @dataclass

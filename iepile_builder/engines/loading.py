@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from iepile_builder.answers.scores import CALIBRATION, Calibration, load_calibration
 from iepile_builder.errors import InputError
-from iepile_builder.io import find_resource, first_line
+from iepile_builder.io import find_adapter, first_line
 
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
-ZERO_SHOT = "smollm2-135m-instruct/zero_shot/adapter/adapter_config.json"  # in recipes/
+ZERO_SHOT = "smollm2-135m-instruct/zero_shot/adapter"  # in recipes/
 BASE_NOTE = "base_note.txt"  # in a model's folder: what the card of an adapter of it says about its weights
 
 
@@ -182,11 +182,11 @@ def shipped_model() -> tuple[str, str]:
     Raises:
         `InputError`: As [`embedded_model`].
     """
-    adapter = find_resource("recipes", ZERO_SHOT).parent
+    adapter = find_adapter(ZERO_SHOT)
     with redirect_stdout(sys.stderr):
         model = embedded_model()
     print("adapter: the zero-shot adapter of this package", file=sys.stderr)
-    return model, str(adapter)
+    return model, adapter
 
 
 def embedded_model() -> str:

@@ -21,7 +21,8 @@ class DataArguments:
         max_eval_samples (`int`, *optional*):
             Evaluate on a random subset of this many rows.
         adapter_name_or_path (`str`, *optional*):
-            Continue this adapter instead of starting a new one.
+            Continue this adapter instead of starting a new one: a folder, a Hub id, or the name of a recipe's, such as
+            `smollm2-135m-instruct/zero_shot/adapter`.
     """
 
     dataset_name: str

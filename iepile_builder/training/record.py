@@ -11,9 +11,9 @@ import orjson
 import yaml
 from huggingface_hub import ModelCard
 
-from iepile_builder.engines.loading import BASE_NOTE, SMOLLM2
+from iepile_builder.engines.loading import BASE_NOTE, SMOLLM2, ZERO_SHOT
 from iepile_builder.errors import InputError
-from iepile_builder.io import write_whole
+from iepile_builder.io import find_adapter, write_whole
 from iepile_builder.tasks import TASKS
 
 
@@ -179,7 +179,13 @@ def describe_settings(
     from transformers.training_args import OptimizerNames
 
     if data_args.adapter_name_or_path is not None:
-        trained = f"the adapter {public(data_args.adapter_name_or_path)}, continued"
+        adapter = data_args.adapter_name_or_path
+        name = (
+            "zero-shot adapter of iepile-builder"
+            if adapter == find_adapter(ZERO_SHOT)
+            else f"adapter {public(adapter)}"
+        )
+        trained = f"the {name}, continued"
     elif model_args.use_peft:
         modules = model_args.lora_target_modules or "the architecture's default modules"
         modules = modules if isinstance(modules, str) else ", ".join(modules)

@@ -66,6 +66,19 @@ def test_from_a_corpus_to_scores_and_again_to_the_hub(quickstart, hub: LocalHub,
     assert str(tmp_path) not in card
 
 
+@pytest.mark.slow
+def test_the_shipped_adapter_is_continued(smollm2: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "iepile_builder", "quickstart", "--max_train_tokens", "1000"]
+    command += ["--max_generated_tokens", "60", "--max_new_tokens", "10"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "outputs" / "quickstart").iterdir()
+    answers = {system: (folder / f"{system}.jsonl").read_text() for system in ("base", "lookup", "shipped", "tuned")}
+    assert len(set(answers.values())) == 4
+    card = (folder / "adapter" / "README.md").read_text()
+    assert "license: cc-by-nc-sa-4.0" in card and "the zero-shot adapter of iepile-builder, continued" in card
+
+
 def test_a_gpu_is_used_if_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.cuda.is_available() or find_device() == ["cpu"]
     with monkeypatch.context() as patch:
