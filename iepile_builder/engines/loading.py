@@ -33,7 +33,7 @@ def quiet_libraries() -> Iterator[None]:
     Hide messages of libraries about each other, which a user can do nothing about. Also works as a decorator.
 
     TRL imports PEFT, which imports `bitsandbytes`, which warns that an optional kernel for 4 bits is missing; and PEFT
-    and TRL use names that `transformers` has deprecated.
+    and TRL use names that `transformers` has deprecated. Saving an adapter, PEFT looks for its base model on the Hub.
     """
 
     def is_not_about_the_kernel(record: logging.LogRecord) -> bool:  # one for each use: they may be nested
@@ -45,6 +45,7 @@ def quiet_libraries() -> Iterator[None]:
         with warnings.catch_warnings():
             deprecated = r"`(is_)?gradient_checkpointing(_enable|_disable)?` is deprecated"
             warnings.filterwarnings("ignore", deprecated, FutureWarning)
+            warnings.filterwarnings("ignore", "Could not find a config file in .* that the vocabulary was not", UserWarning)
             yield
     finally:
         logger.removeFilter(is_not_about_the_kernel)
