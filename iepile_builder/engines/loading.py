@@ -45,7 +45,7 @@ def quiet_libraries() -> Iterator[None]:
         with warnings.catch_warnings():
             deprecated = r"`(is_)?gradient_checkpointing(_enable|_disable)?` is deprecated"
             warnings.filterwarnings("ignore", deprecated, FutureWarning)
-            warnings.filterwarnings("ignore", "Could not find a config file in .* that the vocabulary was not", UserWarning)
+            warnings.filterwarnings("ignore", "Could not find a config file in .* - will assume", UserWarning)
             yield
     finally:
         logger.removeFilter(is_not_about_the_kernel)
