@@ -132,7 +132,7 @@ def measure(task: dict[str, Any]) -> dict[str, Any]:
     from iepile_builder.chat import load_tokenizer
     from iepile_builder.engines.attention import register_varlen
     from iepile_builder.engines.loading import load_model
-    from iepile_builder.training.data import take_tokens, tokenize_rows
+    from iepile_builder.training.data import tokenize_rows
     from iepile_builder.training.trainer import AnswerTrainer, compile_layers
 
     options = dict(task["options"])
@@ -144,10 +144,8 @@ def measure(task: dict[str, Any]) -> dict[str, Any]:
     tokenizer = load_tokenizer(task["tokenizer"])
     instances = IEPile(data_dir=task["corpus"], splits=["train"]).as_dataset(split="train")
     some = random.Random(0).sample(range(len(instances)), min(len(instances), task["max_train_tokens"] // 20))
-    rows = take_tokens(
-        tokenize_rows(instances.select(some), "train", tokenizer, PACKED["max_length"]),
-        task["max_train_tokens"],
-        seed=0,
+    rows = tokenize_rows(
+        instances.select(some), "train", tokenizer, PACKED["max_length"], max_tokens=task["max_train_tokens"]
     )
 
     names = {field.name for field in fields(SFTConfig)}

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Message = dict[str, str]
 
-_CUT = "\ufdd0\ufdd1\ufdd0"  # Unicode keeps these two out of all texts; in one that has them, they are lost
+CUT = "\ufdd0\ufdd1\ufdd0"  # Unicode keeps these two out of all texts; in one that has them, they are lost
 
 
 def to_prompt(instance: Mapping[str, Any]) -> list[Message]:
@@ -43,15 +43,27 @@ def render(
     A message is data. Where its text holds a control token of the model, such as `<|im_end|>`, a mark is set within,
     at which [`encode`] cuts: the token is read as plain characters and cannot open or close a turn.
     """
-    plain = [{**message, "content": break_control_tokens(message["content"], tokenizer)} for message in messages]
-    return str(
-        tokenizer.apply_chat_template(plain, add_generation_prompt=add_generation_prompt, tokenize=False, **kwargs)
-    )
+    return render_all([messages], tokenizer, add_generation_prompt, **kwargs)[0]
+
+
+def render_all(
+    conversations: Sequence[list[Message]],
+    tokenizer: PreTrainedTokenizerBase,
+    add_generation_prompt: bool = True,
+    **kwargs: Any,
+) -> list[str]:
+    """Render conversations as [`render`] does each of them, in less time."""
+    plain = [
+        [{**message, "content": break_control_tokens(message["content"], tokenizer)} for message in messages]
+        for messages in conversations
+    ]
+    kwargs |= {"add_generation_prompt": add_generation_prompt, "tokenize": False}
+    return [str(text) for text in tokenizer.apply_chat_template(plain, **kwargs)]
 
 
 def encode(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
     """Encode texts of [`render`], in which the template has written the special tokens."""
-    pieces = [text.split(_CUT) for text in texts]
+    pieces = [text.split(CUT) for text in texts]
     flat = [piece for each in pieces for piece in each]
     if tokenizer.is_fast:
         backend = tokenizer.backend_tokenizer
@@ -66,7 +78,7 @@ def encode(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[lis
 
 def break_control_tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
     """Set a mark behind the first character of every control token in a text; see [`render`]."""
-    return _control_tokens(tokenizer).sub(lambda found: found[0][0] + _CUT + found[0][1:], text)
+    return _control_tokens(tokenizer).sub(lambda found: found[0][0] + CUT + found[0][1:], text)
 
 
 @lru_cache(maxsize=8)
@@ -105,37 +117,34 @@ def tokenize(
     Raises:
         `InputError`: If the chat template renders the prompt in another way when an answer follows.
     """
-    texts = _render_row(instance, tokenizer)
-    [tokens] = _label(encode(texts, tokenizer))
+    texts = render_rows([instance], tokenizer)
+    [tokens] = label(encode(texts, tokenizer))
     if with_spans:
         asked = tokens["labels"].count(-100)
         tokens["spans"] = [(0, 0)] * asked + _spans(texts[1], instance["output"], tokenizer)
     return tokens
 
 
-def tokenize_batch(
-    instances: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase
-) -> list[dict[str, list[Any]]]:
-    """Turn instances into tokens and labels as [`tokenize`] does each of them, in less time."""
-    texts = [text for instance in instances for text in _render_row(instance, tokenizer)]
-    return _label(encode(texts, tokenizer))
+def render_rows(instances: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """
+    Render the prompt of each instance, and what follows it, in turn.
 
-
-def _render_row(instance: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Render the prompt of an instance, and what follows it."""
-    row = to_prompt_completion(instance)
-    prompt = render(row["prompt"], tokenizer)
-    whole = render(row["prompt"] + row["completion"], tokenizer, add_generation_prompt=False)
-    if not whole.startswith(prompt):
+    Raises:
+        `InputError`: If the chat template renders a prompt in another way when an answer follows.
+    """
+    rows = [to_prompt_completion(instance) for instance in instances]
+    prompts = render_all([row["prompt"] for row in rows], tokenizer)
+    wholes = render_all([row["prompt"] + row["completion"] for row in rows], tokenizer, add_generation_prompt=False)
+    if not all(map(str.startswith, wholes, prompts)):
         raise InputError(
             "the chat template renders a prompt differently once its answer follows, so that what is trained is not "
             "what is used: give another with --chat_template_path"
         )
-    return [prompt, whole.removeprefix(prompt)]
+    return [text for prompt, whole in zip(prompts, wholes, strict=True) for text in (prompt, whole[len(prompt) :])]
 
 
-def _label(encoded: Sequence[list[int]]) -> list[dict[str, list[Any]]]:
-    """Join the tokens of prompts and of what follows them, in turn, and label the latter."""
+def label(encoded: Sequence[list[int]]) -> list[dict[str, list[Any]]]:
+    """Join the tokens of prompts and of what follows them, in turn, and label the latter, as [`tokenize`] does."""
     return [
         {"input_ids": asked + learned, "labels": [-100] * len(asked) + learned}
         for asked, learned in zip(encoded[::2], encoded[1::2], strict=True)
@@ -144,7 +153,7 @@ def _label(encoded: Sequence[list[int]]) -> list[dict[str, list[Any]]]:
 
 def _spans(text: str, answer: str, tokenizer: PreTrainedTokenizerBase) -> list[tuple[int, int]]:
     """Tell the characters of an answer that each token of its rendered text covers."""
-    pieces = text.split(_CUT)
+    pieces = text.split(CUT)
     start = "".join(pieces).index(answer)
     offsets = tokenizer(pieces, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
     spans, before, covered = [], -start, 0

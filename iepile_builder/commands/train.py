@@ -80,7 +80,6 @@ def main(data_args: SftArguments, training_args: SFTConfig, model_args: ModelCon
         select_sample,
         select_tasks,
         take_records,
-        take_tokens,
         tokenize_rows,
         without_bars,
     )
@@ -168,13 +167,13 @@ def main(data_args: SftArguments, training_args: SFTConfig, model_args: ModelCon
                 check_instances(folder, data_args.dataset_name, hash_rows(train_split, columns))
             drawn = [train_split]
         train_splits = [select_tasks(split, "train", data_args.tasks) for split in drawn]
+        share = None if data_args.max_train_tokens is None else data_args.max_train_tokens // len(draws)
         rows = [
-            tokenize_rows(split, "train", tokenizer, max_length, **learned, draw=draw)
-            for split, draw in zip(train_splits, draws, strict=True)
+            tokenize_rows(
+                split, "train", tokenizer, max_length, **learned, draw=draw, max_tokens=share, seed=seed + number
+            )
+            for number, (split, draw) in enumerate(zip(train_splits, draws, strict=True))
         ]
-        if data_args.max_train_tokens is not None:
-            share = data_args.max_train_tokens // len(rows)
-            rows = [take_tokens(each, share, seed + number, epochs is not None) for number, each in enumerate(rows)]
         train_dataset = rows[0]
         if epochs is not None:
             for draw, of_draw in zip(draws, rows, strict=True):
@@ -246,7 +245,8 @@ def main(data_args: SftArguments, training_args: SFTConfig, model_args: ModelCon
         settings["trained"] = "the linear layers, without embeddings, head and norms"
     if data_args.empty_weight != 1:
         settings["weight of nothing found"] = f"{data_args.empty_weight} in the loss"
-    record = {**find_kinds(train_splits[0]), "rows": len(train_dataset), "data_name": data_name}
+    kinds = find_kinds(train_splits[0]) if state.is_main_process else {}
+    record = {**kinds, "rows": len(train_dataset), "data_name": data_name}
     if data_args.answer_loss == "decisions":
         record["how"] = "the loss on what a grammar leaves open in the answers"
     training.train_and_keep(trainer, data_args, model_args, repo_id, settings, **record)

@@ -2,6 +2,8 @@
 
 import json
 import re
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -18,6 +20,7 @@ from iepile_builder.tasks.base import Task, plain_items
 EXAMPLE_TEXT = {"en": " You can refer to the example for extraction.", "zh": "你可以参考example进行抽取。"}
 LANGUAGES = ("en", "zh")  # of the instructions; that of a text may be any, and its instruction is English
 UNSPACED = frozenset({"zh", "ja", "th", "lo", "km", "my"})  # languages that are written without spaces
+_MOST_ITEMS = 1 << 16  # schema items to keep in memory
 Description = str | dict[str, str]  # of a label, or of a label and its roles by name
 
 
@@ -175,6 +178,33 @@ def read_asked(instruction: str, task: str) -> tuple[Asked, str]:
         return read_head(head + ', "input": ""}', task), text
     except ValueError:  # other keys, another order, or wrong
         return read_head(instruction, task), read_instruction(instruction)["input"]
+
+
+def find_labels(rows: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """
+    List the labels that instructions ask for, by task; a row is a task and an instruction. Each schema item is read
+    once.
+
+    Raises:
+        `InputError`: if an instruction is not JSON with a schema of its task's items.
+    """
+    labels: dict[str, set[str]] = defaultdict(set)
+    known: dict[str, set[str]] = defaultdict(set)
+    for task, instruction in rows:
+        items, of_task, seen = read_instruction(instruction)["schema"], find_task(task), known[task]
+        new = {text: item for item in items if (text := repr(item)) not in seen}
+        if not new:
+            continue
+        try:
+            found = of_task.labels(of_task.read_items(new.values()))
+            "".join(found)
+        except (KeyError, TypeError):
+            raise InputError(f"the instruction's schema is not one of {task}: {str(items)[:80]}") from None
+        labels[task].update(found)
+        if len(seen) > _MOST_ITEMS:  # as many as records: an item of EEA has triggers
+            seen.clear()
+        seen.update(new)
+    return {task: sorted(labels[task]) for task in sorted(known)}
 
 
 @lru_cache(maxsize=4096)

@@ -39,8 +39,8 @@ class SftArguments(DataArguments):
 
     Args:
         max_train_tokens (`int`, *optional*):
-            Train on a random subset of the rows, of about this many tokens. If the instances of each epoch are drawn
-            anew, on as many in all: the epochs get equal parts.
+            Train on a random subset of the rows, of about this many tokens; the others are not tokenized. If the
+            instances of each epoch are drawn anew, on as many in all: the epochs get equal parts.
         answer_loss (`str`, *optional*, defaults to `"all"`):
             What is learned of an answer: `all`, or `decisions`, which leaves out the tokens that a grammar forces
             (keys, most brackets and separators). A model trained so needs the grammar when it answers. The end token

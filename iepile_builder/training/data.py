@@ -11,30 +11,32 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import compress
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any
 
 import orjson
 from accelerate import PartialState
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from filelock import FileLock
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 from iepile_builder.answers.parse import load_answer
-from iepile_builder.chat import encode, render, to_prompt, tokenize, tokenize_batch
+from iepile_builder.chat import encode, label, render, render_rows, to_prompt, tokenize
 from iepile_builder.data.instances import load_instances, without_dataset_bars
-from iepile_builder.data.instructions import asked_schema
+from iepile_builder.data.instructions import asked_schema, find_labels
 from iepile_builder.engines.loading import without_weight_bars
 from iepile_builder.errors import InputError
 from iepile_builder.scoring.scorer import Scorer
-from iepile_builder.tasks import TASKS, find_task
+from iepile_builder.tasks import TASKS
 from iepile_builder.training.arguments import DataArguments, SftArguments
 from iepile_builder.training.labels import tokenize_decisions
+from iepile_builder.training.words import encode_words
 
 
-# Of tokenizing: processes at most, rows that one more is started for, and rows at a time
-_WORKERS, _ROWS_OF_A_WORKER, _BATCH = 16, 10_000, 1000
+# Of tokenizing: processes at most, rows that one more is started for, rows at a time, tokens of a row at a guess
+_WORKERS, _ROWS_OF_A_WORKER, _BATCH, _TOKENS_OF_A_ROW = 16, 20_000, 1000, 100
 
 REWARDED = ("task", "instruction", "output")  # columns that the reward needs
 
@@ -139,14 +141,11 @@ def find_kinds(dataset: Dataset) -> dict[str, Any]:
     """Find the tasks and languages of the rows, if columns name them, and the labels that each task asks for."""
     columns = {"tasks": "task", "languages": "language"}
     kinds: dict[str, Any] = {
-        kind: sorted({*dataset[name]}) for kind, name in columns.items() if name in dataset.column_names
+        kind: sorted({*_values(dataset, name)}) for kind, name in columns.items() if name in dataset.column_names
     }
-    labels: dict[str, set[str]] = {task: set() for task in kinds.get("tasks", ())}
-    if labels:
+    if kinds.get("tasks"):
         with suppress(InputError):  # instructions of another form: unknown
-            for task, instruction in zip(dataset["task"], dataset["instruction"], strict=True):
-                labels[task].update(find_task(task).labels(asked_schema(instruction, task)))
-            kinds["labels"] = {task: sorted(of_task) for task, of_task in labels.items()}
+            kinds["labels"] = find_labels(_values(dataset, "task", "instruction"))
     return kinds
 
 
@@ -157,7 +156,13 @@ def select_sample(dataset: Dataset, size: int | None, seed: int) -> Dataset:
 
 def _select(dataset: Dataset, column: str, is_wanted: Callable[[Any], bool]) -> Dataset:
     # `Dataset.filter` always shows a bar.
-    return dataset.select([index for index, value in enumerate(dataset[column]) if is_wanted(value)])
+    return dataset.select([index for index, value in enumerate(_values(dataset, column)) if is_wanted(value)])
+
+
+def _values(dataset: Dataset, *columns: str) -> Iterator[Any]:
+    """Read a column, or rows of several, in batches: a column of `datasets` reads row by row."""
+    for batch in dataset.select_columns([*columns]).iter(_BATCH):
+        yield from zip(*(batch[column] for column in columns), strict=True) if len(columns) > 1 else batch[columns[0]]
 
 
 def _map(dataset: Dataset, function: Callable[..., Any], desc: str, num_proc: int | None, **kwargs: Any) -> Dataset:
@@ -185,6 +190,8 @@ def tokenize_rows(
     empty_weight: float = 1.0,
     draw: str | None = None,
     num_proc: int | None = None,
+    max_tokens: int | None = None,
+    seed: int = 0,
 ) -> Dataset:
     """
     Turn instances into rows of tokens and labels, with their `length`; drop rows without an answer or of more than
@@ -194,6 +201,9 @@ def tokenize_rows(
     applies, see [`tokenize_decisions`]. Of a `draw`, by its name, only what is dropped is printed. `num_proc` is the
     number of processes, by default chosen by the number of rows.
 
+    With `max_tokens`, the rows are a random subset of about that many tokens, in random order: the first ones that are
+    kept of all in the order of `seed`. No more instances are read than it takes.
+
     Raises:
         `InputError`: If no row is left.
     """
@@ -202,48 +212,57 @@ def tokenize_rows(
     if looks_inside and "task" not in dataset.column_names:
         raise InputError(f"--answer_loss decisions and --empty_weight: the {split} rows have no column `task`")
     answered = _select(dataset, "output", lambda output: output is not None)
+    if max_tokens is not None:
+        answered = answered.shuffle(seed=seed)
 
     def to_rows(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
         instances = _to_instances(columns)
         if looks_inside:
             rows = [tokenize_decisions(instance, tokenizer, only_decisions) for instance in instances]
         else:
-            rows = tokenize_batch(instances, tokenizer)
+            rows = label(encode_words(render_rows(instances, tokenizer), tokenizer))
         return {**_to_columns(rows), "length": [len(row["input_ids"]) for row in rows]}
 
     columns = ["instruction", "output", *(["task"] if looks_inside else [])]
-    rows = _map(answered.select_columns(columns), to_rows, f"Tokenizing {split}", num_proc, remove_columns=columns)
-    fitting = _select(rows, "length", lambda length: max_length is None or length <= max_length)
-    if draw is None or len(fitting) < len(dataset):
+    parts: list[Dataset] = []
+    lengths: list[int] = []  # of the rows so far
+    kept = 0  # tokens of those that are kept
+    is_full = False
+    while len(lengths) < len(answered) and not is_full:
+        begin, end = len(lengths), len(answered)
+        if max_tokens is not None:
+            end = min(end, begin + max(_BATCH, (max_tokens - kept) // _TOKENS_OF_A_ROW))
+        rows = answered.select(range(begin, end)).select_columns(columns)
+        rows = _map(rows, to_rows, f"Tokenizing {split}", num_proc, remove_columns=columns)
+        fitting = []
+        for index, length in enumerate(rows["length"][:]):
+            if max_length is None or length <= max_length:
+                is_full = max_tokens is not None and kept > 0 and kept + length > max_tokens
+                if is_full:
+                    break
+                fitting.append(index)
+                kept += length
+            lengths.append(length)
+        parts.append(rows.select(fitting))
+
+    count, too_long = sum(map(len, parts)), [max_length is not None and length > max_length for length in lengths]
+    whole = f"{count} of {len(answered)} rows taken" if max_tokens is not None else f"{count} rows"
+    if draw is None or any(too_long) or len(answered) < len(dataset):
         PartialState().print(
-            f"{draw or split}: {len(fitting)} rows, {sum(fitting['length'])} tokens; dropped: "
-            f"{len(rows) - len(fitting)} longer than max_length={max_length}, {len(dataset) - len(answered)} without "
-            "an answer"
+            f"{draw or split}: {whole}, {kept} tokens; dropped: {sum(too_long)} longer than max_length={max_length}, "
+            f"{len(dataset) - len(answered)} without an answer"
         )
-    if len(fitting) < len(rows) and "source" in answered.column_names:
-        sources, lengths = answered["source"], rows["length"]
-        too_long = Counter(source for source, length in zip(sources, lengths, strict=True) if length > max_length)
-        counts = [f"{source} {count} of {sources[:].count(source)}" for source, count in too_long.most_common(8)]
-        more = [f"{len(too_long) - 8} corpora more"] if len(too_long) > 8 else []
+    if any(too_long) and "source" in answered.column_names:
+        sources = [*_values(answered.select(range(len(lengths))), "source")]
+        of_source, all_of_source = Counter(compress(sources, too_long)), Counter(sources)
+        counts = [f"{source} {count} of {all_of_source[source]}" for source, count in of_source.most_common(8)]
+        more = [f"{len(of_source) - 8} corpora more"] if len(of_source) > 8 else []
         PartialState().print(
             f"{draw or split}: too long: {', '.join(counts + more)}; --max_length {max(lengths)} keeps all"
         )
-    if len(fitting) == 0:
+    if count == 0:
         raise InputError(f"no row of the {split} split is left: raise --max_length")
-    return fitting
-
-
-def take_tokens(rows: Dataset, max_tokens: int, seed: int, quiet: bool = False) -> Dataset:
-    """Select a random subset of the rows of about `max_tokens` tokens, in random order; say so unless `quiet`."""
-    rows = rows.shuffle(seed=seed)
-    total, count = 0, 0
-    for length in rows["length"]:
-        if count and total + length > max_tokens:
-            break
-        total, count = total + length, count + 1
-    if not quiet:
-        PartialState().print(f"train: {count} of {len(rows)} rows taken, {total} tokens")
-    return rows.select(range(count))
+    return concatenate_datasets(parts)
 
 
 def take_records(

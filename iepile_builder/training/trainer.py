@@ -86,7 +86,18 @@ def load_trainable(
 
     `ddp_find_unused_parameters` is set if it is `None`: the search takes time and prints a long warning, and most
     models use all weights in every step.
+
+    Raises:
+        `InputError`: If an adapter is trained with FSDP's own activation checkpointing: PEFT 0.21 saves none of its
+            weights, whose names then differ from those of their layers.
     """
+    by_fsdp = parse_flag_from_env("ACCELERATE_USE_FSDP") and parse_flag_from_env("FSDP_ACTIVATION_CHECKPOINTING")
+    by_fsdp = by_fsdp or (training_args.fsdp_plugin_args or {}).get("activation_checkpointing")
+    if by_fsdp and (adapter is not None or model_args.use_peft):
+        raise InputError(
+            "with FSDP's own activation checkpointing the adapter would be saved empty: set "
+            "fsdp_activation_checkpointing to false, and give --activation_checkpointing true"
+        )
     deepspeed = training_args.deepspeed_plugin
     is_sharded = deepspeed is not None or parse_flag_from_env("ACCELERATE_USE_FSDP") or training_args.fsdp
     has_gpu = training_args.device.type != "cpu"

@@ -113,3 +113,17 @@ def make_config(model: Model, tokenizer: PreTrainedTokenizerFast) -> PreTrainedC
         "patch_size": 14,
     }
     return Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
+
+
+def make_chat_tokenizer(template: Path) -> PreTrainedTokenizerFast:
+    """Characters as tokens, with the control tokens of all templates."""
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    backend = Tokenizer(models.BPE(vocab={character: number for number, character in enumerate(alphabet)}, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>")
+    special = ["<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
+    tokenizer.add_special_tokens({"additional_special_tokens": [*special, "<start_of_turn>", "<end_of_turn>"]})
+    tokenizer.add_tokens(["<think>", "</think>"])  # as in Qwen3: control tokens that are not special
+    tokenizer.chat_template = template.read_text(encoding="utf-8")
+    return tokenizer

@@ -15,12 +15,15 @@ from helpers.tiny import make_instances
 from helpers.training import CONFIG, F1_WHILE_TRAINING, cities
 from trl import SFTConfig
 
-from iepile_builder import InputError
+from iepile_builder import IEPile, InputError
 from iepile_builder.chat import encode, load_tokenizer, tokenize
+from iepile_builder.data.instructions import asked_schema
 from iepile_builder.engines.loading import load_model
+from iepile_builder.io import SAMPLE_CORPUS
+from iepile_builder.tasks import TASKS
 from iepile_builder.training import data as data_module
 from iepile_builder.training.arguments import SftArguments
-from iepile_builder.training.data import select_tasks, take_records, take_tokens, tokenize_rows
+from iepile_builder.training.data import find_kinds, select_tasks, take_records, tokenize_rows
 from iepile_builder.training.trainer import AnswerTrainer
 
 
@@ -123,17 +126,66 @@ def test_the_first_process_goes_first_and_the_others_wait_for_no_barrier(monkeyp
 
 
 def test_a_subset_of_the_rows(model: str, capsys: pytest.CaptureFixture) -> None:
+    tokenizer = load_tokenizer(model)
     instances = Dataset.from_list(make_instances(24))
-    rows = tokenize_rows(select_tasks(instances, "train", ["NER"]), "train", load_tokenizer(model))
+    ner = select_tasks(instances, "train", ["NER"])
+    rows = tokenize_rows(ner, "train", tokenizer)
     assert len(rows) == 16
-    some = take_tokens(rows, sum(rows["length"]) // 2, seed=1)
-    assert sum(rows["length"]) // 4 < sum(some["length"]) <= sum(rows["length"]) // 2
-    assert some.to_list() == take_tokens(rows, sum(rows["length"]) // 2, seed=1).to_list()
-    assert some.to_list() != take_tokens(rows, sum(rows["length"]) // 2, seed=2).to_list()
+    most = sum(rows["length"]) // 2
+    some = tokenize_rows(ner, "train", tokenizer, max_tokens=most, seed=1)
+    assert f"train: {len(some)} of 16 rows taken, {sum(some['length'])} tokens" in capsys.readouterr().out
+    assert most // 2 < sum(some["length"]) <= most
+    assert some.to_list() == tokenize_rows(ner, "train", tokenizer, max_tokens=most, seed=1).to_list()
+    assert some.to_list() != tokenize_rows(ner, "train", tokenizer, max_tokens=most, seed=2).to_list()
+    assert len(tokenize_rows(ner, "train", tokenizer, max_tokens=1)) == 1
     with pytest.raises(InputError, match="KG"):
         select_tasks(instances, "train", ["KG"])
     with pytest.raises(InputError, match="--tasks: the train split has no column `task`"):
         select_tasks(instances.remove_columns("task"), "train", ["NER"])
+
+
+@pytest.mark.parametrize("drops", [False, True])
+def test_a_subset_is_that_of_all_rows_and_the_others_are_not_tokenized(
+    model: str, monkeypatch: pytest.MonkeyPatch, drops: bool
+) -> None:
+    tokenizer = load_tokenizer(model)
+    instances = [{**row, "source": f"corpus{number % 3}"} for number, row in enumerate(make_instances(300))]
+    instances[7]["output"] = None
+    dataset = Dataset.from_list(instances)
+    every = tokenize_rows(dataset, "train", tokenizer)
+    max_length = sorted(every["length"])[150] if drops else None
+    order = every.shuffle(seed=5).to_list()  # as if all rows were tokenized first
+    wanted = [row for row in order if max_length is None or row["length"] <= max_length]
+    assert (100 < len(wanted) < 290) == drops
+    seen: list[int] = []
+    render = data_module.render_rows
+    monkeypatch.setattr(data_module, "_BATCH", 10)
+    monkeypatch.setattr(data_module, "render_rows", lambda rows, of: seen.append(len(rows)) or render(rows, of))
+    for most in (1, 1500, 4000, 10**6):
+        seen.clear()
+        expected, total = wanted[:1], wanted[0]["length"]
+        for row in wanted[1:]:
+            total += row["length"]
+            if total > most:
+                break
+            expected.append(row)
+        rows = tokenize_rows(dataset, "train", tokenizer, max_length, num_proc=1, max_tokens=most, seed=5)
+        assert rows.to_list() == expected
+        assert sum(seen) <= (299 if most == 10**6 else 2 * len(expected) * 299 // len(wanted) + 20)
+
+
+def test_what_kinds_of_rows_there_are() -> None:
+    instances = IEPile(data_dir=str(SAMPLE_CORPUS), splits=["train"]).as_dataset(split="train").to_list()
+    kinds = find_kinds(Dataset.from_list(instances))
+    assert kinds["tasks"] == sorted({row["task"] for row in instances})
+    expected: dict[str, set[str]] = {task: set() for task in kinds["tasks"]}
+    for row in instances:
+        expected[row["task"]].update(TASKS[row["task"]].labels(asked_schema(row["instruction"], row["task"])))
+    assert kinds["labels"] == {task: sorted(labels) for task, labels in expected.items()}
+    assert all(kinds["labels"].values())
+    for instruction in ("Find.", '{"schema": [1], "input": ""}'):
+        assert "labels" not in find_kinds(Dataset.from_list([{"task": "NER", "instruction": instruction}]))
+    assert find_kinds(Dataset.from_list([{"instruction": "Find."}])) == {}
 
 
 def test_rows_set_aside_for_evaluation(

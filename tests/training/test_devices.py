@@ -5,10 +5,15 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.utils.launch import prepare_multi_gpu_env
+from helpers.launching import FOLDER, launch_arguments
 from helpers.training import CONFIG, LORA, losses
-from transformers import TrainingArguments
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments
 from trl import ModelConfig, SFTConfig
 
+from iepile_builder import InputError
 from iepile_builder.commands import train as commands_train
 from iepile_builder.commands import training
 from iepile_builder.engines.loading import load_model
@@ -25,6 +30,33 @@ def test_one_process_uses_one_of_several_gpus(args: SFTConfig) -> None:
     args._n_gpu = 4
     set_up_processes(args)
     assert args.n_gpu == 1 and args.train_batch_size == CONFIG["per_device_train_batch_size"]
+
+
+def test_an_adapter_that_fsdp_would_save_empty(
+    args: SFTConfig, loaded: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = LlamaConfig(vocab_size=32, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
+    model = get_peft_model(LlamaForCausalLM(config), LoraConfig(target_modules="all-linear"))
+    assert len(get_peft_model_state_dict(model)) == 14
+    layer = model.base_model.model.model.layers[0]
+    model.set_submodule("base_model.model.model.layers.0", checkpoint_wrapper(layer))  # as accelerate does
+    assert not get_peft_model_state_dict(model), "PEFT saves it by now: allow it"
+
+    arguments = launch_arguments(FOLDER / "fsdp2.yaml")
+    arguments.fsdp_activation_checkpointing = "true"
+    for key, value in prepare_multi_gpu_env(arguments).items():
+        if key.startswith(("FSDP", "ACCELERATE_USE")):
+            monkeypatch.setenv(key, value)
+    adapted = ModelConfig("model", use_peft=True)
+    for model_args, adapter in ((adapted, None), (ModelConfig("model"), "adapter")):
+        with pytest.raises(InputError, match="--activation_checkpointing true"):
+            load_trainable(model_args, args, adapter)
+    load_trainable(ModelConfig("model"), args, None)
+    monkeypatch.setenv("FSDP_ACTIVATION_CHECKPOINTING", "false")
+    load_trainable(adapted, args, None)
+    args.fsdp_plugin_args = {"activation_checkpointing": True}
+    with pytest.raises(InputError, match="fsdp_activation_checkpointing"):
+        load_trainable(adapted, args, None)
 
 
 @pytest.fixture
