@@ -70,7 +70,7 @@ PRESETS = {
         "Clara Osei resigned as finance director of Tallis Foods on Monday. The company, which bought the bakery "
         "Crumb for 40 million euros last year, hired Jonas Weber to replace her.",
     ),
-    "Companies: entities, relations and events at once": (
+    "Companies: several tasks at once": (
         SEVERAL,
         "# entities\nperson\ncompany\ncity\n\n# relations\nemployee of\nowned by\n\n# events\n"
         "resign: employee, employer, time\nhire: employee, employer, position",

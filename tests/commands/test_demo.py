@@ -178,7 +178,7 @@ def test_an_error_is_shown_as_text(open_page: Callable[..., Any]) -> None:
 def test_several_tasks_are_corrected_and_downloaded_as_corpora(open_page: Callable[..., Any], tmp_path: Path) -> None:
     page = open_page()
     page.get_by_label("Preset").click()
-    page.get_by_role("option", name="Companies: entities, relations and events at once").click()
+    page.get_by_role("option", name="Companies: several tasks at once").click()
     # The preset fills schema and text, the text last: it must not overwrite what is typed
     page.wait_for_function("document.querySelector('#schema textarea').value.startsWith('# entities')")
     page.wait_for_function("document.querySelector('#text textarea').value.startsWith('Priya Raman')")
