@@ -83,6 +83,7 @@ def test_the_first_extraction_prints_what_is_shown(smollm2: str, capsys: pytest.
 
 @pytest.mark.slow
 def test_every_block_runs(hub: LocalHub, smollm2: str, tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
     model = tmp_path / "model"
@@ -108,6 +109,9 @@ def test_every_block_runs(hub: LocalHub, smollm2: str, tmp_path: Path) -> None:
     for file in files.split("\0")[:-1]:
         (copy / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / file, copy / file)
+    # An adapter of this model in place of the one that ships
+    lora = get_peft_model(LlamaForCausalLM.from_pretrained(model), LoraConfig(target_modules="all-linear"))
+    lora.save_pretrained(copy / "recipes" / "smollm2-135m-instruct" / "zero_shot" / "adapter")
 
     hub.tokens["hf_Owner"] = MODEL.split("/")[0]
     hub.api("hf_Owner").create_repo(MODEL)
