@@ -23,7 +23,7 @@ from filelock import FileLock
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 from iepile_builder.answers.parse import load_answer
-from iepile_builder.chat import encode, label, render, render_rows, to_prompt, tokenize
+from iepile_builder.chat import label, render_all, render_rows, to_prompt, tokenize
 from iepile_builder.data.instances import load_instances, without_dataset_bars
 from iepile_builder.data.instructions import asked_schema, find_labels
 from iepile_builder.engines.loading import without_weight_bars
@@ -334,8 +334,8 @@ def make_prompts(
 
     def to_rows(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
         prompts = [to_prompt(instance) for instance in _to_instances(columns)]
-        asked = encode([render(prompt, tokenizer) for prompt in prompts], tokenizer)
-        answers = encode(columns["output"], tokenizer)
+        asked = encode_words(render_all(prompts, tokenizer), tokenizer)
+        answers = encode_words(columns["output"], tokenizer)
         fits = [
             len(answer) + 1 <= max_completion_length
             and len(prompt) + max_completion_length <= context  # the end token

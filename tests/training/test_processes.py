@@ -1,22 +1,28 @@
 """Several processes."""
 
 import json
+import multiprocessing
 import os
+import socket
 import subprocess
 import sys
+import time
 import weakref
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from accelerate import PartialState
 from helpers.corpora import ROOT, assert_one_clear_line, write_lines
 from helpers.tiny import make_instances
 from helpers.training import BALANCED, CONFIG, F1_WHILE_TRAINING, cities, losses, make_trainer, scores
 from safetensors.torch import load_file
 from torch.nn.parallel import DistributedDataParallel
 
+from iepile_builder.training.data import first_process_first
 from iepile_builder.training.trainer import AnswerTrainer, end
 
 
@@ -47,6 +53,38 @@ def test_two_processes_learn_what_one_does(
     weights = [load_file(tmp_path / name / "model.safetensors") for name in ("one", "two")]
     for name, weight in weights[0].items():
         torch.testing.assert_close(weights[1][name], weight, rtol=0, atol=1e-4)
+
+
+def prepare_slowly(rank: int, port: int, file: Path, seconds: float) -> None:
+    """Prepare data as each process does: a barrier ends after some seconds, and the first process takes longer."""
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "1"}
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    PartialState._reset_state()
+    state = PartialState(cpu=True, timeout=timedelta(seconds=seconds))
+    assert state.num_processes == 2
+    with first_process_first():
+        if state.is_main_process:
+            time.sleep(1.5 * seconds)
+            file.write_text("tokens")
+        assert file.read_text() == "tokens"
+    state.wait_for_everyone()
+    state.destroy_process_group()
+
+
+def test_no_process_waits_in_a_barrier_while_the_first_one_tokenizes(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("fork")
+    processes = [
+        context.Process(target=prepare_slowly, args=(rank, port, tmp_path / "cache", 6.0), daemon=True)
+        for rank in range(2)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0, 0]
 
 
 def test_a_process_leaves_the_others_with_nothing_that_uses_them(model: str, tmp_path: Path) -> None:
