@@ -7,12 +7,16 @@ Measure the speed of answering against batched `generate` and against one instan
 The first row is the loop of the published code, one instance at a time; each row adds one thing to the row above. In
 float32 the answers of all unconstrained rows must equal those of the first, or the program fails. CPU seconds of one
 thread depend less on other work of the machine than wall time; `--methods` picks rows.
+
+`--gguf` adds a row for each file of `iepile export-gguf`, answered by llama.cpp in this process with `--batch_size`
+slots and held to the same JSON schemas.
 """
 
 import json
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from jsonargparse import ArgumentParser
@@ -22,6 +26,7 @@ from iepile_builder.data.instances import load_instances
 from iepile_builder.data.instructions import read_instruction
 from iepile_builder.engines.base import Completion, Request
 from iepile_builder.engines.decoding import Row, generate_padded
+from iepile_builder.engines.loading import shipped_model
 from iepile_builder.engines.transformers import TransformersEngine
 from iepile_builder.scoring.scorer import Scorer
 from iepile_builder.tasks import find_task
@@ -63,9 +68,37 @@ def padded(engine: TransformersEngine, requests: list[Request], max_new_tokens: 
 
 def own_loop(share_prefix: bool, lookup: bool, constrain: str) -> Callable:
     def answer(engine: TransformersEngine, requests: list[Request], max_new_tokens: int) -> list[Completion]:
-        options = {"share_prefix": share_prefix, "lookup": lookup, "constrain": constrain}
-        engine = TransformersEngine(engine.model, engine.tokenizer, engine.batch_size, **options)
+        engine.share_prefix, engine.lookup, engine.constrained = share_prefix, lookup, constrain == "on"
         return engine.generate(requests, max_new_tokens)
+
+    return answer
+
+
+def one_by_one(engine: TransformersEngine, requests: list[Request], max_new_tokens: int) -> list[Completion]:
+    answer = own_loop(True, True, "on")
+    return [completion for request in requests for completion in answer(engine, [request], max_new_tokens)]
+
+
+def llama_cpp(file: str) -> Callable:
+    """Answer with llama.cpp in this process; its server starts at the first call."""
+    import xllamacpp
+
+    from iepile_builder.engines.endpoint import EndpointEngine
+
+    servers: list[tuple[xllamacpp.Server, EndpointEngine]] = []
+
+    def answer(engine: TransformersEngine, requests: list[Request], max_new_tokens: int) -> list[Completion]:
+        if not servers:
+            params = xllamacpp.CommonParams()
+            params.model.path = file
+            params.n_parallel = engine.batch_size
+            params.n_ctx = 1024 * engine.batch_size
+            params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
+            params.verbosity = -1
+            params.port = 0
+            server = xllamacpp.Server(params)
+            servers.append((server, EndpointEngine(f"{server.listening_address}/v1", concurrency=engine.batch_size)))
+        return servers[0][1].generate(requests, max_new_tokens)
 
     return answer
 
@@ -78,12 +111,15 @@ METHODS = {
     "+ lookup": own_loop(True, True, "off"),
     "+ grammar, forced tokens": own_loop(True, True, "on"),
     "grammar without lookup": own_loop(True, False, "on"),
+    "own loop, a call for each text, grammar": one_by_one,
 }
 
 
 def main() -> None:
     parser = ArgumentParser(description=__doc__.strip().split("\n")[0])
-    parser.add_argument("--model_name_or_path", type=str, required=True)
+    parser.add_argument(
+        "--model_name_or_path", type=str | None, help="by default the model that ships, with its adapter"
+    )
     parser.add_argument("--adapter_name_or_path", type=str | None)
     parser.add_argument("--dataset_name", type=str, required=True)
     parser.add_argument("--max_samples", type=int, default=48)
@@ -91,9 +127,12 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="float32")
     parser.add_argument("--methods", type=list[int], default=list(range(6)), help="rows, from 0")
+    parser.add_argument("--gguf", type=list[str], default=[], help="files to answer with llama.cpp, too")
     args = parser.parse_args()
 
     torch.set_num_threads(1)
+    if args.model_name_or_path is None:
+        args.model_name_or_path, args.adapter_name_or_path = shipped_model()
     engine = TransformersEngine.from_pretrained(
         args.model_name_or_path, args.adapter_name_or_path, dtype=args.dtype, batch_size=args.batch_size
     )
@@ -109,8 +148,11 @@ def main() -> None:
     print("| | CPU s | clock s | answers per CPU s | times | equal | valid JSON | cut | F1 |")
     print("|---|---|---|---|---|---|---|---|---|")
     first: tuple[float, list[Completion]] | None = None
-    for number in args.methods:
-        name, method = list(METHODS.items())[number]
+    methods = [list(METHODS.items())[number] for number in args.methods]
+    for file in args.gguf:
+        methods.append((f"llama.cpp, {Path(file).name}, grammar", llama_cpp(file)))
+        methods[-1][1](engine, requests[:2], 2)
+    for name, method in methods:
         start = time.process_time(), time.perf_counter()
         answers = method(engine, requests, args.max_new_tokens)
         cpu, clock = time.process_time() - start[0], time.perf_counter() - start[1]

@@ -115,6 +115,12 @@ class Grammars:
         """Make a matcher at the start of an answer that satisfies a schema of `Task.answer_schema`."""
         return self._compiled(lark_grammar(schema, self._start)).deep_copy()
 
+    def nothing(self, schema: Mapping[str, Any]) -> list[int]:
+        """Give the tokens of the answer in which all labels are empty."""
+        text = to_json({key: _nothing(value) for key, value in schema["properties"].items()})
+        tokens: list[int] = self.tokenizer.tokenize_str(text)
+        return tokens
+
     def close(self, schema: Mapping[str, Any], text: str) -> str:
         """
         Close an answer that was cut: without its last item, which may be unfinished, and with nothing for the labels

@@ -22,9 +22,6 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 from iepile_builder.engines.rows import Question, Row, settle
 
 
-# The chance that a drafted token is accepted if the one before it was
-_HIT = 0.6
-
 # Prefixes to keep, unless a single batch has more
 _PREFIXES = 16
 
@@ -56,7 +53,7 @@ class PassCost(NamedTuple):
         as long as three answers.
         """
         if model.device.type == "cpu":
-            return cls(12 if model.dtype == torch.float32 else 24)
+            return cls(12 if model.dtype == torch.float32 else 48)
         return cls(2048)
 
 
@@ -317,13 +314,20 @@ class GreedyDecoder:
         in the width that pays best.
         """
         needed = [[] if row.ended else row.tokens[row.computed :] for row in rows]
-        drafts = [row.draft() if self.lookup and not row.ended and len(row.tokens) > row.start else [] for row in rows]
+        drafting = [self.lookup and not row.ended and len(row.tokens) > row.start for row in rows]
+        drawn = [row.draft() if may else ([], 0.0) for row, may in zip(rows, drafting, strict=True)]
+        drafts, hits = [draft for draft, _ in drawn], np.array([hit for _, hit in drawn])
         known, guessed = (np.array([len(each) for each in tokens]) for tokens in (needed, drafts))
+        # A prompt is read in any case: its tokens are neither gained nor paid for, else they would hide the drafts'
+        prompts = np.array([max(0, row.start - row.computed) for row in rows]) * (known > 0)
         widths = np.arange(1, (known + guessed).max() + 1)
         guesses = np.clip(widths[:, None] - known, 0, guessed)
-        kept = np.minimum(widths[:, None], known) + _HIT * (1 - _HIT**guesses) / (1 - _HIT)
-        costs = self.cost.fixed + len(rows) * (widths + (widths > 1) * context * self.cost.context)
-        width = int(widths[(kept.sum(axis=1) / costs).argmax()])
+        read = np.minimum(widths[:, None], prompts)
+        gained = np.minimum(widths[:, None], known) - read + ((known > 0) & (known <= widths[:, None]))
+        gained = gained + hits * (1 - hits**guesses) / (1 - hits)
+        attended = (widths > 1) * context * self.cost.context
+        costs = self.cost.fixed + len(rows) * (widths + attended) - read.sum(axis=1)
+        width = int(widths[(gained.sum(axis=1) / costs).argmax()])
         return [(tokens + draft)[:width] for tokens, draft in zip(needed, drafts, strict=True)]
 
     def force(self, row: Row) -> None:

@@ -16,7 +16,13 @@ from iepile_builder.errors import InputError
 if TYPE_CHECKING:
     from llguidance import LLMatcher
 
+# How many tokens are drafted
 _LONGEST_DRAFT = 8
+_LONGEST_NOTHING = 32
+
+# The chance that a drafted token is accepted if the one before it was: a copied one, and one that leaves labels empty
+_HIT = 0.6
+_HIT_NOTHING = 0.9
 
 
 class Question(NamedTuple):
@@ -42,6 +48,8 @@ class Row:
             The texts of the tokens, to end a list rather than repeat an item. Needed for a bias.
         empty_bias (`float`, *optional*, defaults to 0.0):
             What is added to the log-odds that a label has an item, in nats.
+        nothing (`Sequence[int]`, *optional*, defaults to `()`):
+            The tokens of the answer in which all labels are empty, of which drafts are made.
     """
 
     def __init__(
@@ -51,6 +59,7 @@ class Row:
         matcher: LLMatcher | None = None,
         vocabulary: Vocabulary | None = None,
         empty_bias: float = 0.0,
+        nothing: Sequence[int] = (),
     ) -> None:
         self.tokens = list(prompt)
         self.start = len(prompt)
@@ -62,6 +71,7 @@ class Row:
         self.computed = len(prefix)  # how many of the tokens the cache holds
         self.ended = False
         self.earlier = ""
+        self.nothing = "".join(map(chr, nothing))
         self._text = ""
 
     @property
@@ -125,15 +135,22 @@ class Row:
         self._text += "".join(map(chr, self.tokens[len(self._text) :]))
         return self._text
 
-    def draft(self) -> list[int]:
-        """Draft the next tokens: those that followed an earlier occurrence of the last ones."""
+    def draft(self) -> tuple[list[int], float]:
+        """
+        Draft the next tokens: those that followed an earlier occurrence of the last ones, in the answer in which all
+        labels are empty, else in an earlier answer or in this row. Return them with the chance that each is accepted.
+        """
         text = self.as_text()
-        for source, end in ((self.earlier, len(self.earlier)), (text, len(text) - 1)):
+        for source, end, longest, hit in (
+            (self.nothing, len(self.nothing), _LONGEST_NOTHING, _HIT_NOTHING),
+            (self.earlier, len(self.earlier), _LONGEST_DRAFT, _HIT),
+            (text, len(text) - 1, _LONGEST_DRAFT, _HIT),
+        ):
             for size in (3, 2):
                 found = source.rfind(text[-size:], 0, end)
                 if found >= 0:
-                    return [ord(token) for token in source[found + size : min(found + size + _LONGEST_DRAFT, end)]]
-        return []
+                    return [ord(token) for token in source[found + size : min(found + size + longest, end)]], hit
+        return [], _HIT
 
 
 def settle(choosing: Iterable[Generator[Question, int, Any]], logits: torch.Tensor) -> None:

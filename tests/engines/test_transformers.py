@@ -86,13 +86,13 @@ def test_drafts_are_right_and_wrong(model: str, monkeypatch: pytest.MonkeyPatch)
         spoken[tuple(prompt)] = row.answer
         assert answer in answers
 
-    monkeypatch.setattr(Row, "draft", lambda row: [])
+    monkeypatch.setattr(Row, "draft", lambda row: ([], 0.6))
     assert engine.generate(requests, LONGEST) == answers
     without, passes = passes, 0
-    monkeypatch.setattr(Row, "draft", lambda row: spoken[tuple(row.tokens[: row.start])][len(row.answer) :][:8])
+    monkeypatch.setattr(Row, "draft", lambda row: (spoken[tuple(row.tokens[: row.start])][len(row.answer) :][:8], 0.9))
     assert engine.generate(requests, LONGEST) == answers
     assert passes < without / 2
-    monkeypatch.setattr(Row, "draft", lambda row: [1, 2, 3, 4])
+    monkeypatch.setattr(Row, "draft", lambda row: ([1, 2, 3, 4], 0.6))
     assert engine.generate(requests, LONGEST) == answers
 
 
@@ -407,3 +407,24 @@ def test_bad_input(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert TransformersEngine.from_pretrained(model).matcher(*make_requests(1, constrained=True)) is None
     with pytest.raises(InputError, match=r"pip install 'iepile-builder\[extract\]'"):
         TransformersEngine.from_pretrained(model, constrain="on")
+
+
+def test_labels_to_come_are_drafted_as_empty(engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = [f"label {number}" for number in range(6)]
+    schema = TASKS["NER"].answer_schema(labels, "Rome")
+    request = Request([{"role": "user", "content": "Find."}], schema, "NER")
+    biased = TransformersEngine(engine.model, engine.tokenizer, empty_bias=-1000.0, pass_cost=PassCost(1000))
+    passes = 0
+    forward = GreedyDecoder.forward
+
+    def count(*args: object, **kwargs: object) -> object:
+        nonlocal passes
+        passes += 1
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(GreedyDecoder, "forward", count)
+    assert json.loads(biased.generate([request], 200)[0].text) == dict.fromkeys(labels, [])
+    drafted, passes = passes, 0
+    monkeypatch.setattr(biased.grammars, "nothing", lambda schema: [])
+    assert json.loads(biased.generate([request], 200)[0].text) == dict.fromkeys(labels, [])
+    assert drafted < passes / 2
