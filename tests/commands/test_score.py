@@ -107,7 +107,7 @@ def test_scores_of_facts_and_confusable_labels(run_script, tmp_path: Path) -> No
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["confidence"]["overall"]["facts"] == report["confusable"]["overall"]["right"] + 2 == 3
     html = (tmp_path / "page" / "index.html").read_text()
-    assert line in html and html.count('<svg class="plot"') == 2
+    assert line[1:] in html and html.count('<svg class="plot"') == 2  # there a sentence begins with it
     options = ["--min_score", "0.5", "--json"]
     report = json.loads(run_script("score.py", "--predictions_file", "preds.jsonl", *options).stdout)
     assert (report["overall"]["tp"], report["overall"]["pred"], report["settings"]["min_score"]) == (1, 1, 0.5)

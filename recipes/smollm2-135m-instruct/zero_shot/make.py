@@ -107,9 +107,10 @@ def main(options: MakeOptions) -> None:
     tuned = [folder / name / "adapter" for name in options.runs]
     mean, more, adapter = folder / "mean", folder / "continued", folder / "adapter"
     stage(mean / "training.json", *to_rank, "--tuned", *tuned, "--rank", 32, "--output_dir", mean)
-    stage(folder / "draw" / "train.jsonl", *every, "--epoch", 1, "--output_dir", folder / "draw")
+    draw = folder / "zero_shot_corpora"  # a name for the card
+    stage(draw / "train.jsonl", *every, "--epoch", 1, "--output_dir", draw)
     resume = ["--adapter_name_or_path", mean, "--learning_rate", 4e-4, "--max_train_tokens", options.continue_tokens]
-    stage(more / "trainer_state.json", *train, "--dataset_name", folder / "draw", *resume, "--output_dir", more)
+    stage(more / "trainer_state.json", *train, "--dataset_name", draw, *resume, "--output_dir", more)
     stage(adapter / "training.json", *to_rank, "--tuned", more, "--rank", 16, "--output_dir", adapter)
 
     # Score on corpora that are held out
