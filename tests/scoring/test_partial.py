@@ -66,7 +66,7 @@ def test_bad_parts_are_one_clear_line(tmp_path: Path, run_command: Callable) -> 
         ("other.json",): "other.json: not a file of iepile score --save_partial",
         ("none.json",): "none.json: No such file or directory",
         ("1.json", "--predictions_file", "1.jsonl"): "give --predictions_file, or --partial",
-        ("1.json", "--report", "page"): "--report and --save_partial need the answers",
+        ("1.json", "--report", "page"): "--report, --save_partial and --trained_labels need the answers",
     }.items():
         assert_one_clear_line(run_command("score", "--partial", *arguments, check=False), message)
     assert_one_clear_line(run_command("score", check=False), "give --predictions_file, or --partial")
