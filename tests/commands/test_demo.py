@@ -179,9 +179,9 @@ def test_several_tasks_are_corrected_and_downloaded_as_corpora(open_page: Callab
     page = open_page()
     page.get_by_label("Preset").click()
     page.get_by_role("option", name="Companies: several tasks at once").click()
-    # The preset fills schema and text, the text last: it must not overwrite what is typed
-    page.wait_for_function("document.querySelector('#schema textarea').value.startsWith('# entities')")
+    # The preset fills the text, then the task and with it the schema's hint: neither may overwrite what is typed
     page.wait_for_function("document.querySelector('#text textarea').value.startsWith('Priya Raman')")
+    page.wait_for_selector("text=A heading for each task")
     extract(page, "Clara Osei resigned. Ingrid Halvorsen stays in Bergen.")
     page.click("text=Correct, and collect training records")
     cells = page.locator("#rows_NER [role=gridcell]")
