@@ -69,7 +69,7 @@ class EngineOptions(ModelOptions):
         constrain (`str`, *optional*, defaults to `"auto"`):
             Hold answers to the JSON schema of their request: `on`, `off`, or `auto`, wherever that is possible.
         copied (`bool`, *optional*):
-            Let answers contain only strings that are copied from the text. By default in NER, RE and EE, where this
+            Let answers contain only strings of the text, of whole words. By default in NER, RE and EE, where this
             scores better, unless labels have descriptions or examples show other strings; with a server, which cannot
             do it, or vLLM, which cannot for long texts, by default never.
         scores (`bool`, *optional*, defaults to `False`):

@@ -66,9 +66,9 @@ class Extractor:
         constrained (`bool`, *optional*, defaults to `True`):
             Whether to constrain the answers to valid JSON of the requested form, where the engine can.
         copied (`bool`, *optional*):
-            Whether to allow only strings from the text. By default in NER, RE and EE, where this scores better, unless
-            labels have descriptions or examples show other strings; with [`VLLMEngine`], which cannot for long texts,
-            by default never. A server cannot do it.
+            Whether to allow only strings of the text, of whole words. By default in NER, RE and EE, where this scores
+            better, unless labels have descriptions or examples show other strings; with [`VLLMEngine`], which cannot
+            for long texts, by default never. A server cannot do it.
         repair (`bool`, *optional*, defaults to `True`):
             Whether to read near-JSON as well.
         passage_tokens (`int`, *optional*, defaults to 384):

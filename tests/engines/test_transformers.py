@@ -64,20 +64,25 @@ def test_it_says_what_the_model_says(model: str, constrained: bool, share_prefix
     assert engine.generate(list(reversed(requests)), LONGEST) == list(reversed(answers))
 
 
-def test_drafts_are_right_and_wrong(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """An entry for each pass of the decoder."""
+    made: list[None] = []
+    forward = GreedyDecoder.forward
+
+    def count(*args: object, **kwargs: object) -> object:
+        made.append(None)
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(GreedyDecoder, "forward", count)
+    return made
+
+
+def test_drafts_are_right_and_wrong(model: str, passes: list[None], monkeypatch: pytest.MonkeyPatch) -> None:
     """A draft of the very answer saves passes; one of anything else costs nothing but time."""
     engine = TransformersEngine.from_pretrained(model, dtype="float32", batch_size=4)
     requests = make_requests(8, constrained=False)
     answers = engine.generate(requests, LONGEST)
-    passes = 0
-    forward = GreedyDecoder.forward
-
-    def count(*args: object, **kwargs: object) -> object:
-        nonlocal passes
-        passes += 1
-        return forward(*args, **kwargs)
-
-    monkeypatch.setattr(GreedyDecoder, "forward", count)
     spoken = {}
     for request, answer in zip(requests, one_by_one(engine, requests), strict=True):
         prompt = engine.prompt_ids(request)
@@ -87,11 +92,13 @@ def test_drafts_are_right_and_wrong(model: str, monkeypatch: pytest.MonkeyPatch)
         assert answer in answers
 
     monkeypatch.setattr(Row, "draft", lambda row: ([], 0.6))
+    passes.clear()
     assert engine.generate(requests, LONGEST) == answers
-    without, passes = passes, 0
+    without = len(passes)
+    passes.clear()
     monkeypatch.setattr(Row, "draft", lambda row: (spoken[tuple(row.tokens[: row.start])][len(row.answer) :][:8], 0.9))
     assert engine.generate(requests, LONGEST) == answers
-    assert passes < without / 2
+    assert len(passes) < without / 2
     monkeypatch.setattr(Row, "draft", lambda row: ([1, 2, 3, 4], 0.6))
     assert engine.generate(requests, LONGEST) == answers
 
@@ -409,22 +416,16 @@ def test_bad_input(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
         TransformersEngine.from_pretrained(model, constrain="on")
 
 
-def test_labels_to_come_are_drafted_as_empty(engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_labels_to_come_are_drafted_as_empty(
+    engine: TransformersEngine, passes: list[None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     labels = [f"label {number}" for number in range(6)]
     schema = TASKS["NER"].answer_schema(labels, "Rome")
     request = Request([{"role": "user", "content": "Find."}], schema, "NER")
     biased = TransformersEngine(engine.model, engine.tokenizer, empty_bias=-1000.0, pass_cost=PassCost(1000))
-    passes = 0
-    forward = GreedyDecoder.forward
-
-    def count(*args: object, **kwargs: object) -> object:
-        nonlocal passes
-        passes += 1
-        return forward(*args, **kwargs)
-
-    monkeypatch.setattr(GreedyDecoder, "forward", count)
     assert json.loads(biased.generate([request], 200)[0].text) == dict.fromkeys(labels, [])
-    drafted, passes = passes, 0
+    drafted = len(passes)
+    passes.clear()
     monkeypatch.setattr(biased.grammars, "nothing", lambda schema: [])
     assert json.loads(biased.generate([request], 200)[0].text) == dict.fromkeys(labels, [])
-    assert drafted < passes / 2
+    assert drafted < len(passes) / 2
