@@ -9,25 +9,32 @@ import pytest
 from helpers.corpora import ROOT
 from helpers.pages import Reader, blocks
 from helpers.tiny import save_tiny_model
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
+
+from iepile_builder.engines.loading import SMOLLM2 as MODEL
+from iepile_builder.engines.loading import ZERO_SHOT
 
 
-MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 PAGES = sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*.md"))
 WITH_THE_README = "docs/walkthrough.md"  # `test_readme.py` runs it, with a Hub
 
 
 @pytest.fixture(scope="module")
 def model_of_pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of a few thousand weights, with room for the instructions."""
-    return save_tiny_model(tmp_path_factory.mktemp("pages"), max_position_embeddings=4096)
+    """A model of a few thousand weights, with room for the instructions, and an adapter of it."""
+    folder = tmp_path_factory.mktemp("pages")
+    model = AutoModelForCausalLM.from_pretrained(save_tiny_model(folder / MODEL, max_position_embeddings=4096))
+    get_peft_model(model, LoraConfig(target_modules="all-linear")).save_pretrained(folder / ZERO_SHOT)
+    return folder
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page != WITH_THE_README])
 def test_blocks_of_the_page(
     page: str, model_of_pages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    """In an empty folder in which the model has the name of the real one."""
-    shutil.copytree(model_of_pages, tmp_path / MODEL)
+    """In an empty folder in which model and adapter have the names of the real ones."""
+    shutil.copytree(model_of_pages, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "120")
     verbosity = datasets.logging.get_verbosity()
