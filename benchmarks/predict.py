@@ -25,8 +25,9 @@ from iepile_builder.chat import to_prompt
 from iepile_builder.data.instances import load_instances
 from iepile_builder.data.instructions import read_instruction
 from iepile_builder.engines.base import Completion, Request
-from iepile_builder.engines.decoding import Row, generate_padded
+from iepile_builder.engines.decoding import generate_padded
 from iepile_builder.engines.loading import shipped_model
+from iepile_builder.engines.rows import Row
 from iepile_builder.engines.transformers import TransformersEngine
 from iepile_builder.scoring.scorer import Scorer
 from iepile_builder.tasks import find_task
@@ -56,8 +57,9 @@ def padded(engine: TransformersEngine, requests: list[Request], max_new_tokens: 
     token_ids = [engine.prompt_ids(request) for request in requests]
     order = sorted(range(len(requests)), key=lambda index: len(token_ids[index]))
     completions = {}
-    for start in range(0, len(order), engine.batch_size):
-        batch = order[start : start + engine.batch_size]
+    size = engine.batch_size or 1
+    for start in range(0, len(order), size):
+        batch = order[start : start + size]
         rows = [Row(token_ids[index]) for index in batch]
         generate_padded(engine.model, rows, engine.end_tokens, max_new_tokens)
         for index, row in zip(batch, rows, strict=True):
@@ -89,15 +91,16 @@ def llama_cpp(file: str) -> Callable:
 
     def answer(engine: TransformersEngine, requests: list[Request], max_new_tokens: int) -> list[Completion]:
         if not servers:
+            slots = engine.batch_size or 1
             params = xllamacpp.CommonParams()
             params.model.path = file
-            params.n_parallel = engine.batch_size
-            params.n_ctx = 1024 * engine.batch_size
+            params.n_parallel = slots
+            params.n_ctx = 1024 * slots
             params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
             params.verbosity = -1
             params.port = 0
             server = xllamacpp.Server(params)
-            servers.append((server, EndpointEngine(f"{server.listening_address}/v1", concurrency=engine.batch_size)))
+            servers.append((server, EndpointEngine(f"{server.listening_address}/v1", concurrency=slots)))
         return servers[0][1].generate(requests, max_new_tokens)
 
     return answer

@@ -29,11 +29,11 @@ ROOT = Path(__file__).parent.parent
 RECIPE = ROOT / "recipes" / "smollm2-135m-instruct" / "sft" / "config_lora.yaml"
 LORA = {"use_peft": True, "lora_r": 16, "lora_alpha": 32, "lora_dropout": 0.0, "lora_target_modules": ["all-linear"]}
 # Shapes of Llama 3, with the vocabulary of the tokenizer at hand
-SHAPES = {
+SHAPES: dict[str, dict[str, Any]] = {
     "1B": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16},
     "8B": {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32},
 }
-HEADS = {"num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 8192}
+HEADS: dict[str, Any] = {"num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 8192}
 
 # Instead of the recipe's batches: the same number of rows a step in one batch, or packs of about as many tokens
 IN_ONE = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 1}

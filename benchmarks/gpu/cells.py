@@ -169,9 +169,10 @@ def train_cell(cell: Cell, tokenizer: Any, tokenizer_name: str, rows: Any, work:
             bnb_4bit_compute_dtype=torch.bfloat16, bnb_4bit_quant_storage=torch.bfloat16,
         )  # fmt: skip
         folder = str(make_folder(name, tokenizer_name, work))
-        device = {"": torch.device(DEVICE, 0)}
-        kwargs = {"dtype": dtype, "attn_implementation": attn, "device_map": device}
-        model = load_model(folder, quantization_config=quantization, **kwargs)
+        model = load_model(
+            folder, dtype=dtype, attn_implementation=attn, device_map={"": torch.device(DEVICE, 0)},
+            quantization_config=quantization,
+        )  # fmt: skip
     else:
         model = make(name, tokenizer, dtype, attn)
 
@@ -304,9 +305,9 @@ def measure_given_answers(
                 known[tuple(prompt)] = [*prompt, *told, tokenizer.eos_token_id]
 
             def steered(
-                decoder: Any, cache: Any, mask: Any, rows: Any, feeds: Any, asked: Any, known: Any = known
+                self: Any, cache: Any, mask: Any, rows: Any, feeds: Any, asked: Any, known: Any = known
             ) -> Any:
-                logits, mask = forward(decoder, cache, mask, rows, feeds, asked)
+                logits, mask = forward(self, cache, mask, rows, feeds, asked)
                 wanted = []
                 for row, places in zip(rows, asked, strict=True):
                     told = known.get(tuple(row.tokens[: row.start]), [0])

@@ -57,7 +57,7 @@ class PassCost(NamedTuple):
         return cls(2048)
 
 
-class GrowingLayer(DynamicLayer):  # type: ignore[no-untyped-call]
+class GrowingLayer(DynamicLayer):
     """A cache layer that allocates ahead; [`~transformers.cache_utils.DynamicLayer`] copies itself at every step."""
 
     def update(
@@ -367,7 +367,7 @@ class GrammarProcessor(LogitsProcessor):
 def generate_padded(model: Any, rows: Sequence[Row], end_tokens: set[int], max_new_tokens: int) -> None:
     """Answer a batch with the model's own `generate`, for models that [`GreedyDecoder`] does not support."""
     pad = min(end_tokens)
-    config = GenerationConfig(  # type: ignore[no-untyped-call]
+    config = GenerationConfig(
         do_sample=False,
         repetition_penalty=1.0,  # else the model's own settings apply
         no_repeat_ngram_size=0,

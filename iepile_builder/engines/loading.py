@@ -62,14 +62,14 @@ def without_weight_bars() -> Iterator[None]:
     from transformers.utils import logging as transformers_logging
 
     shown, downloads_shown = transformers_logging.is_progress_bar_enabled(), not are_progress_bars_disabled()
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()
     if downloads_shown:
         enable_progress_bars()  # `transformers` has hidden them, too
     try:
         yield
     finally:
         if shown:
-            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+            transformers_logging.enable_progress_bar()
 
 
 def check_name(name: str) -> None:

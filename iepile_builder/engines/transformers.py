@@ -141,7 +141,7 @@ class TransformersEngine:
         if load_in_4bit and load_in_8bit:
             raise InputError("load_in_4bit and load_in_8bit exclude each other: choose one")
         if quantized:
-            config = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+            config = BitsAndBytesConfig(
                 load_in_4bit=load_in_4bit,
                 load_in_8bit=load_in_8bit,
                 bnb_4bit_quant_type="nf4",

@@ -183,7 +183,7 @@ def _count_workers(options: ClusterOptions, gpus: bool) -> tuple[int, float]:
     """Count the copies of the model that a cluster is to run, and the GPUs of each."""
     import ray
 
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    resources: dict[str, float] = ray.cluster_resources()
     there = {name: resources.get(name, 0.0) for name in ("CPU", "GPU")}
     num_gpus = options.num_gpus if options.num_gpus is not None else float(gpus and there["GPU"] >= 1)
     wanted = {"CPU": options.num_cpus, "GPU": num_gpus}

@@ -95,7 +95,7 @@ def join_draws(draws: list[Dataset], order: str, batch_size: int, seed: int) -> 
         if order == "group_by_length":
             generator = torch.Generator().manual_seed(seed + number)
             lengths = rows["length"][:]
-            rows = rows.select(get_length_grouped_indices(lengths, batch_size, generator=generator))  # type: ignore
+            rows = rows.select(get_length_grouped_indices(lengths, batch_size, generator=generator))
         elif order != "sequential":
             rows = rows.shuffle(seed=seed + number)
         if order == "batch_rebalance":
