@@ -1,5 +1,5 @@
 """
-Fit on validation records how ready a model is to answer "nothing", and what its scores mean.
+Calibrate a model on validation records: when to answer "nothing", and what its scores mean.
 
     iepile predict --model_name_or_path HuggingFaceTB/SmolLM2-135M-Instruct --adapter_name_or_path outputs/adapter \\
         --dataset_name data/iepile --split validation --scores --empty_bias 3 --output_file outputs/validation.jsonl
@@ -7,10 +7,10 @@ Fit on validation records how ready a model is to answer "nothing", and what its
 
 Writes `calibration.json` into the folder of the adapter (or of the whole model), where `iepile predict`, `extract`,
 `demo` and `Extractor` find it: for each task the bias of a label's first decision (an item or "nothing") that has the
-best F1, and the scaling that makes the score of a fact an estimate of the probability that it is right. A bias is
-found by closing labels, so it is at most the `--empty_bias` of the predictions: answers made with a generous one leave
-room on both sides of 0. Where 5-fold cross-validation finds no significant gain (p < 0.05), the bias is 0: a few dozen
-records are seldom enough.
+best F1, and the scaling that makes a fact's score the estimated probability that it is right. A bias is found by
+emptying labels of the answers, so it is at most the `--empty_bias` they were made with: a generous one leaves room on
+both sides of 0. Where 5-fold cross-validation finds no significant gain (p < 0.05), the bias is 0: a few
+dozen records are seldom enough.
 """
 
 import json
@@ -38,8 +38,8 @@ class CalibrateOptions:
         adapter_name_or_path (`Path`):
             Folder of the adapter or model that made them.
         split (`str`, *optional*):
-            Their split, by default that of the run record beside them. The test split is refused unless it is given
-            here: nothing should be chosen on test records.
+            Split of these records, by default that of the run record beside the answers. The test split is refused
+            unless it is given here: nothing should be chosen on test records.
     """
 
     predictions_file: Path

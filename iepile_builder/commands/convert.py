@@ -18,13 +18,14 @@ Convert annotated files of other formats to corpora in the unified format.
 | instances | of the IEPile dataset | `task`, `source` and `instruction` |
 | unified | JSON lines or a JSON list of records | `text` and `entity`, `relation` or `event` |
 
-`--input_format` overrides. A CSV has `text` and `start`, `end`, `label` (an entity a line), or `entity`, `label`, or
-`head`, `relation`, `tail`, or `entities`, a list `[[0, 5, "PER"]]`; lines of the same text are one record.
+`--input_format` overrides the detection. A CSV has the column `text` and either `start`, `end`, `label` or `entity`,
+`label` (an entity a line), or `head`, `relation`, `tail`, or `entities`, a list `[[0, 5, "PER"]]`; lines of the same
+text are one record.
 
-The split is a word in the name of a file, or of its folder: train; dev, valid, validation, testa; test, testb. What
-says none is training data, of which `--validation 0.1 --test 0.1` set a part aside. A folder is a corpus of its name.
-A `schema.json` beside the files is its schema, else the labels of the records are. Entities become a corpus of NER,
-triples one of RE (or `--tasks KG`), events one of EE.
+The split is a word in the name of a file or of its folder: train; dev, valid, validation, testa; test, testb. Files
+without one are training data, of which `--validation 0.1 --test 0.1` set a part aside. A folder becomes a corpus of
+its name. Its schema is a `schema.json` beside the files, else the labels of the records. Entities become a corpus of
+NER, triples one of RE (or `--tasks KG`), events one of EE.
 
 Offsets (`start` and `end`, in characters) are kept. `iepile build --corpus_dir` reads all of these files, too.
 """
@@ -54,9 +55,9 @@ class ConvertOptions:
         languages (`list[str]`, *optional*):
             Code of the texts' language, such as en, zh or de; needed unless they lie in a folder IE-en, IE-de, ....
         validation (`float`, *optional*, defaults to 0.0):
-            Share of validation records in files whose names say no split.
+            Share of the records to make validation records, in files whose names say no split.
         test (`float`, *optional*, defaults to 0.0):
-            Share of test records in files whose names say no split.
+            Share of the records to make test records, in files whose names say no split.
         overwrite (`bool`, *optional*, defaults to `False`):
             Replace what an earlier conversion wrote to the output folder.
     """

@@ -1,5 +1,5 @@
 """
-Try extraction in the browser: a text and a schema in; marked text, graph, tables, JSON and training records out.
+Serve a web page that extracts from a text by a schema: marked text, graph, tables, JSON.
 
     iepile demo
     iepile demo --model_name_or_path HuggingFaceTB/SmolLM2-135M-Instruct --adapter_name_or_path outputs/adapter

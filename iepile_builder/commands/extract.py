@@ -1,5 +1,5 @@
 """
-Extract from a text what a schema asks for; show it in the terminal, as a page, JSON or a graph.
+Extract from a text what a schema asks for, for the terminal or as a page, JSON or a graph.
 
     iepile extract --text "Ada Lovelace lived in London." --schema '["person", "city"]'
     iepile extract --model_name_or_path HuggingFaceTB/SmolLM2-135M-Instruct --adapter_name_or_path outputs/adapter \\

@@ -1,5 +1,5 @@
 r"""
-Train a fine-tuned model further by reinforcement learning (GRPO), rewarded with the IE F1 of each answer.
+Train a fine-tuned model further by GRPO, rewarded with the IE F1 of each answer.
 
     iepile grpo --config smollm2-135m-instruct/grpo/config_lora.yaml --dataset_name data/iepile \
         --adapter_name_or_path outputs/smollm2-135m-iepile --output_dir outputs/smollm2-135m-iepile-grpo

@@ -1,5 +1,5 @@
 r"""
-Publish an adapter, a merged model, GGUF files, a dataset, the metric or the demo on the Hub.
+Publish an adapter, merged model, GGUF file, dataset, the metric or the demo on the Hub.
 
     iepile push --what adapter --folder outputs/adapter --repo_id user/name \
         --report_file outputs/report.json --predictions_file outputs/preds.jsonl --split test --dry_run

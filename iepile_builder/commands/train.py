@@ -1,7 +1,7 @@
 r"""
 Fine-tune a causal language model on IEPile instances: LoRA, QLoRA or all weights.
 
-    iepile train --config smollm2-135m-instruct/sft/config_lora.yaml \
+    iepile train --config smollm2-135m-instruct/sft/config_continue.yaml \
         --dataset_name data/iepile --output_dir outputs/smollm2-135m-iepile
     iepile train --config qwen3-4b/sft/config_lora.yaml --accelerate_config ddp --num_processes 2 \
         --dataset_name data/iepile --output_dir outputs/qwen3-4b-iepile
@@ -10,8 +10,8 @@ The loss is on the answer alone. Every option of TRL's `SFTConfig` and `ModelCon
 the file of `--config`, which is a path or the name of a recipe; the command line wins. If `--output_dir` holds
 checkpoints, training continues from the last one, or ends if they are of other instances.
 
-`--dataset_name build.yaml`, a file with options of `iepile build` and `corpus_dir` among them, trains on the corpora
-themselves: each epoch asks for other negatives, in another order. An epoch is then one draw.
+`--dataset_name build.yaml`, a file with options of `iepile build`, `corpus_dir` among them, draws the instances in
+training: each epoch asks for other negatives, in another order.
 """
 
 from __future__ import annotations

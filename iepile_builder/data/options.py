@@ -41,7 +41,7 @@ class CorpusOptions:
             Codes of languages, such as `en`, `zh` or `de`; by default all. Texts and labels may be in any language;
             the instructions are Chinese for zh, and English for all others.
         corpora (`list[str]`, *optional*):
-            Names of corpora; by default all.
+            Names of the corpora to read; by default all.
     """
 
     tasks: list[str] | None = None
@@ -85,13 +85,12 @@ class SchemaOptions:
             Probability with which each label of a training record is dropped, with what is annotated; one is left.
         label_synonyms (`str`, *optional*):
             A JSON file from label to names, see [`load_synonyms`]: training instructions ask for one of them, drawn
-            for each record and epoch. The label's own name is drawn if it is among them.
+            for each record and epoch. List the label's own name to have it drawn, too.
         negatives_schedule (`list[str]`, *optional*):
-            The `negatives` of each epoch in place of `negatives`, the last from there on: `ratio hard all` begins with
-            few negatives and ends with all labels, as in use.
+            In place of `negatives`, one for each epoch; the last stays. `ratio hard all` begins with few negatives and
+            ends with all labels, as in use.
         held_out_labels (`dict[str, list[str]]`, *optional*):
-            Corpus to labels that are held out of training and validation; the test split of such a corpus asks for
-            these alone.
+            For each corpus, labels to hold out of training and validation; its test split asks for these alone.
     """
 
     negatives: str = "hard"
@@ -149,7 +148,7 @@ class LengthOptions:
         max_length (`int`, *optional*):
             Maximum number of tokens of an instance, chat template included. A longer one is split into instances that
             ask for fewer labels. One that is too long with a single label is dropped from the training split, but kept
-            in the others, so that scores are of the whole split; [`IEPile.report`] counts both.
+            in the others, so that scores are those of the whole split; both are counted.
         tokenizer (`str`, *optional*):
             Name or folder of the tokenizer to count with.
     """
@@ -173,11 +172,11 @@ class DrawOptions:
         language_weights (`dict[str, float]`, *optional*):
             The same for a language; the two weights are multiplied.
         sampling_temperature (`float`, *optional*, defaults to 1.0):
-            Draw a corpus of n training records with a probability that is proportional to n to this power: 0 gives all
-            corpora the same number, in all about as many as there are. The weights of corpora multiply it.
+            Repeat or leave out training records so that a corpus of n of them counts in proportion to n to this power;
+            0 makes all corpora the same size. The total stays about the same. `corpus_weights` come on top.
         max_records_per_label (`int`, *optional*):
-            Leave out a training record, in random order, if each of its labels has this many in its corpus already.
-            Records without labels count as one label.
+            Going through a corpus's training records in random order, leave one out if each of its labels has this
+            many already. Having no label counts as a label.
     """
 
     seed: int = 42

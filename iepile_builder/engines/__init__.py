@@ -24,12 +24,14 @@ class ModelOptions:
 
     Args:
         model_name_or_path (`str`, *optional*):
-            Folder or Hub id of the model. By default SmolLM2-135M-Instruct with the zero-shot adapter of this package,
-            where a command answers.
+            Folder or Hub id of the model. By default, in commands that answer, SmolLM2-135M-Instruct with this
+            package's zero-shot adapter.
         adapter_name_or_path (`str`, *optional*):
-            Folder or Hub id of a LoRA adapter, or the name of a recipe's. Its tokenizer is used where it has one.
+            Folder or Hub id of a LoRA adapter, or the name of one in the recipes, such as
+            `smollm2-135m-instruct/zero_shot/adapter`. Its tokenizer is used if it has one.
         chat_template_path (`str`, *optional*):
-            A Jinja file in place of the tokenizer's own chat template, or the name of a recipe's.
+            A Jinja file in place of the tokenizer's own chat template, or the name of one in the recipes, such as
+            `chat_templates/llama2.jinja`.
         dtype (`str`, *optional*, defaults to `"auto"`):
             Precision of the weights; `auto`: as they are stored.
     """
@@ -54,8 +56,8 @@ class EngineOptions(ModelOptions):
             Ask the model behind an OpenAI-compatible server, such as http://127.0.0.1:8000/v1. If it serves several,
             `model_name_or_path` is its name there.
         engine (`str`, *optional*, defaults to `"transformers"`):
-            What runs the model where there is no `base_url`: `transformers` or `vllm`; or `lookup`, the baseline that
-            looks up training mentions: its `model_name_or_path` is a dataset of instances.
+            What runs the model if there is no `base_url`: `transformers` or `vllm`; or `lookup`, the baseline that
+            looks up training mentions, whose `model_name_or_path` is a dataset of instances.
         load_in_4bit (`bool`, *optional*, defaults to `False`):
             Quantize the model to 4 bits.
         load_in_8bit (`bool`, *optional*, defaults to `False`):
@@ -70,15 +72,15 @@ class EngineOptions(ModelOptions):
             Hold answers to the JSON schema of their request: `on`, `off`, or `auto`, wherever that is possible.
         copied (`bool`, *optional*):
             Let answers contain only strings of the text, of whole words. By default in NER, RE and EE, where this
-            scores better, unless labels have descriptions or examples show other strings; with a server, which cannot
-            do it, or vLLM, which cannot for long texts, by default never.
+            scores better, unless labels have descriptions or examples show other strings. Not possible with a server;
+            with vLLM only for short texts, and by default not.
         scores (`bool`, *optional*, defaults to `False`):
             Tell how sure the model was of each item of an answer, and of each label without one. Takes about a third
-            more time; of a server, it needs log-probabilities.
+            more time; a server must give log-probabilities.
         empty_bias (`float` or `dict[str, float]`, *optional*):
-            What is added to the log-odds that a label has an item, in nats: above 0, fewer labels are answered with
-            nothing. A number, or one for each task such as {"NER": 0.5}; by default what `iepile calibrate` wrote into
-            the folder of the adapter or model, else 0. Only where `transformers` runs the model, and constrained.
+            Added to the log-odds that a label has an item, in nats: above 0, fewer labels are answered with nothing. A
+            number, or one for each task such as {"NER": 0.5}; by default what `iepile calibrate` wrote into the folder
+            of the adapter or model, else 0. Only with `--engine transformers` and constrained answers.
         speculative_tokens (`int`, *optional*, defaults to 0):
             Tokens that vLLM drafts from the prompt; 8 is a good start.
         vllm_args (`dict[str, Any]`, *optional*):

@@ -43,7 +43,7 @@ class ModelFacts:
         languages (`list[str]`, *optional*):
             Language codes, by default the recorded ones.
         license (`str`, *optional*):
-            SPDX identifier of the licence, by default that of the base model.
+            Identifier of the licence, by default that of the adapter that was continued, else of the base model.
         report_file (`Path`, *optional*):
             Scores, written by `iepile score --bootstrap 1000`.
         baseline_file (`Path`, *optional*):

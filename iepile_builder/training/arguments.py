@@ -13,7 +13,7 @@ class DataArguments:
         dataset_name (`str`):
             A folder that `iepile build` wrote, a JSON, JSON lines or Parquet file, or a Hub id: anything with the
             columns `instruction` and `output`, and `task` for GRPO. For `iepile train` also a YAML file with options
-            of `iepile build`: each epoch then is another draw of instances from the corpora.
+            of `iepile build`: each epoch is then another draw of instances from the corpora.
         tasks (`list[str]`, *optional*):
             The tasks to train on, all by default.
         val_set_size (`int`, *optional*, defaults to 0):
@@ -39,8 +39,8 @@ class SftArguments(DataArguments):
 
     Args:
         max_train_tokens (`int`, *optional*):
-            Train on a random subset of the rows, of about this many tokens; the others are not tokenized. If the
-            instances of each epoch are drawn anew, on as many in all: the epochs get equal parts.
+            Train on a random subset of the rows, of about this many tokens; the others are not tokenized. With a YAML
+            file as `dataset_name`, this is the total of all epochs, which get equal parts.
         answer_loss (`str`, *optional*, defaults to `"all"`):
             What is learned of an answer: `all`, or `decisions`, which leaves out the tokens that a grammar forces
             (keys, most brackets and separators). A model trained so needs the grammar when it answers. The end token
@@ -50,18 +50,18 @@ class SftArguments(DataArguments):
             model finds more, above 1 less. The loss is still divided by the number of tokens that are learned, not by
             the sum of their weights. A role's `"NAN"` in an event that was found keeps weight 1.
         average_checkpoints (`int`, *optional*, defaults to 0):
-            Keep the mean of the weights of this many last checkpoints in place of the last weights. `save_total_limit`
-            is raised to it. Not with FSDP or DeepSpeed.
+            Keep the mean of the weights of the last checkpoints, this many, in place of the last weights.
+            `save_total_limit` is raised to it. Not with FSDP or DeepSpeed.
         compile_layers (`bool`, *optional*, defaults to `False`):
-            Compile the layers of the model in the first steps (`torch.compile`; needs a C++ compiler): on a CPU the
-            later ones then take less time. Evaluations run as without it.
+            Compile the layers of the model in the first steps (`torch.compile`; needs a C++ compiler), so that later
+            steps take less time. Evaluations are not compiled.
         linear_layers_only (`bool`, *optional*, defaults to `False`):
-            Without an adapter: train the linear layers alone, not embeddings, head and norms. The result can be
-            brought to an adapter of low rank.
+            Without an adapter: train only the linear layers, not embeddings, head and norms, so that the result can be
+            reduced to an adapter of low rank.
         ie_f1_records (`int`, *optional*, defaults to 0):
-            Answer this many random validation records at every evaluation and report the IE F1 of the answers. By
-            default, evaluate whenever a checkpoint is saved, and keep the best one. The validation
-            loss is then computed on these records too, unless `max_eval_samples` is given.
+            Answer this many random validation records at every evaluation, report the IE F1 of the answers, and keep
+            the best checkpoint; evaluations are by default those of the checkpoints. The validation loss is then
+            computed on these records, too, unless `max_eval_samples` is given.
         ie_f1_max_new_tokens (`int`, *optional*):
             Maximum number of tokens of these answers; by default 1.5 times the longest reference answer.
     """
