@@ -34,16 +34,14 @@ def to_prompt_completion(instance: Mapping[str, Any]) -> dict[str, list[Message]
     return {"prompt": to_prompt(instance), "completion": [{"role": "assistant", "content": instance["output"]}]}
 
 
-def render(
-    messages: list[Message], tokenizer: PreTrainedTokenizerBase, add_generation_prompt: bool = True, **kwargs: Any
-) -> str:
+def render(messages: list[Message], tokenizer: PreTrainedTokenizerBase, **kwargs: Any) -> str:
     """
     Render messages with the tokenizer's chat template, for [`encode`]; `kwargs` are variables of the template.
 
     A message is data. Where its text holds a control token of the model, such as `<|im_end|>`, a mark is set within,
     at which [`encode`] cuts: the token is read as plain characters and cannot open or close a turn.
     """
-    return render_all([messages], tokenizer, add_generation_prompt, **kwargs)[0]
+    return render_all([messages], tokenizer, **kwargs)[0]
 
 
 def render_all(

@@ -109,10 +109,8 @@ class IEPile(datasets.ArrowBasedBuilder):
             shards, batchings = [], []
             for corpus in corpora:
                 index = indices[corpus, split]
-                batching = config.batching(corpus, split)
-                batching = replace(
-                    batching, descriptions=corpus_descriptions(descriptions, corpus.task, corpus.source)
-                )
+                described = corpus_descriptions(descriptions, corpus.task, corpus.source)
+                batching = replace(config.batching(corpus, split), descriptions=described)
                 if config.num_examples:
                     batching = replace(batching, examples=draw_examples(corpus, indices[corpus, "train"], config))
                 weight = weights[corpus] if split == "train" else 1.0

@@ -47,10 +47,10 @@ def parse(argv: Sequence[str] | None) -> Any:
 
 def main(data_args: GrpoArguments, training_args: GRPOConfig, model_args: ModelConfig) -> None:
     from accelerate import PartialState
-    from transformers.utils.hub import has_file
     from trl import get_peft_config
 
     from iepile_builder.chat import load_tokenizer
+    from iepile_builder.engines.loading import tokenizer_of
     from iepile_builder.scoring.rewards import ie_f1, valid_json
     from iepile_builder.training.checkpoints import check_instances
     from iepile_builder.training.data import (
@@ -70,11 +70,11 @@ def main(data_args: GrpoArguments, training_args: GRPOConfig, model_args: ModelC
 
     # Model
     adapter = data_args.adapter_name_or_path
-    with_tokenizer = adapter is not None and has_file(adapter, "tokenizer_config.json")
+    name = tokenizer_of(str(model_args.model_name_or_path), adapter)
     tokenizer = load_tokenizer(
-        str(adapter if with_tokenizer else model_args.model_name_or_path),
+        name,
         data_args.chat_template_path,
-        revision="main" if with_tokenizer else model_args.model_revision,
+        revision="main" if name == adapter else model_args.model_revision,
         trust_remote_code=training_args.trust_remote_code,
         padding_side="left",
     )

@@ -8,8 +8,9 @@ from typing import Any
 
 import yaml
 
+from iepile_builder.data.columns import Record
 from iepile_builder.data.corpus import SPLIT_FILES
-from iepile_builder.data.sources import Record, read_source
+from iepile_builder.data.sources import read_source
 from iepile_builder.errors import InputError
 from iepile_builder.io import RESOURCES, to_json, write_whole
 from iepile_builder.schema import Schema

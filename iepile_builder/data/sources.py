@@ -12,12 +12,10 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from iepile_builder.data.columns import column_sentences, tagged_spans
+from iepile_builder.data.columns import Record, column_sentences, tagged_spans
 from iepile_builder.errors import InputError
 from iepile_builder.io import located, read_json, read_lines
 
-
-Record = dict[str, Any]
 
 _BOSON = re.compile(r"\{\{(\w+)[:：](.*?)\}\}")
 _QUESTION = re.compile(r"What describes (.+) in the text\?")

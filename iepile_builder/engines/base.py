@@ -32,14 +32,6 @@ class Request(NamedTuple):
 Decisions = dict[str, list[tuple[float, float | None]]]
 
 
-EmptyBias = float | dict[str, float]
-
-
-def bias_of(empty_bias: EmptyBias, task: str) -> float:
-    """Give the bias of a task, 0 for a task that has none."""
-    return empty_bias.get(task, 0.0) if isinstance(empty_bias, dict) else empty_bias
-
-
 class Completion(NamedTuple):
     """
     A model's answer.

@@ -129,9 +129,7 @@ class EndpointEngine:
         try:
             served = {str(each["id"]): each for each in listed["data"] or []}
         except (KeyError, TypeError):
-            raise InputError(
-                f"{base_url}: no OpenAI-compatible API answers there: most addresses end in /v1"
-            ) from None
+            raise InputError(f"{base_url}: {_NO_API}") from None
         self._served = list(served)
         if model is None:
             if len(served) != 1:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from iepile_builder.answers.grammar import Grammars
 from iepile_builder.answers.repair import without_repeats
 from iepile_builder.chat import break_control_tokens, encode, load_tokenizer, render
-from iepile_builder.engines.base import Completion, Decisions, EmptyBias, Request, bias_of, check_room
+from iepile_builder.engines.base import Completion, Decisions, Request, check_room
 from iepile_builder.engines.decisions import AllSteps, Vocabulary, read_decisions
 from iepile_builder.engines.loading import load_model, tokenizer_of
 from iepile_builder.errors import InputError
@@ -20,7 +20,6 @@ from iepile_builder.io import first_line
 
 
 if TYPE_CHECKING:
-    from llguidance import LLMatcher
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -70,7 +69,7 @@ class TransformersEngine:
         share_prefix: bool = True,
         lookup: bool = True,
         scores: bool = False,
-        empty_bias: EmptyBias = 0.0,
+        empty_bias: float | dict[str, float] = 0.0,
         pass_cost: PassCost | None = None,
     ) -> None:
         self.model: Any = model
@@ -189,9 +188,7 @@ class TransformersEngine:
         check_room(token_ids, max_new_tokens, self.context)
 
         own_loop = GreedyDecoder.supports(self.model)
-        prefixes: list[tuple[int, ...]] = [()] * len(prompts)
-        if own_loop and self.share_prefix:
-            prefixes = shared_prefixes(prompts, token_ids)
+        prefixes = shared_prefixes(prompts, token_ids) if own_loop and self.share_prefix else [()] * len(prompts)
         size = self.find_batch_size(max(map(len, token_ids), default=0), max_new_tokens)
         decoder = GreedyDecoder(self.model, self.end_tokens, max_new_tokens, size, self.lookup, self.pass_cost)
         if own_loop and self.pass_cost is None and prompts:
@@ -255,9 +252,8 @@ class TransformersEngine:
         told = encode([break_control_tokens(answer, self.tokenizer) for answer in answers], self.tokenizer)
         tokens = [prompt + answer for prompt, answer in zip(asked, told, strict=True)]
         check_room(tokens, 0, self.context)
-        prefixes: list[tuple[int, ...]] = [()] * len(prompts)
-        if GreedyDecoder.supports(self.model) and self.share_prefix:
-            prefixes = shared_prefixes(prompts, asked)
+        shares = GreedyDecoder.supports(self.model) and self.share_prefix
+        prefixes = shared_prefixes(prompts, asked) if shares else [()] * len(prompts)
         batch_size = self.find_batch_size(max(map(len, tokens), default=0), 0)
         decoder = GreedyDecoder(self.model, self.end_tokens, 0, batch_size)
         # The logits are the largest tensor: no more than about a gigabyte
@@ -309,18 +305,11 @@ class TransformersEngine:
         """Start the answer to a request."""
         from iepile_builder.engines.rows import Row
 
-        matcher = self.matcher(request)
-        if matcher is None:
-            return Row(prompt, prefix)
-        assert request.answer_schema is not None
-        nothing = self.grammars.nothing(request.answer_schema)
-        return Row(prompt, prefix, matcher, self.vocabulary, bias_of(self.empty_bias, request.task), nothing)
-
-    def matcher(self, request: Request) -> LLMatcher | None:
-        """Start the grammar of a request's answer, if it is constrained."""
         if not self.constrained or request.answer_schema is None:
-            return None
-        return self.grammars.matcher(request.answer_schema)
+            return Row(prompt, prefix)
+        schema, grammars = request.answer_schema, self.grammars
+        bias = self.empty_bias.get(request.task, 0.0) if isinstance(self.empty_bias, dict) else self.empty_bias
+        return Row(prompt, prefix, grammars.matcher(schema), self.vocabulary, bias, grammars.nothing(schema))
 
     @cached_property
     def vocabulary(self) -> Vocabulary:

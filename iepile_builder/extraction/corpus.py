@@ -23,7 +23,7 @@ from iepile_builder.extraction.corpus_files import Document, DocumentOptions, Pi
 from iepile_builder.extraction.extractor import MIN_ROOM, Extractor
 from iepile_builder.extraction.merge import add_units, place_key
 from iepile_builder.extraction.passages import passages
-from iepile_builder.extraction.result import Extraction, compose
+from iepile_builder.extraction.result import COUNTS, Extraction, compose
 from iepile_builder.io import first_line
 from iepile_builder.tasks import TASKS
 from iepile_builder.tasks.facts import Fact
@@ -31,7 +31,6 @@ from iepile_builder.tasks.facts import Fact
 
 PART = 10_000  # characters of a document that one process is given
 TOGETHER, ALONE = 2, 2  # times that a part is tried in its parcel, then by itself, before it is given up
-COUNTS = ("cut", "retried", "unparsed", "repaired", "left_out", "low_score")
 
 _MENTION = pa.struct(
     {

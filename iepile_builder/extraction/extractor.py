@@ -20,7 +20,6 @@ from iepile_builder.engines.loading import find_calibration, shipped_model
 from iepile_builder.engines.transformers import TransformersEngine
 from iepile_builder.engines.vllm import VLLMEngine
 from iepile_builder.errors import InputError
-from iepile_builder.extraction.clock import start_clock
 from iepile_builder.extraction.passages import HAN, SURROGATE, Passage, detect_language, passages
 from iepile_builder.extraction.result import Extraction, Extractions
 from iepile_builder.extraction.user_schema import (
@@ -31,7 +30,7 @@ from iepile_builder.extraction.user_schema import (
     read_tasks,
     read_triggers,
 )
-from iepile_builder.extraction.work import Job, Work, merge_answers
+from iepile_builder.extraction.work import Job, Work, merge_answers, start_clock
 from iepile_builder.tasks import TASKS, find_task
 from iepile_builder.tasks.facts import Annotation
 
@@ -286,6 +285,7 @@ class Extractor:
         works: deque[list[Work]] = deque()
         check_time = start_clock(self.max_seconds)
         at_once = self.requests_at_once if self.max_seconds is None else REQUESTS_TIMED
+        options = self.repair, self.min_similarity, self.min_score, self.calibration, self.drop_ungrounded
 
         def jobs() -> Iterator[Job]:
             for number, (text, given) in enumerate(zip(texts, triggers, strict=False), start=1):
@@ -305,7 +305,7 @@ class Extractor:
 
         def finished() -> Iterator[list[Extraction]]:
             while works and not any(work.open for work in works[0]):
-                yield [self._finish(work) for work in works.popleft()]
+                yield [merge_answers(work, *options) for work in works.popleft()]
 
         waiting = jobs()
         hidden = None if self.progress is True else True  # None: unless on a terminal
@@ -325,12 +325,6 @@ class Extractor:
                         self.progress(answered, bar.total)
                 yield from finished()
         yield from finished()
-
-    def _finish(self, work: Work) -> Extraction:
-        """Merge the answers to all requests about a text."""
-        return merge_answers(
-            work, self.repair, self.min_similarity, self.min_score, self.calibration, self.drop_ungrounded
-        )
 
     def _plan(self, work: Work, triggers: Triggers | Extraction | None) -> list[Job]:
         """List the requests about a text: for each passage, those for all labels."""

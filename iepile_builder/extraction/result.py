@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     import networkx
 
 
+COUNTS = ("cut", "retried", "unparsed", "repaired", "left_out", "low_score")  # of an `Extraction`
+
+
 class Result:
     """What the results of one task and of several have in common."""
 
@@ -162,7 +165,7 @@ class Extraction(Result):
     @property
     def ungrounded(self) -> list[Fact]:
         """List the facts with a string that is not in the text."""
-        return [fact for fact in self.facts if not is_grounded(fact)]
+        return [fact for fact in self.facts if not all(as_mention(each).grounded for each in fact.mentions)]
 
     def annotations(self) -> list[Annotation]:
         """Write the facts as the annotation of a record, in the form that corpora have, with offsets."""
@@ -204,9 +207,8 @@ class Extraction(Result):
                 }
                 for event, score in zip(self.events, self.event_scores, strict=True)
             ]
-        counts = ("cut", "retried", "unparsed", "repaired", "left_out", "low_score")
         result["passages"] = [list(passage) for passage in self.passages]
-        result["answers"] = {"all": len(self.answers), **{name: getattr(self, name) for name in counts}}
+        result["answers"] = {"all": len(self.answers), **{name: getattr(self, name) for name in COUNTS}}
         return result
 
 
@@ -261,11 +263,6 @@ def compose(
         units=ordered,
         **counts,
     )
-
-
-def is_grounded(fact: Fact) -> bool:
-    """Tell whether all mentions of a fact are in the text."""
-    return all(as_mention(mention).grounded for mention in fact.mentions)
 
 
 def _rounded(score: float | None) -> float | None:

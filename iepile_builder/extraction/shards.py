@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from iepile_builder.errors import InputError
-from iepile_builder.extraction.corpus import COUNTS, Part, Result, join_parts, to_rows
-from iepile_builder.extraction.result import Extraction
+from iepile_builder.extraction.corpus import Part, Result, join_parts, to_rows
+from iepile_builder.extraction.result import COUNTS, Extraction
 from iepile_builder.io import first_line
 
 
@@ -137,12 +137,7 @@ class Shards:
         return added
 
     def check_complete(self, pieces: int) -> None:
-        """
-        Check that nothing is missing.
-
-        Raises:
-            `InputError`: If a document is.
-        """
+        """Raise an `InputError` if a document is missing."""
         if self.open or len(self.ended | self._documents.keys()) < pieces:
             raise InputError(f"{self.output_dir}: some documents have no answer; the same command resumes")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,11 +13,23 @@ from iepile_builder.answers.grounding import Locator, as_mention, ground
 from iepile_builder.answers.scores import Calibration, score_decision
 from iepile_builder.data.batching import SchemaBatching
 from iepile_builder.engines.base import Completion, Request
+from iepile_builder.errors import InputError
 from iepile_builder.extraction.merge import add_units, place_key, read_answer
 from iepile_builder.extraction.passages import Passage
 from iepile_builder.extraction.result import Extraction, compose
 from iepile_builder.tasks import TASKS
 from iepile_builder.tasks.facts import Annotation, Fact
+
+
+def start_clock(max_seconds: float | None) -> Callable[[], None]:
+    """Start the clock of a call; what is returned raises an `InputError` once the time is up."""
+    end = None if max_seconds is None else time.monotonic() + max_seconds
+
+    def check_time() -> None:
+        if end is not None and time.monotonic() > end:
+            raise InputError(f"this takes more than {max_seconds:g} seconds: give a shorter text or fewer labels")
+
+    return check_time
 
 
 class Job(NamedTuple):

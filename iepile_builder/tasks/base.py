@@ -11,13 +11,16 @@ from iepile_builder.io import RESOURCES
 from iepile_builder.schema import Schema
 from iepile_builder.tasks.facts import Annotation, Event, Fact, Texts
 from iepile_builder.tasks.values import (
+    MENTION,
     Place,
     check_known,
     check_mention,
     check_place,
     check_strings,
+    distinct_in_text,
     find_spelling,
     fix_place,
+    list_schema,
     object_schema,
 )
 
@@ -235,12 +238,12 @@ class Task:
         return label
 
     def answer_value(self, annotations: list[Annotation], roles: Sequence[str], text: str) -> Any:
-        """Make a label's value in a reference answer; lists in order of first occurrence in `text`."""
-        raise NotImplementedError
+        """Make a label's value in a reference answer, by default its mentions; in order of occurrence in `text`."""
+        return distinct_in_text(annotations, self.places[0], text)
 
     def value_schema(self, item: Any) -> dict[str, Any]:
-        """Make the JSON schema of the value that answers a schema item."""
-        raise NotImplementedError
+        """Make the JSON schema of the value that answers a schema item, by default a list of mentions."""
+        return list_schema(MENTION)
 
     def answer_schema(self, items: Sequence[Any], text: str | None = None) -> dict[str, Any]:
         """

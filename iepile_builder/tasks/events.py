@@ -15,7 +15,6 @@ from iepile_builder.tasks.values import (
     check_mention,
     check_place,
     check_strings,
-    distinct_in_text,
     find_spelling,
     fix_place,
     list_schema,
@@ -45,9 +44,6 @@ class EET(Task):
         "zh": Example(["辞职", "入职"], "王芳五月辞职。", {"辞职": ["辞职"], "入职": []}),
     }
 
-    def value_schema(self, item: Any) -> dict[str, Any]:
-        return list_schema(MENTION)
-
     def check(self, annotation: object, schema: Schema) -> None:
         event = check_strings(annotation, ("event_type", "event_trigger"), self.field)
         if event["event_trigger"]:  # an event may have no trigger
@@ -56,9 +52,6 @@ class EET(Task):
 
     def distinct(self, annotations: Iterable[Annotation]) -> list[Annotation]:
         return super().distinct(event for event in annotations if event["event_trigger"])
-
-    def answer_value(self, annotations: list[Annotation], roles: Sequence[str], text: str) -> Any:
-        return distinct_in_text(annotations, self.places[0], text)
 
     def annotations(self, answer: dict[str, Any], schema: Schema) -> list[Annotation]:
         return [

@@ -1,12 +1,12 @@
 """Named entities (NER)."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from iepile_builder.schema import Schema
 from iepile_builder.tasks.base import Example, Task
 from iepile_builder.tasks.facts import Annotation, Entity, Fact
-from iepile_builder.tasks.values import MENTION, distinct_in_text, list_schema, parse_list
+from iepile_builder.tasks.values import parse_list
 
 
 class NER(Task):
@@ -30,12 +30,6 @@ class NER(Task):
         ),
         "zh": Example(["人物", "城市"], "王芳在北京见到了李明。", {"人物": ["王芳", "李明"], "城市": ["北京"]}),
     }
-
-    def value_schema(self, item: Any) -> dict[str, Any]:
-        return list_schema(MENTION)
-
-    def answer_value(self, annotations: list[Annotation], roles: Sequence[str], text: str) -> Any:
-        return distinct_in_text(annotations, self.places[0], text)
 
     def annotations(self, answer: dict[str, Any], schema: Schema) -> list[Annotation]:
         return [{"entity": entity, "entity_type": label} for label, value in answer.items() for entity in value]

@@ -407,7 +407,7 @@ def call(monkeypatch: pytest.MonkeyPatch) -> Any:
         page = demo.build_demo(Extractor(engine, max_new_tokens=10**6), max_seconds=8)
         function: Any = next(each.fn for each in page.fns.values() if each.api_name == "extract")
         with monkeypatch.context() as patch:
-            patch.setattr("iepile_builder.extraction.clock.time.monotonic", lambda: now[0])
+            patch.setattr("iepile_builder.extraction.work.time.monotonic", lambda: now[0])
             patch.setattr(demo, "render_fragment", draw)
             return function("Ada met Charles.", "NER", json.dumps(labels), None, None, False)
 

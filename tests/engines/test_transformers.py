@@ -411,7 +411,7 @@ def test_bad_input(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="exclude each other"):
         TransformersEngine.from_pretrained(model, load_in_4bit=True, load_in_8bit=True)
     monkeypatch.setattr("iepile_builder.engines.transformers.find_spec", lambda name: None)
-    assert TransformersEngine.from_pretrained(model).matcher(*make_requests(1, constrained=True)) is None
+    assert TransformersEngine.from_pretrained(model).row(*make_requests(1, constrained=True), []).matcher is None
     with pytest.raises(InputError, match=r"pip install 'iepile-builder\[extract\]'"):
         TransformersEngine.from_pretrained(model, constrain="on")
 
