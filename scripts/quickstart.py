@@ -3,7 +3,7 @@
 # dependencies = ["iepile-builder[quickstart]"]
 # ///
 """
-From annotated corpora to a trained, scored adapter: what `make quickstart` runs.
+From annotated corpora to a trained, scored adapter, as `iepile quickstart` does:
 
     python scripts/quickstart.py
     python scripts/quickstart.py --corpus_dir path/to/IE-en/NER/my_corpus

@@ -16,7 +16,7 @@ PUBLISHED = RESOURCES / "hard_negatives.json"
 
 def load_hard_negatives(path: str | Path = PUBLISHED) -> dict[str, Any]:
     """
-    Read a hard-negative dictionary, by default the one that IEPile published (55 tables over 25 corpora).
+    Read a hard-negative dictionary, by default the one that IEPile published (55 tables for 38 corpora).
 
     Args:
         path (`str` or `Path`, *optional*):

@@ -98,7 +98,7 @@ class Extraction(Result):
         task (`str`):
             Name of the task.
         language (`str`):
-            Of the instructions.
+            Language of the instructions.
         schema ([`Schema`]):
             What was asked for.
         facts (`list[Fact]`):
@@ -114,22 +114,22 @@ class Extraction(Result):
         units (`list[list[Fact]]`):
             The facts, those that belong together (of one event) in one list.
         passages (`list[tuple[int, int]]`):
-            Start and end of the parts of the text that were asked about by themselves.
+            Start and end of each part of the text that was read by itself.
         answers (`list[str]`):
             What the model wrote, an answer for each passage and schema batch.
         cut (`int`):
-            How many answers ended at the token limit though they were asked for a single label; what is complete in
-            them is read.
+            Number of answers that ended at the token limit though they were asked for a single label; what is complete
+            in them is read.
         retried (`int`):
-            How many ended at the limit and were asked again, for half of the labels at a time.
+            Number of answers that ended at the limit and were asked for again, half of the labels at a time.
         unparsed (`int`):
-            How many answers are no JSON object, even after repair.
+            Number of answers that are not a JSON object, even after repair.
         repaired (`int`):
-            How many are a JSON object only after repair.
+            Number of answers that are a JSON object only after repair.
         left_out (`int`):
-            How many facts were left out, because their label was not asked for or their value has not the task's form.
+            Number of facts left out because their label was not asked for or their value is not of the task's form.
         low_score (`int`):
-            How many facts were left out, because they score less than `min_score` or have no score.
+            Number of facts left out because they score less than `min_score` or have no score.
         min_score (`float`):
             The score that facts had to have.
     """

@@ -27,7 +27,7 @@ from iepile_builder.training.record import RECORD
 
 Form = Literal["adapter", "merged", "gguf"]
 TAG = "iepile-builder"  # in every card, so that a push recognizes repositories of earlier pushes
-KEPT_METRICS = {"eval_ie_f1": ("ie_f1", "IE F1, strict, micro, in per cent"), "eval_loss": ("loss", "Loss")}
+KEPT_METRICS = {"eval_ie_f1": ("ie_f1", "IE F1, strict, micro, in percent"), "eval_loss": ("loss", "Loss")}
 
 
 @dataclass
