@@ -24,7 +24,6 @@ import pyarrow.compute as pc
 from datasets.iterable_dataset import ArrowExamplesIterable
 
 from iepile_builder.data.batching import COLUMNS, SchemaBatching, negative_ranks
-from iepile_builder.data.cleaning import Cleaning
 from iepile_builder.data.corpus import SPLIT_FILES, Corpus
 from iepile_builder.data.index import (
     TEXT,
@@ -87,12 +86,9 @@ class IEPile(datasets.ArrowBasedBuilder):
         if config.tokenizer is not None:
             load_tokenizer(config.tokenizer)  # or an error before the work begins
         splits = config.splits or list(SPLIT_FILES)
-        cleaning = Cleaning(config.on_error, config.clean, config.deduplicate, config.drop_evaluation_texts)
         needed = SPLIT_FILES if config.drop_evaluation_texts else {*splits, "train"} if config.num_examples else splits
         indices = {
-            (corpus, split): index_split(
-                corpus, split, cleaning, config.max_records, dl_manager.download_config.num_proc
-            )
+            (corpus, split): index_split(corpus, split, config, dl_manager.download_config.num_proc)
             for corpus in corpora
             for split in needed
         }
@@ -114,7 +110,7 @@ class IEPile(datasets.ArrowBasedBuilder):
                 if config.num_examples:
                     batching = replace(batching, examples=draw_examples(corpus, indices[corpus, "train"], config))
                 weight = weights[corpus] if split == "train" else 1.0
-                of_corpus = to_shards(corpus, split, index, weight, f"{config.seed} {config.epoch}", cleaning.on_error)
+                of_corpus = to_shards(corpus, split, index, weight, f"{config.seed} {config.epoch}", config.on_error)
                 if split == "train" and config.max_negatives_per_positive is not None:
                     limit = max_negative_rank(of_corpus, batching, config.max_negatives_per_positive)
                     batching = replace(batching, max_negative_rank=limit)

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 import iepile_builder
 from iepile_builder import IEPile, InputError
 from iepile_builder.data.batching import COLUMNS
-from iepile_builder.data.cleaning import Cleaning
+from iepile_builder.data.cleaning import CleaningOptions
 from iepile_builder.data.corpus import find_corpora
 from iepile_builder.data.index import index_split, read_split
 from iepile_builder.data.instructions import asked_schema
@@ -247,10 +247,10 @@ def test_an_epoch_of_the_builder_draws_anew() -> None:
 
 def test_checking_in_parts_and_processes_gives_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     corpus = find_corpora([SAMPLE_CORPUS], ["NER"], ["en"])[0]
-    whole = index_split(corpus, "train", Cleaning(clean=True))
+    whole = index_split(corpus, "train", CleaningOptions(clean=True))
     monkeypatch.setattr("iepile_builder.data.index.PART_BYTES", 1000)
     for num_proc in (None, 2):
-        parts = index_split(corpus, "train", Cleaning(clean=True), num_proc=num_proc)
+        parts = index_split(corpus, "train", CleaningOptions(clean=True), num_proc=num_proc)
         assert parts.rows.tolist() == whole.rows.tolist()
         assert parts.report == whole.report
     folder = tmp_path / "IE-en" / "NER" / "daily_news"
@@ -259,7 +259,7 @@ def test_checking_in_parts_and_processes_gives_the_same(monkeypatch: pytest.Monk
     lines[40] = "{"
     (folder / "train.json").write_text("\n".join(lines))
     with pytest.raises(InputError, match="train.json, line 41: not one JSON object"):
-        index_split(find_corpora([tmp_path])[0], "train", num_proc=2)
+        index_split(find_corpora([tmp_path])[0], "train", CleaningOptions(), num_proc=2)
 
 
 def assert_gold_scores_100(data_dir: Path, **options: object) -> None:

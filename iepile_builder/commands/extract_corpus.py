@@ -35,8 +35,8 @@ from iepile_builder.engines.base import Engine
 from iepile_builder.engines.record import describe_engine, find_differences
 from iepile_builder.errors import InputError
 from iepile_builder.extraction.cluster import ClusterOptions, answer_on_ray, connected
-from iepile_builder.extraction.corpus import Answerer, Ledger, Parcel, Result, make_parcels
-from iepile_builder.extraction.corpus_files import DocumentOptions, Piece, find_pieces
+from iepile_builder.extraction.corpus import Answerer, Ledger, Result, make_parcels
+from iepile_builder.extraction.corpus_files import DocumentOptions, find_pieces
 from iepile_builder.extraction.shards import CARD, RECEIPTS, Shards
 from iepile_builder.extraction.user_schema import read_examples, read_schema
 from iepile_builder.io import locked, read_json, read_lines
@@ -160,7 +160,7 @@ def extract_corpus(
             print(f"{options.output_dir}: {before} documents are answered already", file=sys.stderr)
 
         start = time.monotonic()
-        read = partial(read_piece, options=documents, extract=options)
+        read = partial(make_parcels, documents, options.shard_size, options.documents_at_once, options.keep_text)
         if cluster.uses_ray:  # whose processes have another working directory
             engine_options = replace(engine_options)
             for name in ("model_name_or_path", "adapter_name_or_path", "chat_template_path"):
@@ -216,14 +216,6 @@ def read_asked(documents: DocumentOptions, options: ExtractCorpusOptions) -> dic
     examples = [] if options.examples is None else [read_json(line) for _, _, line in read_lines(options.examples)]
     read_examples(examples, options.task)
     return {"schema": schema, "examples": examples, "split_num": options.split_num}
-
-
-def read_piece(
-    piece: tuple[int, Piece, set[int]], options: DocumentOptions, extract: ExtractCorpusOptions
-) -> Iterator[Parcel]:
-    """Read a piece of the corpus into parcels."""
-    number, files, done = piece
-    return make_parcels(number, files, options, extract.shard_size, extract.documents_at_once, extract.keep_text, done)
 
 
 def build_answerer(

@@ -13,12 +13,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from iepile_builder.data.corpus import find_corpora
+from iepile_builder.data.corpus import check_choices, find_corpora
 from iepile_builder.data.index import read_split
 from iepile_builder.data.instructions import corpus_descriptions, load_descriptions
 from iepile_builder.data.mining import (
     MINED_THRESHOLD,
-    check_methods,
     confusion_scores,
     embedding_scores,
     frequent_mentions,
@@ -78,7 +77,11 @@ OPTIONS = (MineOptions, CorpusOptions)
 
 
 def main(options: MineOptions, wanted: CorpusOptions) -> None:
-    check_methods(options.method, options.model_name_or_path, options.predictions_file)
+    check_choices("method", options.method, ("lexical", "embedding", "confusion"))
+    if "embedding" in options.method and options.model_name_or_path is None:
+        raise InputError("--method embedding needs --model_name_or_path")
+    if "confusion" in options.method and options.predictions_file is None:
+        raise InputError("--method confusion needs --predictions_file")
     check_output(options.output_file)
     corpora = find_corpora(options.corpus_dir, wanted.tasks, wanted.languages, wanted.corpora)
     descriptions = load_descriptions(options.descriptions) if options.descriptions is not None else {}

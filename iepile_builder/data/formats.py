@@ -244,8 +244,10 @@ def read_brat(path: Path, language: str) -> Iterator[Record]:
                 record["relation"].append(make_relation(head, words[0], tail))
                 continue
             event_type, _, trigger = words[0].partition(":")
-            event = {"event_trigger": mentions[trigger]["entity"], "event_type": event_type}
-            event |= {"arguments": [_argument(role.rstrip("0123456789"), of) for role, of in arguments]}
+            event: Record = {"event_trigger": mentions[trigger]["entity"], "event_type": event_type}
+            event["arguments"] = [
+                {"argument": of["entity"], "role": role.rstrip("0123456789"), **_offsets(of)} for role, of in arguments
+            ]
             record["event"].append(event | _offsets(mentions[trigger]))
     yield record
 
@@ -264,10 +266,6 @@ def _brat_mention(text: str, body: str, string: str) -> Record:
     if string.strip() and fold(found) != fold(string):
         raise InputError(f"the mention is {string!r}, but the text has {found!r} at {spans}")
     return parts[0] if len(parts) == 1 else {"entity": found, "entity_type": label}
-
-
-def _argument(role: str, mention: Record) -> Record:
-    return {"argument": mention["entity"], "role": role, **_offsets(mention)}
 
 
 def _offsets(mention: Record) -> Record:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from iepile_builder.data.cleaning import PERMUTATIONS, Cleaning, is_near_repeat, is_noise, signature
+from iepile_builder.data.cleaning import PERMUTATIONS, CleaningOptions, is_near_repeat, is_noise, signature
 from iepile_builder.data.corpus import Corpus
 from iepile_builder.data.sampling import draws
 from iepile_builder.errors import InputError
@@ -87,24 +87,17 @@ def check_record(record: dict[str, Any], corpus: Corpus, split: str) -> None:
         task.check_places(annotation, record["text"])
 
 
-def index_split(
-    corpus: Corpus,
-    split: str,
-    cleaning: Cleaning = Cleaning(),  # noqa: B008
-    max_records: int | None = None,
-    num_proc: int | None = None,
-) -> Index:
+def index_split(corpus: Corpus, split: str, cleaning: CleaningOptions, num_proc: int | None = None) -> Index:
     """
-    Check every record of a split: an index in file order, empty if the corpus has no such split. Only the first
-    `max_records` are read.
+    Check every record of a split: an index in file order, empty if the corpus has no such split.
 
     Raises:
         `InputError`: With `on_error="raise"`, naming file and line of the first record that cannot be used.
     """
     path = corpus.file(split)
     state = file_state(path)
-    spans = file_parts(path) if max_records is None else [(0, sys.maxsize)]
-    arguments = [(corpus, split, *span, cleaning, max_records) for span in spans]
+    spans = file_parts(path) if cleaning.max_records is None else [(0, sys.maxsize)]
+    arguments = [(corpus, split, *span, cleaning) for span in spans]
     if num_proc is not None and num_proc > 1 and len(spans) > 1:
         with Pool(min(num_proc, len(spans))) as pool:
             parts = pool.starmap(index_part, arguments, chunksize=1)
@@ -172,7 +165,7 @@ def file_parts(path: Path) -> list[tuple[int, int]]:
 
 
 @collector_off()
-def index_part(corpus: Corpus, split: str, start: int, end: int, cleaning: Cleaning, max_records: int | None) -> Index:
+def index_part(corpus: Corpus, split: str, start: int, end: int, cleaning: CleaningOptions) -> Index:
     """Check the records of a part of a split's file; see [`index_split`]."""
     task, path = TASKS[corpus.task], corpus.file(split)
     rows = array("Q")
@@ -180,7 +173,7 @@ def index_part(corpus: Corpus, split: str, start: int, end: int, cleaning: Clean
     report: Counter[str] = Counter()
     first_fault = None
     for number, offset, line in read_lines(path, start, end):
-        if report["records"] - report["unusable"] == max_records:
+        if report["records"] - report["unusable"] == cleaning.max_records:
             break
         report["records"] += 1
         try:
@@ -292,10 +285,8 @@ def read_shard(shard: Shard) -> Iterator[dict[str, Any]]:
         yield {"id": id, "text": record["text"], field: record.get(field)}
 
 
-def read_split(
-    corpus: Corpus, split: str, on_error: str = "raise", max_records: int | None = None
-) -> Iterator[dict[str, Any]]:
+def read_split(corpus: Corpus, split: str, on_error: str = "raise") -> Iterator[dict[str, Any]]:
     """Read and check the records of a split in file order; see [`index_split`] and [`read_shard`]."""
-    index = index_split(corpus, split, Cleaning(on_error), max_records)
+    index = index_split(corpus, split, CleaningOptions(on_error=on_error))
     for shard in to_shards(corpus, split, index, on_error=on_error):
         yield from read_shard(shard)

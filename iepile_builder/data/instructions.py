@@ -113,15 +113,9 @@ def read_answer_schema(instruction: str, task: str, copied: bool | None = None) 
     """
     Make the JSON schema of the answer to an instruction; see [`~iepile_builder.tasks.base.Task.answer_schema`].
 
-    Args:
-        instruction (`str`):
-            The instruction.
-        task (`str`):
-            Its task.
-        copied (`bool`, *optional*):
-            Whether strings must be copied from the text. By default where the task's answers score better for it
-            (`Task.copied`), unless the instruction asks for other strings than those of the text, or may do so: it has
-            descriptions ("the date as YYYY-MM-DD"), or an example with a string that is not in its text.
+    `copied`: whether strings must be copied from the text. By default where the task's answers score better for it
+    (`Task.copied`), unless the instruction asks for other strings than those of the text, or may do so: it has
+    descriptions ("the date as YYYY-MM-DD"), or an example with a string that is not in its text.
 
     Raises:
         `InputError`: If the task is unknown, or the instruction is not JSON with a schema of its items.

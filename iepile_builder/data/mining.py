@@ -17,7 +17,6 @@ from iepile_builder.answers.parse import parse_answer
 from iepile_builder.data.corpus import Corpus
 from iepile_builder.data.hard_negatives import PUBLISHED, load_hard_negatives, select_corpus
 from iepile_builder.data.instructions import Description, asked_schema, description_texts
-from iepile_builder.errors import InputError
 from iepile_builder.schema import Schema
 from iepile_builder.tasks import TASKS
 
@@ -154,23 +153,6 @@ def union(tables: Sequence[dict[str, list[str]]]) -> dict[str, list[str]]:
     }
 
 
-def recovered(table: dict[str, list[str]], published: dict[str, list[str]]) -> tuple[int, int, int]:
-    """
-    Compare a table with a published one on the labels that have hard negatives there.
-
-    Returns:
-        `tuple[int, int, int]`: number of edges in both, in the table, and in the published one.
-    """
-    both = mined = wanted = 0
-    for label, others in published.items():
-        expected = set(others) & table.keys() - {label}
-        if expected:
-            both += len(expected & set(table[label]))
-            mined += len(table[label])
-            wanted += len(expected)
-    return both, mined, wanted
-
-
 def label_texts(
     labels: Sequence[str], descriptions: Mapping[str, Description], mentions: Mapping[str, Sequence[str]]
 ) -> list[str]:
@@ -226,17 +208,3 @@ def default_hard_negatives(task: str, source: str, schema: Schema) -> tuple[dict
         return {}, f"none: too many labels ({len(labels)}) to mine from their names"
     table = nearest(labels, lexical_scores(labels), MINED_NEIGHBORS, MINED_THRESHOLD)
     return {label: others for label, others in table.items() if others}, "mined from the label names"
-
-
-METHODS = ("lexical", "embedding", "confusion")
-
-
-def check_methods(methods: Sequence[str], model: str | None, predictions: Any) -> None:
-    """Raise an `InputError` if a method lacks its model or predictions."""
-    for method in methods:
-        if method not in METHODS:
-            raise InputError(f"unknown method {method!r}; known: {', '.join(METHODS)}")
-    if "embedding" in methods and model is None:
-        raise InputError("--method embedding needs --model_name_or_path")
-    if "confusion" in methods and predictions is None:
-        raise InputError("--method confusion needs --predictions_file")

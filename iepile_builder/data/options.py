@@ -11,6 +11,7 @@ from typing import Any
 import datasets
 
 from iepile_builder.data.batching import SchemaBatching
+from iepile_builder.data.cleaning import CleaningOptions
 from iepile_builder.data.corpus import SPLIT_FILES, Corpus, check_choices, check_languages, find_corpora
 from iepile_builder.data.hard_negatives import load_hard_negatives, select_corpus
 from iepile_builder.data.mining import find_hard_negatives
@@ -107,36 +108,6 @@ class SchemaOptions:
     label_synonyms: str | None = None
     negatives_schedule: list[str] | None = None
     held_out_labels: dict[str, list[str]] | None = None
-
-
-@dataclass
-class CleaningOptions:
-    """
-    What to leave out.
-
-    Args:
-        splits (`list[str]`, *optional*):
-            Build only these splits, of train, validation and test.
-        max_records (`int`, *optional*):
-            Read only the first records of each corpus and split, up to this number.
-        on_error (`str`, *optional*, defaults to `"raise"`):
-            What to do about a record that cannot be used: `"raise"` stops there; `"skip"` leaves it out; `"fix"`
-            leaves out its unusable annotations and mentions that are not in the text.
-        clean (`bool`, *optional*, defaults to `False`):
-            Leave out texts that are not natural language, see [`is_noise`].
-        deduplicate (`str`, *optional*, defaults to `"none"`):
-            `"exact"` leaves out training records that repeat the text and annotation of another one in their corpus,
-            `"near"` also those that repeat most of a text.
-        drop_evaluation_texts (`bool`, *optional*, defaults to `False`):
-            Leave out training records whose text is in a validation or test split of any corpus.
-    """
-
-    splits: list[str] | None = None
-    max_records: int | None = None
-    on_error: str = "raise"
-    clean: bool = False
-    deduplicate: str = "none"
-    drop_evaluation_texts: bool = False
 
 
 @dataclass

@@ -46,11 +46,10 @@ def describe_engine(options: EngineOptions) -> dict[str, Any]:
     if bias := find_empty_bias(options):
         decoding["empty_bias"] = bias
     if options.base_url is not None:
-        return {
-            "engine": "server",
-            "model": _served_model(options),
-            "constrain": options.constrain != "off",
-        } | decoding
+        from iepile_builder.engines.endpoint import EndpointEngine
+
+        model = options.model_name_or_path or EndpointEngine(options.base_url).model
+        return {"engine": "server", "model": model, "constrain": options.constrain != "off"} | decoding
     if options.model_name_or_path is None:
         raise InputError("no model: give --model_name_or_path, or --base_url of a server")
     engine: dict[str, Any] = {"engine": options.engine, "model": options.model_name_or_path}
@@ -92,14 +91,6 @@ def find_differences(record: dict[str, Any], other: dict[str, Any]) -> list[str]
             one, two = f"{one} ({record[version]})", f"{two} ({other[version]})"
         found.append(f"{name} {one}, not {two}")
     return found
-
-
-def _served_model(options: EngineOptions) -> str:
-    if options.model_name_or_path is not None:
-        return options.model_name_or_path
-    from iepile_builder.engines.endpoint import EndpointEngine
-
-    return EndpointEngine(str(options.base_url)).model
 
 
 def find_version(name: str, file: str) -> str:

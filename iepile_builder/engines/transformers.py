@@ -230,16 +230,7 @@ class TransformersEngine:
         Read the decisions of given answers off the model, in one pass over each prompt with its answer.
 
         In bfloat16, logits have 8 bits, so that log-odds are steps of about 0.1; load the model in float32 to rank by
-        them.
-
-        Args:
-            requests (`Sequence[Request]`):
-                The requests.
-            answers (`Sequence[str]`):
-                An answer to each, such as the reference.
-
-        Returns:
-            `list[Decisions | None]`: The decisions of each, as in [`~iepile_builder.engines.base.Completion`].
+        them. The decisions of each answer are as in [`~iepile_builder.engines.base.Completion`].
 
         Raises:
             `InputError`: If a request with its answer does not fit into the model's context.

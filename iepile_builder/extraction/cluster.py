@@ -122,17 +122,7 @@ def answer_on_ray(
     """
     Read pieces into parcels and answer them, in any order, as fast as the results are taken.
 
-    Args:
-        pieces (`Sequence[Any]`):
-            What `read` makes parcels of.
-        read (`Callable`):
-            Reads a piece.
-        build (`Callable`):
-            Loads the model and makes an [`Answerer`], in each process.
-        options ([`ClusterOptions`]):
-            How many.
-        gpus (`bool`):
-            Whether the model can use a GPU.
+    `build` loads the model and makes an [`Answerer`], in each process; `gpus` tells whether the model can use a GPU.
 
     Raises:
         `InputError`: If the cluster has no room or is lost, or whatever `read` and `build` raise.

@@ -10,18 +10,17 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import groupby
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from iepile_builder.answers.grounding import Mention, as_mention
+from iepile_builder.answers.grounding import as_mention
 from iepile_builder.engines.base import Completion, Engine, Request
 from iepile_builder.errors import InputError
 from iepile_builder.extraction.corpus_files import Document, DocumentOptions, Piece, read_documents
 from iepile_builder.extraction.extractor import MIN_ROOM, Extractor
-from iepile_builder.extraction.merge import add_units, place_key
+from iepile_builder.extraction.merge import add_units, move, place_key
 from iepile_builder.extraction.passages import passages
 from iepile_builder.extraction.result import COUNTS, Extraction, compose
 from iepile_builder.io import first_line
@@ -94,9 +93,13 @@ class Result(NamedTuple):
 
 
 def make_parcels(
-    number: int, piece: Piece, options: DocumentOptions, shard_size: int, at_once: int, keep_text: bool, done: set[int]
+    options: DocumentOptions, shard_size: int, at_once: int, keep_text: bool, numbered: tuple[int, Piece, set[int]]
 ) -> Iterator[Parcel]:
-    """Read a piece of a corpus and make parcels of at most `at_once` parts, except of the shards that are done."""
+    """
+    Read a piece of a corpus, `numbered` and with its shards that are done, and make parcels of the others, of at most
+    `at_once` parts.
+    """
+    number, piece, done = numbered
     count, shard, parts, size = 0, 0, list[Part](), 0
     for document in read_documents(piece, options):
         for part in _cut(count, document, keep_text) if count // shard_size not in done else ():
@@ -292,7 +295,7 @@ def join_parts(parts: Iterable[tuple[int, Extraction]]) -> Extraction:
         add_units(units, best, part.units, [None] * len(part.units), start, task.has_events)
         for fact, score in zip(part.facts, part.scores, strict=True):
             if score is not None:
-                key = place_key(fact.map_strings(partial(_moved, offset=start)))
+                key = place_key(move(fact, start))
                 best[key] = max(score, best.get(key, 0.0))
         counts.update({name: getattr(part, name) for name in COUNTS})
         asked_passages += [type(each)(each.start + start, each.end + start) for each in part.passages]
@@ -310,10 +313,6 @@ def join_parts(parts: Iterable[tuple[int, Extraction]]) -> Extraction:
         min_score=part.min_score,
         **counts,
     )
-
-
-def _moved(string: str, offset: int) -> Mention:
-    return as_mention(string).moved(offset)
 
 
 def to_rows(found: Iterable[tuple[Part, Extraction | str]]) -> pa.RecordBatch:

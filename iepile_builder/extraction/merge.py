@@ -81,7 +81,7 @@ def add_units(
     """Add a passage's facts to those of the text, once where it has them already; of two scores the higher is kept."""
     seen: Counter[Any] = Counter()
     for group, score in zip(groups, scores, strict=True):
-        moved = [fact.map_strings(lambda string: as_mention(string).moved(offset)) for fact in group]
+        moved = [move(fact, offset) for fact in group]
         if score is not None:
             best.update((key, max(score, best.get(key, 0.0))) for key in map(place_key, moved))
         name = place_key(moved[0])
@@ -94,6 +94,11 @@ def add_units(
         unit = units.setdefault(key, [])
         known = set(map(place_key, unit))
         unit += [fact for fact in moved if place_key(fact) not in known]
+
+
+def move(fact: Fact, offset: int) -> Fact:
+    """Give the same fact in a longer text that has `offset` characters before this text."""
+    return fact.map_strings(lambda string: as_mention(string).moved(offset))
 
 
 def place_key(fact: Fact) -> tuple[Any, ...]:
@@ -109,5 +114,5 @@ def place_of(string: str) -> Any:
 
 def first_place(unit: list[Fact], end: int) -> int:
     """Give the start of the string that names facts that belong together; `end` where it is not in the text."""
-    start = as_mention(unit[0].mentions[0]).start if unit[0].mentions else None
+    start = as_mention(unit[0].mentions[0]).start
     return end if start is None else start

@@ -192,19 +192,13 @@ def _read_mapping(schema: Mapping[Any, Any], task: Task) -> tuple[Schema, dict[s
         }
         texts = {label: dict(value) for label, value in schema.items() if isinstance(value, Mapping)}
         for label, of_label in texts.items():
-            _check_texts(of_label.values(), f"the schema's {label!r}")
+            if wrong := [text for text in of_label.values() if not isinstance(text, str)]:
+                raise InputError(f"the schema's {label!r}: {str(wrong[0])[:80]!r} is no description; give a string")
         described = any(any(of_label.values()) for of_label in texts.values())
         return _checked_roles(roles, task), dict(texts) if described else {}
     if not all(isinstance(value, str) for value in values):
         raise InputError(f"{task.name} does not take labels with roles; give {task.wanted}, or their descriptions")
     return _read_list(list(schema), task), dict(schema) if any(values) else {}
-
-
-def _check_texts(texts: Iterable[Any], where: str) -> None:
-    """Raise an `InputError` unless all descriptions are strings."""
-    for text in texts:
-        if not isinstance(text, str):
-            raise InputError(f"{where}: {str(text)[:80]!r} is no description; give a string")
 
 
 def _checked_roles(labels: Mapping[str, Sequence[Any]], task: Task) -> Schema:

@@ -43,13 +43,8 @@ def fit_calibration(scorer: Scorer, biases: dict[str, float]) -> tuple[Calibrati
 
     The bias of a task is the one with the best F1 (strict, all facts of the task), or 0 where 5-fold cross-validation
     over records finds no significant gain (p < 0.05). Scores are fitted by Platt scaling to the facts that remain; the
-    slope is never negative, so that the order of facts stays.
-
-    Args:
-        scorer ([`Scorer`]):
-            The answers, with decisions.
-        biases (`dict[str, float]`):
-            Task to the `empty_bias` that the answers were made with; 0 for other tasks.
+    slope is never negative, so that the order of facts stays. `biases` maps tasks to the `empty_bias` that the answers
+    were made with, by default 0.
 
     Returns:
         `tuple[Calibration, dict]`: The calibration, and for each task what it was fitted on: `records`, `facts`, and

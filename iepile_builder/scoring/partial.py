@@ -26,20 +26,7 @@ VERSION = 1
 
 
 def write_partial(path: Path, scorer: Scorer, matching: Matching) -> None:
-    """
-    Write what a report of some answers is made of.
-
-    Args:
-        path (`Path`):
-            JSON file to write.
-        scorer ([`Scorer`]):
-            The answers.
-        matching ([`Matching`]):
-            When facts match.
-
-    Raises:
-        `InputError`: If the file cannot be written.
-    """
+    """Write what a report of some answers is made of, in JSON, or raise an `InputError` if that is not possible."""
     tally, located = scorer.tally(matching), find_located(scorer)
     calibration = None if scorer.calibration is None else asdict(scorer.calibration)
     content = {

@@ -89,8 +89,10 @@ class Task:
 
     def __init__(self) -> None:
         self.strings = itemgetter(*self.names, *self.mentions)
-        prefixes = ["" if len(self.mentions) == 1 else f"{key}_" for key in self.mentions]
-        self.places = tuple(map(Place.with_prefix, self.mentions, prefixes))
+        several = len(self.mentions) > 1
+        self.places = tuple(
+            Place(key, f"{key}_start", f"{key}_end") if several else Place(key) for key in self.mentions
+        )
 
     @cached_property
     def instructions(self) -> Mapping[str, str]:

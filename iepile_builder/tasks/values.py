@@ -21,11 +21,6 @@ class Place(NamedTuple):
     start: str = "start"
     end: str = "end"
 
-    @classmethod
-    def with_prefix(cls, mention: str, prefix: str) -> "Place":
-        """Make the keys of a mention with a prefix before those of its offsets, such as `head_start`."""
-        return cls(mention, f"{prefix}start", f"{prefix}end")
-
 
 ARGUMENT = Place("argument")
 

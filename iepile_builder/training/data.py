@@ -7,7 +7,7 @@ import os
 import random
 import socket
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
@@ -177,10 +177,6 @@ def _to_instances(columns: dict[str, list[Any]]) -> list[dict[str, Any]]:
     return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
-def _to_columns(rows: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
-    return {name: [row[name] for row in rows] for name in rows[0]}
-
-
 def tokenize_rows(
     dataset: Dataset,
     split: str,
@@ -221,7 +217,8 @@ def tokenize_rows(
             rows = [tokenize_decisions(instance, tokenizer, only_decisions) for instance in instances]
         else:
             rows = label(encode_words(render_rows(instances, tokenizer), tokenizer))
-        return {**_to_columns(rows), "length": [len(row["input_ids"]) for row in rows]}
+        columns = {name: [row[name] for row in rows] for name in rows[0]}
+        return {**columns, "length": [len(row["input_ids"]) for row in rows]}
 
     columns = ["instruction", "output", *(["task"] if looks_inside else [])]
     parts: list[Dataset] = []

@@ -50,12 +50,8 @@ def write_training(
     differ from their defaults, to repeat the run. Neither holds a path of this machine or a token.
 
     Args:
-        folder (`Path`):
-            Where the model or adapter is.
-        data_args, training_args, model_args (dataclass):
-            All arguments of the run.
-        rows (`int`):
-            Number of training rows.
+        folder, data_args, training_args, model_args, rows:
+            Where the model or adapter is, all arguments of the run, and the number of training rows.
         settings (`Mapping[str, Any]`):
             Arguments to show in the card, from [`describe_settings`].
         log (`Sequence[Mapping[str, Any]]`):

@@ -138,10 +138,6 @@ def compile_layers(model: torch.nn.Module) -> None:
 
     `dynamo_use_regional_compilation` of accelerate compiles the layers of a copy, and TRL's `forward` calls the model.
 
-    Args:
-        model (`torch.nn.Module`):
-            From transformers, with or without an adapter.
-
     Raises:
         `InputError`: If there is no C++ compiler, or the model's code is not from transformers.
     """

@@ -128,14 +128,14 @@ def test_parts_have_the_higher_score_of_a_fact_that_both_have() -> None:
 def test_parcels_hold_documents_of_one_shard(tmp_path: Path) -> None:
     options = DocumentOptions(write_corpus(tmp_path / "corpus.jsonl", make_texts(20)))
     [piece] = find_pieces(options)[0]
-    parcels = list(make_parcels(0, piece, options, 7, 3, False, done={1}))
+    parcels = list(make_parcels(options, 7, 3, False, (0, piece, {1})))
     assert parcels[-1].documents == 20 and not parcels[-1].parts
     numbers = [part.number for parcel in parcels for part in parcel.parts]
     assert list(dict.fromkeys(numbers)) == [*range(7), *range(14, 20)]
     for parcel in parcels[:-1]:
         assert 1 <= len(parcel.parts) <= 3 and {part.number // 7 for part in parcel.parts} == {parcel.shard}
     parts = [
-        part for p in make_parcels(0, piece, options, 7, 3, False, set()) for part in p.parts if part.number == 10
+        part for p in make_parcels(options, 7, 3, False, (0, piece, set())) for part in p.parts if part.number == 10
     ]
     assert len(parts) > 3 and [part.place for part in parts] == list(range(len(parts)))
     assert all(len(part.document.text) <= corpus.PART for part in parts)

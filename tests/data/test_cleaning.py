@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iepile_builder import IEPile, InputError
-from iepile_builder.data.cleaning import Cleaning, is_near_repeat, is_noise, signature
+from iepile_builder.data.cleaning import CleaningOptions, is_near_repeat, is_noise, signature
 from iepile_builder.data.corpus import find_corpora
 from iepile_builder.data.index import index_split, read_split
 from iepile_builder.io import fold
@@ -89,7 +89,7 @@ def test_fix_leaves_out_annotations_that_cannot_be_used(tmp_path: Path) -> None:
         [{"entity": "Ada", "entity_type": "person"}, {"entity": "Rome by", "entity_type": "city"}],
         ADA["entity"],
     ]
-    index = index_split(corpus, "train", Cleaning("fix"))
+    index = index_split(corpus, "train", CleaningOptions(on_error="fix"))
     assert (index.report["fixed"], index.report["unusable"]) == (1, 1)
 
 
@@ -174,9 +174,9 @@ def test_many_unusable_records_cost_one_look_for_the_closest_label(
     folder = write_corpus(tmp_path / "IE-en" / "NER" / "many", [labels, [], {}], train=records)
     (corpus,) = find_corpora([folder])
     for on_error, number in (("skip", 1), ("fix", 0)):
-        index = index_split(corpus, "train", Cleaning(on_error))
+        index = index_split(corpus, "train", CleaningOptions(on_error=on_error))
         assert len(index.rows) == (500 if on_error == "skip" else 1000)
         assert len(looked_up) == number
         looked_up.clear()
     with pytest.raises(InputError, match="line 1: entity_type 'Label 5' is not in schema.json; .* is 'label 5'"):
-        index_split(corpus, "train")
+        index_split(corpus, "train", CleaningOptions())

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from iepile_builder import IEPile, InputError, Schema
+from iepile_builder.data.cleaning import CleaningOptions
 from iepile_builder.data.corpus import find_corpora
 from iepile_builder.data.hard_negatives import load_hard_negatives, select_corpus
 from iepile_builder.data.index import count_occurrences, index_split, read_split
@@ -152,7 +153,7 @@ def test_a_wrong_record_names_file_line_and_fault(
     (folder / "train.json").write_text("\n".join(lines), encoding="utf-8", errors="surrogateescape")
     (corpus,) = find_corpora([tmp_path])
     with pytest.raises(InputError) as raised:
-        index_split(corpus, "train")
+        index_split(corpus, "train", CleaningOptions())
     assert str(raised.value).startswith(f"{folder / 'train.json'}, line 2: ")
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
@@ -167,7 +168,7 @@ def test_an_event_with_a_role_of_another_type_names_the_closest(tmp_path: Path) 
     write_corpus(tmp_path / "IE-en" / "EE" / "news", schema, train=[{"text": "shot in Rome", "event": [event]}])
     (corpus,) = find_corpora([tmp_path])
     with pytest.raises(InputError, match="role of 'attack' 'place' is not in schema.json; .* 'attacker'"):
-        index_split(corpus, "train")
+        index_split(corpus, "train", CleaningOptions())
 
 
 @pytest.mark.parametrize(
