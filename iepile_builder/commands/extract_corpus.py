@@ -38,7 +38,7 @@ from iepile_builder.extraction.cluster import ClusterOptions, answer_on_ray, con
 from iepile_builder.extraction.corpus import Answerer, Ledger, Result, make_parcels
 from iepile_builder.extraction.corpus_files import DocumentOptions, find_pieces
 from iepile_builder.extraction.shards import CARD, RECEIPTS, Shards
-from iepile_builder.extraction.user_schema import read_examples, read_schema
+from iepile_builder.extraction.user_schema import open_schema, read_examples, read_schema
 from iepile_builder.io import locked, read_json, read_lines
 from iepile_builder.tasks import find_task
 
@@ -205,14 +205,9 @@ def read_asked(documents: DocumentOptions, options: ExtractCorpusOptions) -> dic
         raise InputError(f"{options.task} asks for the arguments of known events, which documents do not have: use EE")
     if (options.schema is None) == (documents.schema_column is None):
         raise InputError("give --schema, or --schema_column where each document has its own")
-    schema = options.schema
+    schema = open_schema(options.schema, options.task)  # a file, which other machines may not have
     if schema is not None:
-        read, _ = read_schema(schema, options.task)
-        if isinstance(schema, str):  # a file, which other machines may not have
-            try:
-                schema = json.loads(Path(schema).read_bytes())
-            except ValueError:
-                schema = read  # type: ignore[assignment]
+        read_schema(schema, options.task)
     examples = [] if options.examples is None else [read_json(line) for _, _, line in read_lines(options.examples)]
     read_examples(examples, options.task)
     return {"schema": schema, "examples": examples, "split_num": options.split_num}

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from iepile_builder.data.instructions import UNSPACED
 from iepile_builder.errors import InputError
-from iepile_builder.io import located
+from iepile_builder.io import first_line, located
 
 
 Record = dict[str, Any]
@@ -162,7 +162,7 @@ def read_datasets(path: Path, language: str) -> Iterator[Record]:
         rows = (row for batch in batches for row in batch.to_pylist())
         yield from token_records(rows, datasets.Features.from_arrow_schema(schema), str(path), language)
     except pa.ArrowInvalid as error:
-        raise InputError(f"{path}: not a Parquet or Arrow file ({str(error).splitlines()[0]})") from None
+        raise InputError(f"{path}: not a Parquet or Arrow file ({first_line(error)})") from None
 
 
 def load_from_hub(name: str) -> Mapping[str, Any]:

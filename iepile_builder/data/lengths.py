@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from iepile_builder.chat import break_control_tokens, encode
 from iepile_builder.errors import InputError
-from iepile_builder.io import to_json
+from iepile_builder.io import first_line, to_json
 
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def load_tokenizer(name: str) -> tuple[PreTrainedTokenizerBase, int]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
-        raise InputError(f"{name}: cannot load a tokenizer ({str(error).strip().splitlines()[0]})") from None
+        raise InputError(f"{name}: cannot load a tokenizer ({first_line(error)})") from None
     turns = [{"role": "user", "content": ""}, {"role": "assistant", "content": ""}]
     if tokenizer.chat_template is None:
         return tokenizer, 2  # a token at the start and one at the end

@@ -313,12 +313,7 @@ def take_records(
 
 
 def make_prompts(
-    dataset: Dataset,
-    split: str,
-    tokenizer: PreTrainedTokenizerBase,
-    max_completion_length: int,
-    context: int,
-    num_proc: int | None = None,
+    dataset: Dataset, split: str, tokenizer: PreTrainedTokenizerBase, max_completion_length: int, context: int
 ) -> Dataset:
     """
     Turn instances into prompts with the columns that the reward needs; drop those whose prompt and longest answer
@@ -340,7 +335,7 @@ def make_prompts(
         ]
         return {"prompt": prompts, "fits": fits}
 
-    rows = _map(answered.select_columns([*REWARDED]), to_rows, f"Tokenizing {split}", num_proc)
+    rows = _map(answered.select_columns([*REWARDED]), to_rows, f"Tokenizing {split}", None)
     fitting = _select(rows, "fits", bool).select_columns(["prompt", *REWARDED])
     PartialState().print(
         f"{split}: {len(fitting)} prompts; dropped: {len(rows) - len(fitting)} whose answer is longer than "
