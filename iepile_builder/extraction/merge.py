@@ -114,5 +114,5 @@ def place_of(string: str) -> Any:
 
 def first_place(unit: list[Fact], end: int) -> int:
     """Give the start of the string that names facts that belong together; `end` where it is not in the text."""
-    start = as_mention(unit[0].mentions[0]).start
+    start = as_mention(unit[0].mentions[0]).start if unit[0].mentions else None
     return end if start is None else start

@@ -231,7 +231,7 @@ def test_descriptions_change_nothing_but_the_schema(task: str, data: st.DataObje
 
 def test_an_epoch_draws_anew_in_a_map_and_in_a_stream() -> None:
     corpus = find_corpora([SAMPLE_CORPUS], ["NER"], ["en"])[0]
-    records = datasets.Dataset.from_list(list(read_split(corpus, "train", max_records=30)))
+    records = datasets.Dataset.from_list(list(read_split(corpus, "train"))[:30])
     batching = SchemaBatching("NER", "en", corpus.source, corpus.schema)
     options = {"batched": True, "remove_columns": records.column_names}
     stream = records.to_iterable_dataset().map(batching, **options)

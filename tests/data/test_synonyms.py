@@ -164,7 +164,7 @@ def test_names_and_drops_are_the_same_for_any_order_and_number_of_processes(task
         task, "en", corpus.source, corpus.schema, num_hard=2, schema_order="grouped", label_dropout=0.2,
         label_synonyms=synonyms, negatives_schedule=["ratio", "hard"], epoch=1,
     )  # fmt: skip
-    records = datasets.Dataset.from_list(list(read_split(corpus, "train", max_records=40)))
+    records = datasets.Dataset.from_list(list(read_split(corpus, "train"))[:40])
     options = {"batched": True, "remove_columns": records.column_names}
     rows = records.map(batching, **options).to_list()
     order = random.Random(0).sample(range(len(records)), len(records))
