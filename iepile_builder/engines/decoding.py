@@ -23,7 +23,7 @@ from iepile_builder.engines.rows import Question, Row, settle
 
 
 # Prefixes to keep, unless a single batch has more
-_PREFIXES = 16
+MOST_PREFIXES = 16
 
 # The keys and values of a prefix, layer by layer
 KeysValues = list[tuple[torch.Tensor, torch.Tensor]]
@@ -165,7 +165,7 @@ class GreedyDecoder:
     def begin(self, rows: Sequence[Row]) -> tuple[Any, torch.Tensor]:
         """Make the cache of a batch that holds the prefixes of its rows, and its attention mask."""
         prefixes = dict.fromkeys(row.prefix for row in rows)
-        if len(self.computed) > _PREFIXES:
+        if len(self.computed) > MOST_PREFIXES:
             self.computed = {
                 (): [],
                 **{prefix: self.computed[prefix] for prefix in prefixes if prefix in self.computed},

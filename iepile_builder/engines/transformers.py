@@ -23,8 +23,11 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from iepile_builder.engines.decoding import PassCost
+    from iepile_builder.engines.decoding import KeysValues, PassCost
     from iepile_builder.engines.rows import Row
+
+
+_INPUT = ', "input": "'  # before the text of an instruction
 
 
 class TransformersEngine:
@@ -55,6 +58,9 @@ class TransformersEngine:
             What is added to the log-odds that a label has an item, in nats; or that of each task.
         pass_cost ([`~iepile_builder.engines.decoding.PassCost`], *optional*):
             What a pass over the model costs, by which drafts are chosen. By default it is measured on a GPU.
+        keep_prefixes (`bool`, *optional*, defaults to `False`):
+            Whether to keep what was computed of the last 16 schemas for later calls, which must be of the same
+            weights. A single text is then read in two passes, the first of which only a new schema needs.
 
     Raises:
         `InputError`: If answers are to be constrained, scored or biased and `llguidance` is not installed.
@@ -71,6 +77,7 @@ class TransformersEngine:
         scores: bool = False,
         empty_bias: float | dict[str, float] = 0.0,
         pass_cost: PassCost | None = None,
+        keep_prefixes: bool = False,
     ) -> None:
         self.model: Any = model
         self.tokenizer: Any = tokenizer
@@ -80,6 +87,8 @@ class TransformersEngine:
         self.scores = scores
         self.empty_bias = empty_bias
         self.pass_cost = pass_cost
+        self.keep_prefixes = keep_prefixes
+        self.kept: dict[tuple[int, ...], KeysValues] = {}  # what is computed of prefixes
         self.end_tokens: set[int] = {tokenizer.eos_token_id}
         if (configured := model.generation_config.eos_token_id) is not None:
             self.end_tokens |= {configured} if isinstance(configured, int) else set(configured)
@@ -135,6 +144,8 @@ class TransformersEngine:
         from accelerate import PartialState
         from transformers import BitsAndBytesConfig
 
+        from iepile_builder.engines.packed import pack_linears
+
         quantized = load_in_4bit or load_in_8bit
         config = None
         if load_in_4bit and load_in_8bit:
@@ -158,6 +169,7 @@ class TransformersEngine:
         if adapter is not None and not quantized:
             network = network.merge_and_unload()
         if network.device.type == "cpu" and not quantized:
+            pack_linears(network)
             for weight in network.parameters():  # a pass over weights mapped from the file takes a tenth longer
                 weight.data = weight.data.clone()
         engine = cls(network.eval(), tokenizer, **kwargs)
@@ -188,9 +200,12 @@ class TransformersEngine:
         check_room(token_ids, max_new_tokens, self.context)
 
         own_loop = GreedyDecoder.supports(self.model)
-        prefixes = shared_prefixes(prompts, token_ids) if own_loop and self.share_prefix else [()] * len(prompts)
+        prefixes: list[tuple[int, ...]] = [()] * len(prompts)
+        if own_loop and self.share_prefix:
+            prefixes = self.schema_prefixes(prompts, token_ids) or shared_prefixes(prompts, token_ids)
         size = self.find_batch_size(max(map(len, token_ids), default=0), max_new_tokens)
         decoder = GreedyDecoder(self.model, self.end_tokens, max_new_tokens, size, self.lookup, self.pass_cost)
+        decoder.computed |= self.kept
         if own_loop and self.pass_cost is None and prompts:
             if self.on_gpu:
                 context = min(512, self.context // 2)
@@ -219,6 +234,8 @@ class TransformersEngine:
             # Only here, behind the handler, is what the batch had in memory free.
             torch.cuda.empty_cache()
             print(f"out of memory: from here on {self.batch_size} requests at a time", file=sys.stderr)
+        if self.keep_prefixes:
+            self.kept = decoder.computed
         answers = [completions[index] for index in range(len(prompts))]
         if not self.scores:
             return answers
@@ -258,6 +275,27 @@ class TransformersEngine:
             for index, log_probs in zip(batch, decoder.read(rows, [len(asked[i]) for i in batch]), strict=True):
                 decisions[index] = read_decisions(AllSteps(told[index], log_probs.numpy(), self.vocabulary))
         return decisions
+
+    def schema_prefixes(self, prompts: Sequence[str], token_ids: Sequence[list[int]]) -> list[tuple[int, ...]]:
+        """
+        Find the part of each prompt before its text, the same for all texts with this schema, if prefixes are kept.
+        Give nothing if there are more of them than are kept.
+        """
+        from iepile_builder.engines.decoding import MOST_PREFIXES
+
+        heads = [prompt[: prompt.find(_INPUT) + len(_INPUT)] if _INPUT in prompt else "" for prompt in prompts]
+        distinct = list(dict.fromkeys(heads))
+        if not self.keep_prefixes or len(distinct) > MOST_PREFIXES:
+            return []
+        # Without the last token, which the text may change
+        prefix_of = {
+            head: tuple(ids[:-1]) for head, ids in zip(distinct, encode(distinct, self.tokenizer), strict=True)
+        }
+        prefixes = [prefix_of[head] for head in heads]
+        return [
+            prefix if len(prefix) < len(ids) and tuple(ids[: len(prefix)]) == prefix else ()
+            for prefix, ids in zip(prefixes, token_ids, strict=True)
+        ]
 
     def find_batch_size(self, prompt: int, answer: int) -> int:
         """Give the batch size, by default that for which a GPU has memory, with prompts and answers of this length."""
@@ -317,7 +355,7 @@ def shared_prefixes(prompts: Sequence[str], token_ids: Sequence[list[int]]) -> l
     """Find the prefix that each prompt shares with others of its schema, else with others of its task."""
     shared: list[tuple[int, ...]] = [()] * len(prompts)
     # An instruction is JSON: its sentence, the schema items, and last the text.
-    for marker in (', "schema": ', ', "input": "'):
+    for marker in (', "schema": ', _INPUT):
         groups: dict[str, list[int]] = {}
         for index, prompt in enumerate(prompts):
             if marker in prompt:

@@ -143,6 +143,7 @@ class Extractor:
             calibration = find_calibration(model, adapter)
             if calibration is not None and options.get("constrained", True) and kwargs.get("constrain") != "off":
                 kwargs.setdefault("empty_bias", calibration.empty_bias)
+            kwargs.setdefault("keep_prefixes", True)
             engine = TransformersEngine.from_pretrained(model, adapter, **kwargs)
             options.setdefault("calibration", calibration)
         except ModuleNotFoundError as error:

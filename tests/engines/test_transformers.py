@@ -359,8 +359,53 @@ def test_more_prefixes_than_are_kept(model: str, monkeypatch: pytest.MonkeyPatch
         for n in range(20)
     ]
     answers = engine.generate(requests, 10)
-    monkeypatch.setattr("iepile_builder.engines.decoding._PREFIXES", 2)
+    monkeypatch.setattr("iepile_builder.engines.decoding.MOST_PREFIXES", 2)
     assert engine.generate(requests, 10) == answers == one_by_one(engine, requests, 10)
+
+
+def test_kept_prefixes(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes before the text is computed once for a schema, whatever is asked in between."""
+    computed: list[tuple[int, ...]] = []
+    prefill = GreedyDecoder.prefill
+
+    def record(self: GreedyDecoder, prefixes: list[tuple[int, ...]]) -> None:
+        computed.extend(prefixes)
+        prefill(self, prefixes)
+
+    monkeypatch.setattr(GreedyDecoder, "prefill", record)
+    engine = TransformersEngine.from_pretrained(model, dtype="float32", keep_prefixes=True)
+    contents = [("city", "Rome"), ("river", "Po"), ("city", '"(Bonn)"'), ("city", ""), ("river", "Rome"), ("", "Rome")]
+    requests = [
+        Request(
+            [{"role": "user", "content": f'{{"instruction": "Find.", "schema": ["{schema}"], "input": "{text}"}}'}]
+        )
+        for schema, text in contents
+    ]
+    requests.append(Request([{"role": "user", "content": "no instruction"}]))
+    answers = [engine.generate([request], LONGEST)[0] for request in requests]
+    assert answers == engine.generate(requests, LONGEST) == one_by_one(engine, requests)
+    schemas = [engine.tokenizer.decode(prefix).rpartition("[")[2] for prefix in computed if prefix]
+    assert schemas == [f'"{schema}"], "input":' for schema in ("city", "river", "")]
+
+    monkeypatch.setattr("iepile_builder.engines.decoding.MOST_PREFIXES", 2)
+    assert [engine.generate([request], LONGEST)[0] for request in requests] == answers
+    assert len(engine.kept) <= 4
+
+
+def test_packed_linears(model: str) -> None:
+    """On a CPU a bfloat16 model answers with packed weights; its logits are those of the weights as they were."""
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip("oneDNN has no bfloat16 on this processor")
+    plain = load_model(model, dtype=torch.bfloat16).eval()
+    packed = TransformersEngine.from_pretrained(model, dtype="bfloat16").model
+    kinds = {name: type(layer).__name__ for name, layer in packed.named_modules() if "proj" in name or "head" in name}
+    assert kinds.pop("lm_head") == "Linear"
+    assert set(kinds.values()) == {"PackedLinear"}
+    for width in (1, 5, 40):
+        ids = torch.arange(width)[None]
+        with torch.no_grad():
+            torch.testing.assert_close(packed(ids).logits, plain(ids).logits, atol=0.02, rtol=0.02)
+    assert "PackedLinear" not in str(TransformersEngine.from_pretrained(model, dtype="float32").model)
 
 
 def test_in_training(model: str) -> None:
