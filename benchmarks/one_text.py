@@ -9,6 +9,7 @@ the load of the machine is the same for each; intervals are a bootstrap over tex
 
 import json
 import time
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,22 +22,21 @@ from iepile_builder.engines.transformers import TransformersEngine
 from iepile_builder.io import SAMPLE_CORPUS
 
 
-LABELS = ["person", "company", "city", "date"]
-
-
 def main() -> None:
     parser = ArgumentParser(description=__doc__.splitlines()[1])
+    parser.add_argument("--labels", type=list[str], default=["person", "company", "city", "date"])
     parser.add_argument("--max_samples", type=int, default=200)
     arguments = parser.parse_args()
     model, adapter = shipped_model()
-    plain = load_model(model, adapter).merge_and_unload().eval()
+    plain: Any = load_model(model, adapter)
+    plain = plain.merge_and_unload().eval()
     for weight in plain.parameters():
         weight.data = weight.data.clone()
     kept = Extractor.from_pretrained()
-    packed = Extractor(TransformersEngine(kept.engine.model, kept.engine.tokenizer))
-    variants = {
+    engine: Any = kept.engine
+    variants: dict[str, Extractor] = {
         "plain": Extractor(TransformersEngine(plain, load_tokenizer(model))),
-        "packed weights": packed,
+        "packed weights": Extractor(TransformersEngine(engine.model, engine.tokenizer)),
         "packed weights, kept prefixes": kept,
     }
     lines = [
@@ -44,12 +44,13 @@ def main() -> None:
     ]
     texts = [json.loads(line)["text"] for line in lines][: arguments.max_samples]
     for extract in variants.values():
-        extract(texts[0], "NER", LABELS)
-    seconds, facts = np.zeros((len(variants), len(texts))), [[] for _ in variants]
+        extract(texts[0], "NER", arguments.labels)
+    seconds = np.zeros((len(variants), len(texts)))
+    facts: list[list[Any]] = [[] for _ in variants]
     for column, text in enumerate(texts):
         for row, extract in enumerate(variants.values()):
             start = time.process_time()
-            result = extract(text, "NER", LABELS)
+            result = extract(text, "NER", arguments.labels)
             seconds[row, column] = time.process_time() - start
             facts[row].append(result.facts)
     draws = np.random.default_rng(0).integers(len(texts), size=(2000, len(texts)))
@@ -58,10 +59,8 @@ def main() -> None:
         ratio = seconds[row].sum() / seconds[0].sum()
         low, high = np.quantile(seconds[row][draws].sum(1) / seconds[0][draws].sum(1), [0.025, 0.975])
         equal = sum(mine == first for mine, first in zip(facts[row], facts[0], strict=True))
-        print(
-            f"| {name} | {seconds[row].mean():.3f} | {np.median(seconds[row]):.3f} | {ratio:.2f} [{low:.2f}, {high:.2f}] "
-            f"| {equal}/{len(texts)} |"
-        )
+        times = f"{seconds[row].mean():.3f} | {np.median(seconds[row]):.3f} | {ratio:.2f} [{low:.2f}, {high:.2f}]"
+        print(f"| {name} | {times} | {equal}/{len(texts)} |")
     print(f"\n{len(texts)} texts, {np.mean([len(text) for text in texts]):.0f} characters; torch {torch.__version__}")
 
 
