@@ -20,6 +20,10 @@ class PackedLinear(nn.Module):
         self.bias = layer.bias
         self.packed = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), None)
 
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)  # type: ignore[no-untyped-call]
+        destination[f"{prefix}weight"] = self.packed.to_dense()  # what is saved is whole
+
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         outputs: torch.Tensor = torch.ops.mkldnn._linear_pointwise(inputs, self.packed, self.bias, "none", [], "")
         return outputs

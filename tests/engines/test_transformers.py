@@ -405,6 +405,9 @@ def test_packed_linears(model: str) -> None:
         ids = torch.arange(width)[None]
         with torch.no_grad():
             torch.testing.assert_close(packed(ids).logits, plain(ids).logits, atol=0.02, rtol=0.02)
+    saved = packed.state_dict()
+    assert saved.keys() == plain.state_dict().keys()
+    assert all(torch.equal(saved[name], weight) for name, weight in plain.state_dict().items())
     assert "PackedLinear" not in str(TransformersEngine.from_pretrained(model, dtype="float32").model)
 
 
