@@ -1,5 +1,5 @@
 """
-Let the library run with a PyTorch that is older than it asks for, as a lent machine may have: `bundle.sh` installs
+Let the library run with a PyTorch that is older than it asks for, as a GPU machine may have: `bundle.sh` installs
 this file as `sitecustomize.py`. It gives that PyTorch's `varlen_attn` the arguments of the newer one.
 """
 
