@@ -34,7 +34,9 @@ def pack_linears(model: Any) -> None:
     Replace the linear layers of a model on a CPU in bfloat16, in place, for inference; except the head, whose weight
     is usually that of the embeddings. Leave a model alone where oneDNN has no bfloat16 for the processor.
     """
-    if model.dtype != torch.bfloat16 or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+    if model.dtype != torch.bfloat16 or not torch.backends.mkldnn.is_available():  # it is not on a Mac
+        return
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return
     head = model.get_output_embeddings()
     for module in list(model.modules()):
