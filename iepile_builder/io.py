@@ -67,6 +67,11 @@ def first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0]
 
 
+def pluralize(number: int, noun: str) -> str:
+    """Put a number before a noun, which gets an "s" unless there is one."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def read_lines(path: Path, start: int = 0, end: int = sys.maxsize) -> Iterator[tuple[int, int, bytes]]:
     """
     Yield number (from 1), offset in bytes and content of each line that is not blank; none if there is no file.

@@ -33,11 +33,12 @@ from iepile_builder.engines import EngineOptions, load_engine
 from iepile_builder.errors import InputError
 from iepile_builder.extraction.corrections import collect, dump, pack, row_columns, to_correct
 from iepile_builder.extraction.extractor import Extractor
-from iepile_builder.extraction.page import pluralize, render_fragment, render_page
+from iepile_builder.extraction.page import render_fragment, render_page
 from iepile_builder.extraction.result import Result
 from iepile_builder.extraction.typed_schema import parse_schema, parse_schemas, parse_triggers
 from iepile_builder.extraction.work import start_clock
 from iepile_builder.html import render
+from iepile_builder.io import pluralize
 from iepile_builder.tasks import TASKS, find_task
 
 

@@ -28,6 +28,7 @@ from iepile_builder.data.output import replace_folder
 from iepile_builder.engines import ModelOptions
 from iepile_builder.engines.agreement import AgreementOptions, count_equal, sample_requests
 from iepile_builder.errors import InputError
+from iepile_builder.io import first_line
 from iepile_builder.processes import end_with_parent, start_children
 
 
@@ -119,7 +120,11 @@ def main(options: ExportOptions, model_options: ModelOptions, agreement: Agreeme
         params.warmup = False
         params.verbosity = -1
         params.port = 0
-        server = xllamacpp.Server(params)
+        try:
+            server = xllamacpp.Server(params)
+        except RuntimeError as error:
+            reason = f"llama.cpp cannot load the file ({first_line(error)})"
+            raise InputError(f"{reason}: {output_dir} was not written") from None
         print(f"answering {len(requests)} prompts with llama.cpp", file=sys.stderr)
         llama = EndpointEngine(f"{server.listening_address}/v1", concurrency=1)
         answers = llama.generate(requests, agreement.max_new_tokens)

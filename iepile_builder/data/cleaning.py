@@ -51,7 +51,7 @@ def stop_words(language: str) -> frozenset[str]:
     try:
         from stopwordsiso import has_lang, stopwords
     except ImportError:
-        raise InputError("cleaning needs stop words: pip install stopwordsiso") from None
+        raise InputError("cleaning needs stop words: pip install 'iepile-builder[clean]'") from None
     return frozenset(stopwords(language) if has_lang(language) else ())
 
 

@@ -35,7 +35,7 @@ from iepile_builder.data.index import hash64
 from iepile_builder.data.readers import read_instances
 from iepile_builder.data.tables import TEXT, read_csv
 from iepile_builder.errors import InputError
-from iepile_builder.io import to_json
+from iepile_builder.io import pluralize, to_json
 from iepile_builder.schema import Schema
 from iepile_builder.tasks import TASKS, find_task
 
@@ -180,8 +180,10 @@ class Converted(NamedTuple):
         """Say it in a line."""
         language, task, name = self.path.parts[-3:]
         records = ", ".join(f"{split} {count}" for split, count in self.records.items())
+        noun = "record" if records.endswith(" 1") else "records"
         origin = "of its records" if self.derived else "in its schema.json"
-        return f"{task} {name} ({language.removeprefix('IE-')}): {records} records; {self.labels} labels, {origin}"
+        labels = pluralize(self.labels, "label")
+        return f"{task} {name} ({language.removeprefix('IE-')}): {records} {noun}; {labels}, {origin}"
 
 
 def convert(

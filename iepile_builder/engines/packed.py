@@ -32,8 +32,8 @@ class PackedLinear(nn.Module):
 def pack_linears(model: Any) -> None:
     """
     Replace the linear layers of a model on a CPU in bfloat16, in place, for inference; except the head, whose weight
-    is usually that of the embeddings. Leave a model alone where PyTorch
-    has no oneDNN, as on a Mac, or oneDNN no bfloat16 for the processor.
+    is usually that of the embeddings. Leave a model alone where PyTorch has no oneDNN, as on a Mac, or oneDNN no
+    bfloat16 for the processor.
     """
     has_onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     if model.dtype != torch.bfloat16 or not has_onednn or not torch.ops.mkldnn._is_mkldnn_bf16_supported():

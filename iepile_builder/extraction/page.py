@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from iepile_builder.answers.grounding import Mention, as_mention
 from iepile_builder.extraction.graph import draw, hue
 from iepile_builder.html import render
+from iepile_builder.io import pluralize
 from iepile_builder.tasks import TASKS
 
 
@@ -105,11 +106,6 @@ def list_remarks(result: Result) -> list[str]:
         if count:
             remarks.append(f"{pluralize(count, noun)} {what}")
     return remarks
-
-
-def pluralize(number: int, noun: str) -> str:
-    """Put a number before a noun, which gets an "s" unless there is one."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def list_colors(result: Result) -> list[str]:

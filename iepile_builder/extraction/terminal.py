@@ -10,8 +10,9 @@ from rich.text import Text
 
 from iepile_builder.answers.grounding import Mention, as_mention
 from iepile_builder.extraction.graph import hue
-from iepile_builder.extraction.page import find_marks, format_score, list_colors, list_remarks, pluralize
+from iepile_builder.extraction.page import find_marks, format_score, list_colors, list_remarks
 from iepile_builder.extraction.result import Extraction, Result
+from iepile_builder.io import pluralize
 from iepile_builder.tasks import TASKS
 
 

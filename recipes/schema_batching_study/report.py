@@ -158,8 +158,8 @@ def tabulate(rows: list[dict[str, Any]], about: dict[str, Any]) -> tuple[np.ndar
 
 def count_after_cut(scorer: Scorer, log_odds: np.ndarray, labels: list[str]) -> np.ndarray:
     """
-    Count right, predicted and gold facts of each record (an array of records by 3) when the facts of labels below a cut
-    of the log-odds are dropped: for each fold of records, the cut that is best on the others.
+    Count right, predicted and gold facts of each record (an array of records by 3) after the facts of labels below a
+    cut of the log-odds are dropped: for each fold of records, the cut that is best on the others.
     """
     number = {label: column for column, label in enumerate(labels)}
     matching = Matching()

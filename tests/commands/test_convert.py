@@ -32,8 +32,8 @@ def test_from_an_export_to_instances(run_command, tmp_path: Path) -> None:
     arguments = ("convert", "--corpus_dir", export(tmp_path), "--languages", "de", "--output_dir", "out")
     done = run_command(*arguments)
     assert done.stdout.splitlines() == [
-        "NER reise (de): train 1 records; 2 labels, of its records",
-        "RE reise (de): train 1 records; 1 labels, of its records",
+        "NER reise (de): train 1 record; 2 labels, of its records",
+        "RE reise (de): train 1 record; 1 label, of its records",
         "written to out; iepile build --corpus_dir out makes instances of them",
     ]
     assert_one_clear_line(run_command(*arguments, check=False), "out: not empty; give another folder or --overwrite")
@@ -46,7 +46,7 @@ def test_from_an_export_to_instances(run_command, tmp_path: Path) -> None:
         "build", "--corpus_dir", "reise.json", "--languages", "de", "--output_dir", "direct", "--negatives", "all"
     )
     assert "train: 2 instances (NER 1, RE 1)" in direct.stdout
-    assert "Converted NER reise (de): train 1 records; 2 labels, of its records." in direct.stdout.splitlines()
+    assert "Converted NER reise (de): train 1 record; 2 labels, of its records." in direct.stdout.splitlines()
     built, of_export = ((tmp_path / folder / "train.jsonl").read_text() for folder in ("built", "direct"))
     assert built == of_export
     instruction = json.loads(json.loads(built.splitlines()[0])["instruction"])

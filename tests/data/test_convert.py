@@ -156,7 +156,7 @@ def test_records_without_annotation_are_counted(tmp_path: Path) -> None:
     path = write(tmp_path / "in" / "people.json", json.dumps(rows))
     corpora, left_out = convert([str(path)], tmp_path / "out", languages=["en"])
     assert left_out == 1
-    assert [corpus.describe() for corpus in corpora] == ["NER people (en): train 1 records; 1 labels, of its records"]
+    assert [corpus.describe() for corpus in corpora] == ["NER people (en): train 1 record; 1 label, of its records"]
 
 
 @pytest.mark.parametrize(

@@ -154,3 +154,23 @@ def test_a_run_from_records_to_tables(
     assert (tmp_path / "out" / "report.md").read_text() == text
     with pytest.raises(InputError, match="other settings"):
         run(["--test_records", "3"])
+
+
+def test_the_cut_of_a_fold_is_the_best_one_on_the_other_records(report: ModuleType) -> None:
+    rng = np.random.default_rng(5)
+    labels, scorer, log_odds, written = ["born", "died"], report.Scorer(), rng.normal(size=(40, 2)), []
+    for number in range(40):
+        # A label above 0.3 has the right string, one below has another
+        row = {"id": str(number), "task": "NER", "source": "people", "language": "en", "label": "[]"}
+        row["instruction"] = json.dumps({"instruction": "", "schema": labels, "input": "a b"})
+        right = {label: odds > 0.3 for label, odds in zip(labels, log_odds[number], strict=True)}
+        row["label"] = json.dumps([{"entity": "a", "entity_type": label} for label in labels if right[label]])
+        row["output"] = json.dumps({label: ["a"] if right[label] else ["b"] for label in labels})
+        scorer.add(row)
+        written.append(sum(right.values()))
+    counts = report.count_after_cut(scorer, log_odds, labels)
+    assert counts[:, 2].tolist() == written  # gold facts stay
+    # A cut between the two kinds keeps what is right; it lies a little off where no record near it is among the others
+    assert counts[:, 0].sum() >= sum(written) - 2 and counts[:, 1].sum() - counts[:, 0].sum() <= 2
+    before = report.count_after_cut(scorer, np.zeros_like(log_odds), labels)
+    assert before[:, 1].tolist() == [2] * 40  # nothing to choose by: every fact is kept
