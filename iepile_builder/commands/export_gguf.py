@@ -68,9 +68,10 @@ def main(options: ExportOptions, model_options: ModelOptions, agreement: Agreeme
         raise InputError(f"{error.name} is not installed: pip install 'iepile-builder[gguf]'") from None
 
     from iepile_builder.engines.endpoint import EndpointEngine
-    from iepile_builder.engines.loading import without_weight_bars
+    from iepile_builder.engines.loading import find_weights, without_weight_bars
     from iepile_builder.engines.transformers import TransformersEngine
 
+    name = find_weights(name)
     output_dir = options.output_dir
     with (
         replace_folder(output_dir, "export-gguf", options.overwrite) as folder,

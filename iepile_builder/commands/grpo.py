@@ -50,7 +50,7 @@ def main(data_args: GrpoArguments, training_args: GRPOConfig, model_args: ModelC
     from trl import get_peft_config
 
     from iepile_builder.chat import load_tokenizer
-    from iepile_builder.engines.loading import tokenizer_of
+    from iepile_builder.engines.loading import find_weights, tokenizer_of
     from iepile_builder.scoring.rewards import ie_f1, valid_json
     from iepile_builder.training.checkpoints import check_instances
     from iepile_builder.training.data import (
@@ -67,6 +67,7 @@ def main(data_args: GrpoArguments, training_args: GRPOConfig, model_args: ModelC
 
     set_up_processes(training_args)
     repo_id = take_push(training_args, str(model_args.model_name_or_path))
+    model_args.model_name_or_path = find_weights(str(model_args.model_name_or_path))
 
     # Model
     adapter = data_args.adapter_name_or_path

@@ -54,9 +54,10 @@ def main(options: MergeOptions, model_options: ModelOptions, agreement: Agreemen
         raise InputError(f"{base}: both the base model and the output folder; give another --output_dir")
     with replace_folder(options.output_dir, "merge", options.overwrite) as folder:
         from iepile_builder.chat import load_tokenizer
-        from iepile_builder.engines.loading import load_model, tokenizer_of, without_weight_bars
+        from iepile_builder.engines.loading import find_weights, load_model, tokenizer_of, without_weight_bars
         from iepile_builder.engines.transformers import TransformersEngine
 
+        base = find_weights(base)
         # Base and adapter, unmerged
         tokenizer = load_tokenizer(tokenizer_of(base, adapter), model_options.chat_template_path)
         model = load_model(base, adapter, dtype=dtype, device_map="auto").eval()

@@ -71,6 +71,7 @@ def main(data_args: SftArguments, training_args: SFTConfig, model_args: ModelCon
 
     from iepile_builder.chat import load_tokenizer
     from iepile_builder.data.options import IEPileConfig
+    from iepile_builder.engines.loading import find_weights
     from iepile_builder.training.checkpoints import check_instances
     from iepile_builder.training.data import (
         find_kinds,
@@ -117,6 +118,7 @@ def main(data_args: SftArguments, training_args: SFTConfig, model_args: ModelCon
     if data_args.linear_layers_only and (model_args.use_peft or data_args.adapter_name_or_path is not None):
         raise InputError("--linear_layers_only trains the model's own layers: not with an adapter")
     repo_id = take_push(training_args, str(model_args.model_name_or_path))
+    model_args.model_name_or_path = find_weights(str(model_args.model_name_or_path))
 
     # Data
     tokenizer = load_tokenizer(

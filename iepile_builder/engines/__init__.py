@@ -117,11 +117,13 @@ class EngineOptions(ModelOptions):
 
 def choose_model(options: EngineOptions) -> None:
     """Fill in the model of this package and its adapter, if the options name neither a model nor a server."""
-    from iepile_builder.engines.loading import shipped_model
+    from iepile_builder.engines.loading import find_weights, shipped_model
 
     named = (options.model_name_or_path, options.adapter_name_or_path, options.base_url)
     if options.engine != "lookup" and not any(named):
         options.model_name_or_path, options.adapter_name_or_path = shipped_model()
+    elif options.model_name_or_path is not None and options.base_url is None:
+        options.model_name_or_path = find_weights(options.model_name_or_path)
 
 
 def find_empty_bias(options: EngineOptions) -> float | dict[str, float]:

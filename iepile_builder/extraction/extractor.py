@@ -16,7 +16,7 @@ from iepile_builder.data.batching import SchemaBatching
 from iepile_builder.data.instructions import read_answer_schema, read_asked
 from iepile_builder.engines.base import Completion, Engine, Request
 from iepile_builder.engines.endpoint import EndpointEngine
-from iepile_builder.engines.loading import find_calibration, shipped_model
+from iepile_builder.engines.loading import find_calibration, find_weights, shipped_model
 from iepile_builder.engines.transformers import TransformersEngine
 from iepile_builder.engines.vllm import VLLMEngine
 from iepile_builder.errors import InputError
@@ -140,6 +140,8 @@ class Extractor:
                 if adapter is not None:
                     raise InputError(f"{adapter}: name the model that this is an adapter of")
                 model, adapter = shipped_model()
+            else:
+                model = find_weights(model)
             calibration = find_calibration(model, adapter)
             if calibration is not None and options.get("constrained", True) and kwargs.get("constrain") != "off":
                 kwargs.setdefault("empty_bias", calibration.empty_bias)

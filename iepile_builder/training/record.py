@@ -100,9 +100,18 @@ def write_training(
         "log": [entry for entry in log if "loss" in entry or "eval_loss" in entry],
     }
     write_whole(folder / RECORD, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    if record["base_model"] is not None:
+        recipe = {"model_name_or_path": record["base_model"], **recipe}
+    adapter = data_args.adapter_name_or_path
+    needed = ["--dataset_name"] if record["base_model"] is not None else ["--dataset_name", "--model_name_or_path"]
+    if adapter is not None and adapter == find_adapter(ZERO_SHOT):
+        recipe["adapter_name_or_path"] = ZERO_SHOT
+    elif adapter is not None and not is_path(adapter):
+        recipe["adapter_name_or_path"] = adapter
+    elif adapter is not None:
+        needed.append(f"--adapter_name_or_path (this run continued {public(adapter)})")
     text = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True)
-    start = "# to be given with --config, and with --dataset_name and --output_dir\n"
-    write_whole(folder / RECIPE, start + text)
+    write_whole(folder / RECIPE, f"# to be given with --config, and with {', '.join(needed)} and --output_dir\n{text}")
 
 
 def add_labels(adapter: str | None, labels: Mapping[str, Sequence[str]] | None) -> Mapping[str, Sequence[str]] | None:

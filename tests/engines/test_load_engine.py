@@ -14,6 +14,7 @@ from helpers.tiny import save_tiny_model
 from iepile_builder import Extractor, InputError
 from iepile_builder.commands.cli import parse_options, run
 from iepile_builder.engines import EngineOptions, load_engine
+from iepile_builder.engines.loading import SMOLLM2
 from iepile_builder.engines.record import describe_engine
 from iepile_builder.engines.transformers import TransformersEngine
 
@@ -57,6 +58,11 @@ def test_the_model_of_this_package_is_the_default(
 ) -> None:
     monkeypatch.setattr("iepile_builder.engines.loading.shipped_model", lambda: (model, None))
     options = EngineOptions()
+    assert describe(options)
+    assert options.model_name_or_path == model
+    monkeypatch.undo()
+    monkeypatch.setattr("iepile_builder.engines.loading.embedded_model", lambda: model)
+    options = EngineOptions(SMOLLM2)
     assert describe(options)
     assert options.model_name_or_path == model
     monkeypatch.undo()

@@ -15,7 +15,14 @@ from helpers.tiny import make_instances, save_tiny_model
 from iepile_builder import InputError
 from iepile_builder.chat import load_tokenizer
 from iepile_builder.engines import loading
-from iepile_builder.engines.loading import SMOLLM2, embedded_gguf, embedded_model, load_model, without_weight_bars
+from iepile_builder.engines.loading import (
+    SMOLLM2,
+    embedded_gguf,
+    embedded_model,
+    find_weights,
+    load_model,
+    without_weight_bars,
+)
 
 
 @pytest.fixture
@@ -70,6 +77,12 @@ def test_the_package_s_weights_are_converted_once_and_named_4_bit(
 
     monkeypatch.setattr(loading, "_dequantize", None)
     assert embedded_model() == str(folder)
+    # Also where it is asked for by its name, with nothing on the standard output of the command
+    assert (find_weights(SMOLLM2), find_weights("some/model")) == (str(folder), "some/model")
+    monkeypatch.setenv("RANK", "1")
+    find_weights(SMOLLM2)
+    said = capsys.readouterr()
+    assert said.out.count("4-bit weights") == 1 and said.err.count("4-bit weights") == 1
 
 
 def test_an_interrupted_conversion_leaves_no_model(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

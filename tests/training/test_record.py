@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 from helpers.corpora import write_lines
 from helpers.tiny import CHATML
 from helpers.training import F1_WHILE_TRAINING, cities, losses
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 
 from iepile_builder import InputError
 from iepile_builder.chat import load_tokenizer
+from iepile_builder.engines.loading import BASE_NOTE, SMOLLM2
 from iepile_builder.hub.cards import ModelFacts
 from iepile_builder.hub.files import model_files
 from iepile_builder.training.record import add_labels
@@ -95,6 +97,25 @@ def test_what_continues_an_adapter_has_its_licence(train: Callable[..., list[dic
     assert "license: cc-by-nc-sa-4.0" in (tmp_path / "second" / "README.md").read_text()
     own = model_files("adapter", tmp_path / "second", "user/a", replace(facts, license="mit"))
     assert "license: mit" in bytes(own["README.md"]).decode()
+
+
+def test_the_recipe_repeats_the_run(train: Callable[..., list[dict]], model: str, tmp_path: Path) -> None:
+    def read(name: str) -> tuple[str, dict]:
+        text = (tmp_path / name / "recipe.yaml").read_text()
+        return text.splitlines()[0], yaml.safe_load(text)
+
+    train("first", max_steps=1)
+    first, recipe = read("first")
+    assert "--dataset_name, --model_name_or_path and --output_dir" in first  # the base is a folder
+    assert recipe["use_peft"]
+    base = shutil.copytree(model, tmp_path / "base")
+    (base / BASE_NOTE).write_text("4 bits")
+    base_args = {"model_name_or_path": str(base)}
+    train("second", {"adapter_name_or_path": str(tmp_path / "first")}, base_args, max_steps=1)
+    first, recipe = read("second")
+    assert "--adapter_name_or_path (this run continued first)" in first and "--model_name" not in first
+    assert recipe["model_name_or_path"] == SMOLLM2
+    assert not any(str(tmp_path) in (tmp_path / name / "recipe.yaml").read_text() for name in ("first", "second"))
 
 
 def test_trackio(train: Callable[..., list[dict]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
