@@ -95,13 +95,23 @@ def make_relation(head: Record, relation: str, tail: Record) -> Record:
 def read_label_studio(path: Path, language: str) -> Iterator[Record]:
     """
     Read exports of Label Studio, JSON or JSON-MIN: regions of a `<Text>` tag, and relations (which JSON-MIN has not).
-    Of several annotations of a text the ground truth is read, else the first that was not skipped.
+    Of several annotations of a text the ground truth is read, else the first that was not skipped; `unused` counts the
+    others that were not skipped. The text is the field `text`, else the longest that has the regions of all tasks.
     """
-    return read_records(path, _label_studio)
+    tasks = []
+    for where, row in read_rows(path):
+        with placed(where):
+            tasks.append((where, *_label_studio_task(row)))
+    name = _text_field([(data, regions) for _, data, regions, _, _ in tasks])
+    for where, data, regions, results, unused in tasks:
+        with placed(where if name == "text" else f"{where}, field {name!r}"):
+            record = _label_studio_record(data[name], regions, results)
+        yield record | ({"unused": unused} if unused else {})
 
 
-def _label_studio(row: Any) -> Iterator[Record]:
-    data, results = row, None
+def _label_studio_task(row: Any) -> tuple[Record, list[Record], list[Record] | None, int]:
+    """Read a task: its data, the regions and all results of the annotation to take, the number of the others."""
+    data, results, done = row, None, []
     if isinstance(row.get("data"), dict):
         data = row["data"]
         done = [
@@ -113,10 +123,33 @@ def _label_studio(row: Any) -> Iterator[Record]:
         lists = [value for value in row.values() if isinstance(value, list)]
         results = [{"value": each} for values in lists for each in values if isinstance(each, dict)]
     regions = [each for each in results or () if each.get("type") != "relation" and _region_labels(each)]
-    text = _label_studio_text(data, regions)
+    for region in regions:
+        value = region["value"] = {**region["value"], **(region["value"].get("globalOffsets") or {})}
+        if type(value["start"]) is not int or type(value["end"]) is not int:
+            raise InputError(f"a region starts at {value['start']!r}: regions of <Text> tags alone are read")
+    return data, regions, results, max(len(done) - 1, 0)
+
+
+def _text_field(tasks: list[tuple[Record, list[Record]]]) -> str:
+    """Choose the field of the texts: `text`, else the one that has the regions of most tasks, else the longest."""
+    tasks = [task for task in tasks if task[1]] or tasks
+    own: Record = tasks[0][0] if tasks else {}
+    names = [name for name in own if all(isinstance(data.get(name), str) for data, _ in tasks)]
+    if "text" in names or not names:
+        return "text"
+
+    def fit(name: str) -> tuple[int, int]:
+        fitting = sum(all(_places(data[name], each["value"]) for each in regions) for data, regions in tasks)
+        return fitting, sum(len(data[name]) for data, _ in tasks)
+
+    return max(names, key=fit)
+
+
+def _label_studio_record(text: Any, regions: list[Record], results: list[Record] | None) -> Record:
+    if not isinstance(text, str):
+        raise InputError(f"{text!r} is not a text")
     if results is None:
-        yield {"text": text}
-        return
+        return {"text": text}
     entities: list[Record] = []
     by_id: dict[Any, Record] = {}
     for region in regions:
@@ -128,10 +161,10 @@ def _label_studio(row: Any) -> Iterator[Record]:
     for each in results:
         if each.get("type") == "relation":
             ends = [by_id[each["from_id"]], by_id[each["to_id"]]]
-            pairs = {"left": [ends[::-1]], "bi": [ends, ends[::-1]]}.get(each.get("direction"), [ends])
+            pairs = {"left": [ends[::-1]], "bi": [ends, ends[::-1]]}.get(str(each.get("direction")), [ends])
             labels = each.get("labels") or ["relation"]
             relations += [make_relation(head, label, tail) for label in labels for head, tail in pairs]
-    yield {"text": text, "entity": entities, "relation": relations}
+    return {"text": text, "entity": entities, "relation": relations}
 
 
 def _region_labels(region: Record) -> list[str]:
@@ -141,38 +174,39 @@ def _region_labels(region: Record) -> list[str]:
     return next((value[name] for name in names if value.get(name)), []) if isinstance(value, dict) else []
 
 
-def _region_place(text: str, value: Record) -> tuple[int, int]:
-    """Find a region in the text: its offsets count characters, or UTF-16 units as a browser does."""
-    value = {**value, **(value.get("globalOffsets") or {})}
+def _places(text: str, value: Record) -> list[tuple[int, int]]:
+    """
+    List where a region may be in the text: its offsets count characters, or UTF-16 units as a browser does. Versions
+    of Label Studio differ (https://github.com/HumanSignal/label-studio/issues/1347 and pull request 1559).
+    """
     start, end, string = value["start"], value["end"], value.get("text")
-    if type(start) is not int or type(end) is not int:
-        raise InputError(f"a region starts at {start!r}: regions of <Text> tags alone are read")
     units = text.encode("utf-16-le")
-    cut = [len(units[: 2 * place].decode("utf-16-le", "ignore")) for place in (start, end)]
-    for first, last in ((start, end), cut):
-        if not string or (last <= len(text) and fold(text[first:last]) == fold(string)):
-            return first, last
-    raise InputError(
-        f"region {string!r} is not at its offsets {start} and {end}, where the text has {text[start:end]!r}"
-    )
+    first, last = (len(units[: 2 * place].decode("utf-16-le", "ignore")) for place in (start, end))
+    places = [(start, end), (first, last)]
+    if string:
+        return [place for place in places if place[1] <= len(text) and fold(text[slice(*place)]) == fold(string)]
+    sizes = (len(text), len(units) // 2)
+    fitting = [place for place, size in zip(places, sizes, strict=True) if 0 <= start < end <= size]
+    return list(dict.fromkeys(fitting))
 
 
-def _label_studio_text(data: Record, regions: list[Record]) -> str:
-    """Find the text of a task: the field that has the regions."""
-    texts = {name: value for name, value in data.items() if isinstance(value, str)}
-    if "text" in texts:
-        return texts["text"]
-    fitting = []
-    for text in texts.values():
-        try:
-            for region in regions:
-                make_entity(text, *_region_place(text, region["value"]), "")
-            fitting.append(text)
-        except InputError:
-            continue
-    if not fitting:
-        raise InputError(f"no field of {', '.join(data)} is a text with these regions")
-    return max(fitting, key=len)
+def _region_place(text: str, value: Record) -> tuple[int, int]:
+    """Find a region in the text."""
+    start, end, string = value["start"], value["end"], value.get("text")
+    places = _places(text, value)
+    if string and not places:
+        raise InputError(
+            f"region {string!r} is not at its offsets {start} and {end}: the text has {len(text)} characters, "
+            f"{text[start:end]!r} there"
+        )
+    if not string and len(places) > 1:
+        first, second = (text[slice(*place)] for place in places)
+        raise InputError(
+            f"offsets {start} and {end} of a region without its text are {first!r} in characters, {second!r} in "
+            'UTF-16 units; set saveTextResult="yes" in the <Text> tag and update the annotation, or add "text" to the '
+            "region's value"
+        )
+    return places[0] if places else (start, end)
 
 
 # doccano

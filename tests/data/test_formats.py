@@ -109,6 +109,45 @@ def test_label_studio_texts_of_any_name_and_results_of_other_tags(tmp_path: Path
     assert (record["text"], record["entity"]) == (TEXT, [ADA, LONDON, BOB])
 
 
+def test_label_studio_texts_are_in_one_field_of_all_tasks(tmp_path: Path) -> None:
+    url = "https://example.com/news/" + 40 * "x"
+    short = annotation(region("a", 0, 3, "PER", "Ada"))
+    short["result"][0]["value"].pop("text")  # its offsets fit the address, too
+    rows = [
+        task(annotation(), note="", url=url, meldung="Nothing."),
+        task(short, note="", url=url, meldung="Ada"),
+        task(annotation(*REGIONS), note="", url=url, meldung=TEXT),
+        task(note="", url=url, meldung="It rained."),
+    ]
+    records = read_json(tmp_path / "a.json", rows, read_label_studio)
+    assert [record["text"] for record in records] == ["Nothing.", "Ada", TEXT, "It rained."]
+    assert [len(record.get("entity", ())) for record in records] == [0, 1, 3, 0]
+    rows[1]["annotations"][0]["result"][0]["value"]["end"] = 99
+    message = "a.json, record 2, field 'meldung': offsets 0 and 99 are not in the text, which has 3 characters"
+    with pytest.raises(InputError, match=message):
+        read_json(tmp_path / "a.json", rows, read_label_studio)
+    rows[3]["data"]["meldung"] = None
+    rows[1]["annotations"] = []
+    with pytest.raises(InputError, match="a.json, record 4, field 'meldung': None is not a text"):
+        read_json(tmp_path / "a.json", rows, read_label_studio)
+
+
+def test_label_studio_offsets_of_a_region_without_its_text(tmp_path: Path) -> None:
+    def read(text: str, start: int, end: int) -> list[dict[str, Any]]:
+        result = {"value": {"start": start, "end": end, "labels": ["PER"]}, "id": "a", "type": "labels"}
+        rows = [task(annotation(result), text=text)]
+        return read_json(tmp_path / "a.json", rows, read_label_studio)[0]["entity"]
+
+    assert read("Ada met Bob 🎉", 8, 11) == [{"entity": "Bob", "entity_type": "PER", "start": 8, "end": 11}]
+    assert read("🎉 Ada met Bob", 11, 14) == [{"entity": "Bob", "entity_type": "PER", "start": 10, "end": 13}]
+    with pytest.raises(
+        InputError, match="record 1: offsets 3 and 6 .* 'da ' in characters, 'Ada' in UTF-16 units; set"
+    ):
+        read("🎉 Ada met Bob", 3, 6)
+    with pytest.raises(InputError, match="record 1: offsets 3 and 99 are not in the text, which has 13 characters"):
+        read("🎉 Ada met Bob", 3, 99)
+
+
 @given(
     before=st.text("a🎉é\n人", max_size=9),
     mention=st.text("b🎉人", min_size=1, max_size=4),
@@ -138,7 +177,7 @@ def test_label_studio_offsets_may_count_utf_16_units(before: str, mention: str, 
             "record 1: a region starts at '/div.*regions of <Text> tags alone are read",
         ),
         (task(annotation(*REGIONS, {**RELATION, "to_id": "gone"})), "record 1: 'gone' is missing"),
-        (task(annotation(*REGIONS), image="a.png"), "no field of image is a text with these regions"),
+        (task(annotation(*REGIONS), image="a.png"), "record 1, field 'image': region 'Ada Lovelace' is not at"),
         (task({"id": 1}), "record 1: 'result' is missing"),
         ("text", "record 1: not of this format"),
     ],
