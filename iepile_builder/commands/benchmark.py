@@ -34,7 +34,6 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from iepile_builder.commands.score import MIN_RECORDS_OF_INTERVAL
 from iepile_builder.data.benchmark import BenchmarkSet, convert, read_benchmark
 from iepile_builder.data.corpus import check_choices
 from iepile_builder.data.instances import without_dataset_bars
@@ -43,7 +42,12 @@ from iepile_builder.errors import InputError
 from iepile_builder.io import hash_file, read_json, read_lines, to_json, write_whole
 from iepile_builder.scoring.matching import Matching, Mode
 from iepile_builder.scoring.report import to_json_text
-from iepile_builder.scoring.significance import compute_interval, draw_resamples, precision_recall_f1
+from iepile_builder.scoring.significance import (
+    compute_interval,
+    draw_resamples,
+    format_interval,
+    precision_recall_f1,
+)
 from iepile_builder.scoring.tally import Tally
 from iepile_builder.scoring.trained import score_by_training
 from iepile_builder.tasks import TASKS
@@ -323,8 +327,7 @@ def print_rows(benchmark: dict[str, Any], shown: list[str], with_labels: bool, o
         title = f"  {row['corpus']}" if row["corpus"] else f"{row['set']}{of}"
         cells = [f"{row['records']:,}", f"{row['gold']:,.0f}"]
         cells += [f"{row[measure]:.1f}" for measure in ("precision", "recall", "f1")]
-        few = row["records"] < MIN_RECORDS_OF_INTERVAL * row["corpora"]
-        cells += ["n too small" if few else " to ".join(f"{bound:.1f}" for bound in row["interval"])]
+        cells += [format_interval(row["interval"], row["records"] / row["corpora"], "{:.1f} to {:.1f}")]
         if with_labels:
             labels = [row.get(part, {}) for part in ("seen", "unseen")]
             cells += [f"{part['f1']:.1f}" if part.get("gold") else "" for part in labels]

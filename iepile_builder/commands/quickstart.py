@@ -34,6 +34,7 @@ from iepile_builder.iepile import IEPileConfig
 from iepile_builder.io import SAMPLE_CORPUS, find_adapter, find_resource, hash_file, to_json, write_whole
 from iepile_builder.processes import start_children
 from iepile_builder.scoring.report import list_scores
+from iepile_builder.scoring.significance import format_interval
 
 
 # A 135M English model learns this much in a few minutes; the sample also has other tasks, and Chinese.
@@ -229,6 +230,6 @@ def score_table(reports: dict[str, Path]) -> Table:
             scores = of[name]
             first = [name, str(scores["records"]), str(scores["answers"])] if system == "base" else ["", "", ""]
             numbers = [f"{scores[measure]:.1f}" for measure in ("precision", "recall", "f1")]
-            low, high = scores["intervals"]["f1"]
-            table.add_row(*first, system, *numbers, f"{low:.1f} to {high:.1f}", end_section=system == "tuned")
+            interval = format_interval(scores["intervals"]["f1"], scores["records"], "{:.1f} to {:.1f}")
+            table.add_row(*first, system, *numbers, interval, end_section=system == "tuned")
     return table

@@ -33,11 +33,9 @@ from iepile_builder.scoring.matching import Matching
 from iepile_builder.scoring.partial import combine_partial, write_partial
 from iepile_builder.scoring.report import by_task_and_block, list_scores, to_json_text, write_report
 from iepile_builder.scoring.scorer import read_predictions
+from iepile_builder.scoring.significance import format_interval
 from iepile_builder.scoring.trained import score_by_training
 from iepile_builder.training.record import read_trained_labels
-
-
-MIN_RECORDS_OF_INTERVAL = 10  # below, resamples of the records say little about others
 
 
 @dataclass
@@ -197,7 +195,7 @@ def _print_scores(report: dict[str, Any], options: ScoreOptions, name: str) -> N
         valid = 100 - 100 * of["unparsed"] / of["answers"]
         cells = [str(of["records"]), str(of["answers"]), f"{valid:.1f}%"]
         cells += [f"{of[measure]:.2f}" for measure in ("precision", "recall", "f1")]
-        cells += [_format_interval(of["intervals"]["f1"], of["records"])] if options.bootstrap else []
+        cells += [format_interval(of["intervals"]["f1"], of["records"])] if options.bootstrap else []
         scores.add_row(block, *cells)
     console.print(scores)
     hint = "" if options.hard_negatives else " (--hard_negatives FILE takes that of the build)"
@@ -219,7 +217,7 @@ def _print_scores(report: dict[str, Any], options: ScoreOptions, name: str) -> N
             for part, of in of_block.items():
                 cells = [str(of["labels"]), f"{of['gold']:g}"]
                 cells += [f"{of[measure]:.2f}" for measure in ("precision", "recall", "f1")]
-                cells += [_format_interval(of["intervals"]["f1"], of["records"])] if options.bootstrap else []
+                cells += [format_interval(of["intervals"]["f1"], of["records"])] if options.bootstrap else []
                 parts.add_row(f"{task} {block}".strip() + f", {part}", *cells)
         console.print(parts)
     if "comparison" in report:
@@ -228,7 +226,7 @@ def _print_scores(report: dict[str, Any], options: ScoreOptions, name: str) -> N
         tests = _make_table(f"F1 against {options.compare}", names)
         for name, of in list_scores(report["comparison"]):
             cells = [f"{of['f1']:.2f}", f"{of['other_f1']:.2f}", f"{of['difference']:+.2f}"]
-            tests.add_row(name, *cells, _format_interval(of["interval"], records[name]), f"{of['p_value']:.4f}")
+            tests.add_row(name, *cells, format_interval(of["interval"], records[name]), f"{of['p_value']:.4f}")
         console.print(tests)
 
 
@@ -247,7 +245,3 @@ def _make_table(title: str, names: list[str]) -> Table:
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
     return table
-
-
-def _format_interval(interval: list[float], records: int) -> str:
-    return f"{interval[0]:.2f} to {interval[1]:.2f}" if records >= MIN_RECORDS_OF_INTERVAL else "n too small"

@@ -20,6 +20,7 @@ from iepile_builder.engines.record import run_file
 from iepile_builder.errors import InputError
 from iepile_builder.io import to_json
 from iepile_builder.scoring.report import by_task_and_block
+from iepile_builder.scoring.significance import MIN_RECORDS_OF_INTERVAL, format_interval
 from iepile_builder.tasks import TASKS
 from iepile_builder.training.curves import PLOT, curve_rows
 from iepile_builder.training.record import RECORD
@@ -184,6 +185,7 @@ def model_card(
         example=shown_task.examples[language],
         gguf=next(iter(gguf_files(folder)), ""),
         scores=scores,
+        interval=format_interval,
         baseline={(row["corpus"], row["name"]): row["f1"] for row in baseline},
         settings=settings,
         split=split,
@@ -222,7 +224,8 @@ def _eval_result(row: Mapping[str, Any], settings: Mapping[str, Any], data_name:
     """Make a score for the metadata."""
     low, high = (round(bound, 2) for bound in row["intervals"]["f1"])
     every, data_name = row["task"] == "all", data_name if row["corpus"] == "all" else row["corpus"]
-    interval = f"{settings.get('confidence', 0.95):.0%} interval {low} to {high}"
+    confidence, enough = settings.get("confidence", 0.95), row["records"] >= MIN_RECORDS_OF_INTERVAL
+    interval = f" ({confidence:.0%} interval {low} to {high})" if enough else ""
     shown = ("mode", "repair", "bootstrap", "confidence", "seed")
     return EvalResult(
         task_type="text-generation",
@@ -232,9 +235,12 @@ def _eval_result(row: Mapping[str, Any], settings: Mapping[str, Any], data_name:
         dataset_config="default" if every else row["task"],
         dataset_split=split,
         metric_type="ie_f1",
-        metric_name=f"F1, {'all facts' if every else row['name']} ({interval})",
+        metric_name=f"F1, {'all facts' if every else row['name']}{interval}",
         metric_value=round(row["f1"], 2),
-        metric_args={"interval": [low, high], **{key: settings[key] for key in shown if key in settings}},
+        metric_args={
+            **({"interval": [low, high]} if enough else {}),
+            **{key: settings[key] for key in shown if key in settings},
+        },
     )
 
 

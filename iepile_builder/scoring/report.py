@@ -15,6 +15,7 @@ from iepile_builder.scoring.confidence import report_confidence
 from iepile_builder.scoring.confusable import count_confusable, describe_confusable
 from iepile_builder.scoring.matching import Label, Matching, Mentions, Mode, Overlaps
 from iepile_builder.scoring.scorer import Scorer
+from iepile_builder.scoring.significance import format_interval
 from iepile_builder.scoring.tally import Counts, RecordKey, ScoredRecord
 from iepile_builder.tasks import TASKS
 from iepile_builder.tasks.facts import Fact
@@ -157,6 +158,8 @@ def write_report(
         tasks=list(by_task_and_block(report["tasks"])),
         other=other,
         comparison=tests,
+        records={name: of["records"] for name, of in list_scores(report)},
+        interval=format_interval,
         mode=mode,
         modes=list(_score_modes(scorer)),
         kinds=_count_kinds(diagnoses),

@@ -1,12 +1,13 @@
 """Estimate how certain scores are: bootstrap over records, and a paired test of two systems."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 
 CHUNK = 4_000_000  # weights held at a time
+MIN_RECORDS_OF_INTERVAL = 10  # below, resamples of the records say little about others
 
 
 def draw_resamples(records: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
@@ -36,6 +37,11 @@ def precision_recall_f1(counts: np.ndarray) -> np.ndarray:
 def compute_interval(values: np.ndarray, confidence: float) -> Any:
     """Compute the percentile interval along the first dimension."""
     return np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0).T.tolist()
+
+
+def format_interval(interval: Sequence[float], records: float, form: str = "{:.2f} to {:.2f}") -> str:
+    """Write an interval for people, or that it comes from too few records to say anything."""
+    return form.format(*interval) if records >= MIN_RECORDS_OF_INTERVAL else "n too small"
 
 
 def paired_test(first: np.ndarray, second: np.ndarray, resamples: int, confidence: float, seed: int) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import doctest
 import importlib.util
 import json
+import re
 from dataclasses import asdict
 from pathlib import Path
 
@@ -74,8 +75,12 @@ def test_the_screen_shows_a_row_for_each_task_and_block(run_script, predictions:
 
 def test_an_interval_of_few_records_is_not_shown(run_command, tmp_path: Path) -> None:
     file = write_lines(tmp_path / "one.jsonl", [instance("NER", ["person"], entities(person=["Ada"]), {"person": []})])
-    screen = run_command("score", "--predictions_file", file, "--bootstrap", 20, "--compare", file).stdout
+    report = ["--report", tmp_path / "page"]
+    screen = run_command("score", "--predictions_file", file, "--bootstrap", 20, "--compare", file, *report).stdout
     assert screen.count("n too small") == 4  # NER and all facts, in the scores and in the comparison
+    page = (tmp_path / "page" / "index.html").read_text()
+    assert page.count("n too small") == 3 + 3 + 2  # all facts and NER, of three scores each, and the comparison
+    assert not re.search(r"\[\d+\.\d\d, ", page)
 
 
 def test_intervals_and_comparison_in_the_report(run_script, tmp_path: Path) -> None:
