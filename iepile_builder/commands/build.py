@@ -171,11 +171,11 @@ def build_splits(
     if others := [place for place in options.corpus_dir if place not in corpus_dirs]:
         unified = work / "unified"
         shutil.rmtree(unified, ignore_errors=True)
-        converted, left_out = convert(
+        converted, of_conversion = convert(
             others, unified, options.input_format, instance_options.tasks, instance_options.languages
         )
         notes += [f"Converted {corpus.describe()}." for corpus in converted]
-        notes += [f"Records without annotation, not converted: {left_out}."] if left_out else []
+        notes += [f"{note[0].upper()}{note[1:]}." for note in of_conversion]
         corpus_dirs.append(str(unified))
     settings = {"corpus_dirs": corpus_dirs, **vars(instance_options)}
     corpora = IEPileConfig(**settings).find_corpora()

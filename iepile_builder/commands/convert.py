@@ -79,7 +79,7 @@ def main(options: ConvertOptions) -> None:
     check_choices("input_format", [options.input_format] if options.input_format else [], SUFFIXES)
     places = [place for place in options.corpus_dir if Path(place).exists()]
     with replace_folder(options.output_dir, "convert", options.overwrite, places) as new:
-        corpora, left_out = convert(
+        corpora, notes = convert(
             options.corpus_dir,
             new,
             options.input_format,
@@ -88,9 +88,7 @@ def main(options: ConvertOptions) -> None:
             options.validation,
             options.test,
         )
-        lines = [corpus.describe() for corpus in corpora]
+        lines = [corpus.describe() for corpus in corpora] + notes
     for line in lines:
         print(line)
-    if left_out:
-        print(f"records without annotation, left out: {left_out}")
     print(f"written to {options.output_dir}; iepile build --corpus_dir {options.output_dir} makes instances of them")

@@ -194,7 +194,7 @@ def convert(
     languages: Sequence[str] | None = None,
     validation: float = 0.0,
     test: float = 0.0,
-) -> tuple[list[Converted], int]:
+) -> tuple[list[Converted], list[str]]:
     """
     Write the records of files, folders and datasets of the Hub as corpora of the unified tree.
 
@@ -213,7 +213,8 @@ def convert(
             The shares of these splits in files whose names say none; a hash of the text decides.
 
     Returns:
-        `tuple`: The corpora, and how many records had no annotation and were left out.
+        `tuple`: The corpora, and notes: how many records had no annotation and were left out, how many annotations of
+            a text with several were not used, and, of a schema made of the records, labels without a training record.
 
     Raises:
         `InputError`: If a place has no files of a known format, or of several, or a file is not of its format.
@@ -226,13 +227,15 @@ def convert(
     schemas: dict[Path, Schema] = {}  # those that are given
     labels: dict[Path, dict[str, set[str]]] = {}  # of the records of the others
     files: dict[Path, TextIO] = {}
-    left_out = 0
+    trained: set[tuple[Path, str]] = set()  # the labels of training records
+    left_out = unused = 0
     with ExitStack() as stack:
         for source in (each for place in places for each in find_sources(place, input_format, languages, output_dir)):
             for number, record in enumerate(source.records, start=1):
                 names = _tasks_of(record, source.task, tasks)
                 split = source.split or _draw_split(record["text"], validation, test)
                 left_out += not names
+                unused += record.get("unused", 0)
                 for task in map(find_task, names):
                     folder = output_dir / f"IE-{source.language}" / task.name / record.get("source", source.corpus)
                     if folder not in homes:
@@ -249,10 +252,14 @@ def convert(
                                 label = task.annotated_label(annotation) or ""
                                 roles = labels.setdefault(folder, {}).setdefault(label, set())
                                 roles.update(task.annotated_roles(annotation))
+                                if split == "train":
+                                    trained.add((folder, label))
                     path = folder / SPLIT_FILES[split]
                     if path not in files:
                         files[path] = stack.enter_context(path.open("w", encoding="utf-8"))
                     files[path].write(to_json({"text": record["text"], task.field: record[task.field]}) + "\n")
+    notes = [f"records without annotation, left out: {left_out}"] if left_out else []
+    notes += [f"second and further annotations of a text, not used: {unused}"] if unused else []
     for folder in homes:
         task = TASKS[folder.parent.name]
         if folder in schemas:
@@ -260,12 +267,16 @@ def convert(
         elif folder in labels:
             of_labels = {label: sorted(roles) for label, roles in sorted(labels[folder].items())}
             task.to_schema(of_labels).write(folder / "schema.json")
+            missing = [label for label in of_labels if (folder, label) not in trained]
+            if missing and folder / SPLIT_FILES["train"] in files:
+                more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+                notes.append(f"{task.name} {folder.name}: no training record has {', '.join(missing[:5])}{more}")
         else:  # nothing of this task is annotated
             shutil.rmtree(folder)
     written = sorted(path.parent for path in output_dir.glob("IE-*/*/*/schema.json"))
     if not written:
         raise InputError(f"{', '.join(places)}: no annotation in any record")
-    return [_describe(folder, folder not in schemas) for folder in written], left_out
+    return [_describe(folder, folder not in schemas) for folder in written], notes
 
 
 def _describe(folder: Path, derived: bool) -> Converted:
@@ -336,7 +347,7 @@ def find_sources(
         spoken = re.findall("_(en|zh)$", path.stem) if name == "instructie" else []
         if spoken and languages and spoken[0] not in languages:
             continue
-        ((task, language),) = folder_roles(home, [""], spoken or languages)
+        ((task, language),) = folder_roles(home, [""], spoken or languages, path)
         corpus = path.stem if root.is_file() and not word else home.name
         records = _decoded(path, READERS[name](path, language))
         yield Source(str(path), home, corpus, split, task, language, records)

@@ -114,9 +114,9 @@ def find_corpora(
 
 
 def folder_roles(
-    path: Path, tasks: Sequence[str] | None, languages: Sequence[str] | None
+    path: Path, tasks: Sequence[str] | None, languages: Sequence[str] | None, file: Path | None = None
 ) -> Iterator[tuple[str, str]]:
-    """Find the task and language of a corpus folder: in its path, else as given."""
+    """Find the task and language of a corpus folder: in its path, else as given. An error names `file`, if given."""
     folder = path.parent.parent.name
     language = folder.removeprefix("IE-")
     if path.parent.name in TASKS and (is_language(language) if folder.startswith("IE-") else language in LANGUAGES):
@@ -128,7 +128,9 @@ def folder_roles(
             f"{path}: neither its path nor its first record says the task (IE-en/NER/NAME would); give --tasks"
         )
     if not languages or len(languages) > 1:
-        raise InputError(f"{path}: its path does not say the language (IE-en/NER/NAME would); give --languages")
+        raise InputError(
+            f"{file or path}: its path does not say the language (IE-en/NER/NAME would); give --languages, such as en"
+        )
     for task in tasks:
         yield task, languages[0]
 

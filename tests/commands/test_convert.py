@@ -65,6 +65,15 @@ def test_a_build_takes_corpora_of_several_formats(run_command, tmp_path: Path, p
 
 
 @pytest.mark.parametrize("command", ["convert", "build"])
+def test_what_is_not_used_is_said(run_command, tmp_path: Path, command: str) -> None:
+    path = export(tmp_path)
+    (row,) = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps([{**row, "annotations": 2 * row["annotations"]}]), encoding="utf-8")
+    done = run_command(command, "--corpus_dir", path, "--languages", "de", "--output_dir", "out")
+    assert "second and further annotations of a text, not used: 1" in done.stdout.lower()
+
+
+@pytest.mark.parametrize("command", ["convert", "build"])
 def test_what_cannot_be_read_ends_in_one_clear_line(run_command, tmp_path: Path, command: str) -> None:
     folder = tmp_path / "news"
     folder.mkdir()
@@ -76,7 +85,8 @@ def test_what_cannot_be_read_ends_in_one_clear_line(run_command, tmp_path: Path,
     done = run_command(*arguments, "--languages", "en", check=False)
     assert_one_clear_line(done, "train.conll, line 2: one column only: 'met'")
     (folder / "train.conll").write_text(BIO)
-    assert_one_clear_line(run_command(*arguments, check=False), "its path does not say the language", "--languages")
+    done = run_command(command, "--corpus_dir", "news/train.conll", "--output_dir", "out", check=False)
+    assert_one_clear_line(done, "news/train.conll: its path does not say the language", "--languages, such as en")
     done = run_command(*arguments, "--languages", "German", check=False)
     assert_one_clear_line(done, "unknown language 'German'; give the two or three letters of its code")
     done = run_command(*arguments, "--input_format", "xml", check=False)

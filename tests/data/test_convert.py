@@ -104,6 +104,23 @@ def test_a_file_without_a_split_is_cut_into_shares_by_its_texts(tmp_path: Path) 
         converted(tmp_path, path, validation=0.5, test=0.5)
 
 
+def test_labels_that_no_training_record_has_are_named(tmp_path: Path) -> None:
+    def record(*types: str) -> dict[str, Any]:
+        return {"text": "Ada", "entity": [{"entity": "Ada", "entity_type": name} for name in types]}
+
+    write_lines(tmp_path / "people" / "test.jsonl", [record("a", "b", "c")])
+    assert convert([str(tmp_path / "people")], tmp_path / "out", languages=["en"])[1] == []  # no training data at all
+    for types, note in ((("b",), "no training record has a, c"), (("a", "b", "c"), None)):
+        write_lines(tmp_path / "people" / "train.jsonl", [record(), record(*types)])
+        shutil.rmtree(tmp_path / "out")
+        _, notes = convert([str(tmp_path / "people")], tmp_path / "out", languages=["en"])
+        assert notes == ([f"NER people: {note}"] if note else [])
+    write_lines(tmp_path / "people" / "test.jsonl", [record(*"defghij")])
+    shutil.rmtree(tmp_path / "out")
+    _, notes = convert([str(tmp_path / "people")], tmp_path / "out", languages=["en"])
+    assert notes == ["NER people: no training record has d, e, f, g, h and 2 more"]
+
+
 def test_folders_say_task_and_language(tmp_path: Path) -> None:
     write(tmp_path / "IE-zh" / "NER" / "人民" / "dev.bmes", "明 B-PER\n治 M-PER\n皇 E-PER\n生 O\n")
     write(tmp_path / "IE-de" / "NER" / "zeitung" / "train.conll", "Köln B-LOC\n! O\n")
@@ -149,13 +166,17 @@ def test_what_nobody_annotated_is_no_corpus(tmp_path: Path) -> None:
         converted(tmp_path, write_lines(path, rows), tasks=["EE"])
 
 
-def test_records_without_annotation_are_counted(tmp_path: Path) -> None:
-    rows = [{"data": {"text": "Ada"}, "annotations": []}]
+def test_what_is_not_used_is_counted(tmp_path: Path) -> None:
+    skipped = {"result": [], "was_cancelled": True}
+    rows: list[Any] = [{"data": {"text": "Ada"}, "annotations": of} for of in ([], [skipped])]
     value = {"start": 0, "end": 3, "text": "Bob", "labels": ["PER"]}
-    rows.append({"data": {"text": "Bob"}, "annotations": [{"result": [{"value": value, "type": "labels"}]}]})
+    done = {"result": [{"value": value, "type": "labels"}]}
+    rows.append({"data": {"text": "Bob"}, "annotations": [done, skipped, {"result": []}, done]})
     path = write(tmp_path / "in" / "people.json", json.dumps(rows))
-    corpora, left_out = convert([str(path)], tmp_path / "out", languages=["en"])
-    assert left_out == 1
+    corpora, notes = convert([str(path)], tmp_path / "out", languages=["en"])
+    assert notes == [
+        "records without annotation, left out: 2", "second and further annotations of a text, not used: 2",
+    ]  # fmt: skip
     assert [corpus.describe() for corpus in corpora] == ["NER people (en): train 1 record; 1 label, of its records"]
 
 
