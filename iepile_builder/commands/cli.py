@@ -79,9 +79,17 @@ def run(name: str, argv: Sequence[str] | None = None) -> None:
 
 @contextmanager
 def _ended_in_one_line(name: str) -> Iterator[None]:
-    """End a command in one line for bad input, for a package that is missing, and for Ctrl-C."""
+    """End a command in one line for bad input, a missing package and Ctrl-C, and silently if its output is closed."""
     try:
         yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        try:
+            print(flush=True)  # was it this pipe, or one of a library?
+        except BrokenPipeError:  # whoever reads the output, such as `head`, has ended
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more
+            sys.exit(141)
+        raise
     except InputError as error:
         # a name may hold a line break or a terminal's escape, whoever made it up
         text = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda found: repr(found[0])[1:-1], str(error))

@@ -50,7 +50,7 @@ class ModelFacts:
         baseline_file (`Path`, *optional*):
             Scores of the untuned base model on the same records, shown beside them.
         predictions_file (`Path`, *optional*):
-            The scored answers, pushed with the model.
+            The scored answers, pushed with the model. The file also has the texts and the gold annotations.
         split (`str`, *optional*):
             The scored split, such as `test`, by default the one that `iepile predict` recorded.
         scored (`str`, *optional*):
@@ -152,7 +152,7 @@ def model_card(
     facts = facts or ModelFacts()
     record = read_json(folder / RECORD) if (folder / RECORD).exists() else {}
     calibration = read_json(folder / CALIBRATION) if (folder / CALIBRATION).exists() else {}
-    report = _read_report(facts.report_file) if facts.report_file else {}
+    report = read_report(facts.report_file) if facts.report_file else {}
     run = read_run(facts.predictions_file) if facts.predictions_file else {}
     split = facts.split or run.get("data", {}).get("split")
     base_model = facts.base_model or record.get("base_model")
@@ -280,7 +280,8 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _read_report(path: Path) -> dict[str, Any]:
+def read_report(path: Path) -> dict[str, Any]:
+    """Read the report of `iepile score`, with intervals."""
     report = read_json(path)
     if not {"overall", "tasks", "sources"} <= report.keys():
         raise InputError(f"{path}: not a report of iepile score")

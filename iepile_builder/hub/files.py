@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from importlib.metadata import requires
@@ -10,9 +11,11 @@ from typing import Any
 
 from iepile_builder.answers.scores import CALIBRATION
 from iepile_builder.errors import InputError
-from iepile_builder.hub.cards import TAG, Form, ModelFacts, gguf_files, model_card, read_json, render
+from iepile_builder.hub.cards import TAG, Form, ModelFacts, gguf_files, model_card, read_json, read_report, render
 from iepile_builder.hub.client import base_license
-from iepile_builder.io import RESOURCES
+from iepile_builder.io import RESOURCES, located, pluralize, read_lines
+from iepile_builder.io import read_json as read_line
+from iepile_builder.scoring.report import by_task_and_block
 from iepile_builder.training.curves import PLOT
 from iepile_builder.training.record import RECIPE, RECORD, is_path
 
@@ -67,6 +70,8 @@ def model_files(form: Form, folder: Path, name: str, facts: ModelFacts | None = 
     missing += [f"{file}: no such file" for file in reports.values() if file is not None and not file.is_file()]
     if missing:
         raise InputError("; ".join(missing))
+    if facts.report_file and facts.predictions_file:
+        _check_same(facts.report_file, facts.predictions_file)
     if form == "adapter":
         config["base_model_name_or_path"] = base_model
         files["adapter_config.json"] = (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
@@ -121,6 +126,27 @@ def demo_files(name: str, model: str, adapter: str | None = None) -> Files:
         "README.md": render("demo_card.md", title=name.rsplit("/", 1)[-1], models=models).encode(),
         "app.py": render("demo_app.py.txt", model=model, adapter=adapter).encode(),
     }
+
+
+def _check_same(report_file: Path, predictions_file: Path) -> None:
+    """Raise an `InputError` unless a report has as many answers of each task and corpus as the predictions."""
+    answers: Counter[tuple[str, str]] = Counter()
+    for number, _, line in read_lines(predictions_file):
+        with located(predictions_file, number):
+            row = read_line(line)
+        answers[str(row.get("task")), str(row.get("source"))] += 1
+    report = read_report(report_file)
+    scored = {
+        (task, source): of["answers"]
+        for source, tasks in report["sources"].items()
+        for task, _, of in by_task_and_block(tasks)
+    }
+    if scored != answers:
+        key = min(key for key in {**scored, **answers} if scored.get(key, 0) != answers[key])
+        raise InputError(
+            f"{predictions_file}: {pluralize(answers[key], 'answer')} of {key[0]} from {key[1]!r}, but "
+            f"{scored.get(key, 0)} in {report_file}: give the answers that the report scores"
+        )
 
 
 def _take(folder: Path, names: Iterable[str]) -> dict[str, Path | bytes]:

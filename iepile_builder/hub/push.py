@@ -19,11 +19,12 @@ from iepile_builder.hub.files import TRAINING, Files, dataset_files, metric_file
 from iepile_builder.training.record import is_path
 
 
+LIBRARY = "iepile_builder/"  # the folder of this package in a Space
 # Files of an earlier push to delete: an extra shard would be loaded as data.
 STALE = {
     "model": (*TRAINING, "score_report.json", "predictions.jsonl"),
     "dataset": ("data/*", "statistics/*"),
-    "space": ("iepile_builder/*",),
+    "space": (f"{LIBRARY}*",),
 }
 
 
@@ -101,8 +102,12 @@ def push(
 
     sizes = {path: len(each) if isinstance(each, bytes) else each.stat().st_size for path, each in files.items()}
     print(f"{repo_type} {repo_id} ({state})")
+    library = [path for path in files if path.startswith(LIBRARY)]
     for path, size in sorted(sizes.items()):
-        print(f"{size:>13,}  {path}")
+        if path not in library:
+            print(f"{size:>13,}  {path}")
+    if library:
+        print(f"{sum(sizes[path] for path in library):>13,}  {LIBRARY} ({len(library)} files)")
     print(f"{sum(sizes.values()):>13,}  bytes in {len(files)} files")
     if dry_run:
         card = files["README.md"]

@@ -8,6 +8,7 @@ from typing import Any
 
 
 PLOT = "training.png"
+FEW = 20  # points of a curve, each with a marker: a single one would not be seen
 LOSS_ROWS = 10  # of the card's table; all of them are in the plot
 LOSSES = {"loss": "loss", "eval_loss": "validation loss"}
 SCORES = {
@@ -49,7 +50,8 @@ def plot(log: Sequence[Mapping[str, Any]], file: Path) -> bool:
             points = [(entry["step"], entry[key]) for entry in log if key in entry]
             if points:
                 steps, values = zip(*points, strict=True)
-                axis.plot(steps, values, label=label, marker="." if key.startswith("eval_") else None)
+                few = len(points) <= FEW or key.startswith("eval_")
+                axis.plot(steps, values, label=label, marker="." if few else None)
         axis.set_ylabel(unit)
         axis.grid(alpha=0.3)
         axis.legend()

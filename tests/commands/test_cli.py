@@ -1,5 +1,7 @@
 """The command `iepile`: options, recipes by name, errors in one line."""
 
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -135,6 +137,34 @@ def test_ctrl_c_ends_in_one_line(
             cli.run(name, [])
         assert ended.value.code == 130
         assert capsys.readouterr().err == line
+
+
+def test_output_that_nobody_reads_ends_silently() -> None:
+    code = (
+        "import sys, types\n"
+        "from iepile_builder.commands import cli\n"
+        "module = types.SimpleNamespace(main=lambda: print('x' * int(sys.argv[1])), OPTIONS=(), __doc__='Doc.')\n"
+        "cli.import_module = lambda name: module\n"
+        "cli.run('push', [])\n"
+    )
+    for length in ("10", "1000000"):  # the first is written at the end
+        with subprocess.Popen(
+            [sys.executable, "-c", code, length], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout is not None and process.stderr is not None
+            process.stdout.close()
+            assert process.stderr.read() == ""
+        assert process.returncode == 141
+
+
+def test_another_broken_pipe_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def main() -> None:
+        raise BrokenPipeError("of a server")
+
+    module = SimpleNamespace(main=main, OPTIONS=(), __doc__="Doc.")
+    monkeypatch.setattr(cli, "import_module", lambda name: module)
+    with pytest.raises(BrokenPipeError, match="of a server"):
+        cli.run("push", [])
 
 
 def test_an_unknown_command_lists_the_known_ones() -> None:

@@ -27,6 +27,9 @@ from iepile_builder.hub.push import take_push
 from iepile_builder.scoring.scorer import Scorer
 
 
+PAGES_ON_PUSHING = ("walkthrough.md", "tutorials/publish.md")
+
+
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = save_tiny_model(tmp_path_factory.mktemp("base"))
@@ -164,6 +167,49 @@ def test_a_dry_run_shows_and_sends_nothing(
     assert "model user/tiny-ie (new, private, unless it exists: the Hub was not reached)" in printed
 
 
+def test_answers_that_the_report_does_not_score(
+    hub: LocalHub, adapter: Path, scored: tuple[Path, Path], run: Callable[..., str], tmp_path: Path
+) -> None:
+    answers, report = scored
+    lines = answers.read_text().splitlines()
+    command = ["--folder", adapter, "--repo_id", "user/x", "--base_model", "org/b", "--license", "mit", "--dry_run"]
+    file = tmp_path / "preds.jsonl"
+    command += ["--report_file", report, "--predictions_file", file]
+    for wrong, message in (
+        (lines[:4], "4 answers of NER from 'towns', but 9 in"),
+        ([*lines, lines[0]], "10 answers of NER from 'towns', but 9 in"),
+        ([line.replace("towns", "rivers") for line in lines], "9 answers of NER from 'rivers', but 0 in"),
+        (["x"], "line 1: not one JSON object a line"),
+    ):
+        file.write_text("\n".join(wrong))
+        with pytest.raises(SystemExit, match=f"^error: .*preds.jsonl.*{message}"):
+            run("adapter", *command)
+    file.write_text("\n".join(lines[::-1]))
+    assert "  predictions.jsonl\n" in run("adapter", *command)
+
+
+def test_it_is_said_that_the_file_of_answers_has_texts_and_annotations(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        cli.run("push", ["--help"])
+    shown = [capsys.readouterr().out, *((ROOT / "docs" / page).read_text() for page in PAGES_ON_PUSHING)]
+    assert all(
+        "texts and the gold annotations" in " ".join(text.split()).replace("and gold", "and the gold")
+        for text in shown
+    )
+
+
+def test_a_dry_run_with_the_name_of_a_user_needs_no_login(
+    adapter: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (ROOT / "docs" / "tutorials" / "publish.md").read_text()
+    assert page.index("--dry_run\n") < page.index("hf auth login")
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", "nowhere")
+    options = ["--folder", str(adapter), "--repo_id", "user/x", "--base_model", "org/b", "--license", "mit"]
+    cli.run("push", ["--what", "adapter", *options, "--dry_run"])
+    assert capsys.readouterr().out.endswith("A dry run: nothing was pushed.\n")
+
+
 def test_a_merged_model_in_shards(hub: LocalHub, base: Path, run: Callable[..., str], tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
@@ -263,7 +309,9 @@ def test_gguf_and_back(hub: LocalHub, smollm2: str, tmp_path: Path, run: Callabl
 
 
 def test_the_metric_and_back(hub: LocalHub, tmp_path: Path, run: Callable[..., str]) -> None:
-    run("metric", "--repo_id", "user/my_f1")
+    printed = run("metric", "--repo_id", "user/my_f1")
+    assert re.search(r"\n +[\d,]{7,}  iepile_builder/ \(1\d\d files\)\n", printed)
+    assert printed.count("iepile_builder/") == 1
     files = hub.repository("user/my_f1", "space").files()
     assert {"README.md", "app.py", "my_f1.py", "requirements.txt", "iepile_builder/scoring/scorer.py"} <= set(files)
     assert "iepile_builder/resources/hard_negatives.json" not in files

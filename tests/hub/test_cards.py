@@ -255,6 +255,20 @@ def test_a_run_is_told_without_its_places_and_its_tokens(hub: LocalHub, tmp_path
     assert card.data.datasets == ["user/data"]
 
 
+@pytest.mark.parametrize(
+    ("log", "title"),
+    [
+        ([{"step": 1, "loss": 2.0}], "Loss by step"),
+        ([{"step": 1, "loss": 2.0}, {"step": 1, "eval_loss": 2.0, "eval_ie_f1": 3.0}], "Loss and scores by step"),
+        ([{"step": 1, "loss": 0.0, "reward": 0.5}], "Rewards by step"),
+    ],
+)
+def test_the_title_of_the_plot(tmp_path: Path, log: list[dict], title: str) -> None:
+    (tmp_path / "training.json").write_text(json.dumps({**RECORD, "log": log}))
+    (tmp_path / "training.png").touch()
+    assert f"\n![{title}](training.png)\n" in model_card("adapter", tmp_path).text
+
+
 def test_a_report_without_intervals(report: dict, tmp_path: Path) -> None:
     file = tmp_path / "report.json"
     del report["overall"]["intervals"]

@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+import pytest
+from matplotlib.figure import Figure
+
 from iepile_builder.training.curves import curve_rows, plot
 
 
@@ -36,6 +39,15 @@ def test_rewards() -> None:
     assert rows[0] == [1, "0.100", "0.050", "1.000", "9.5", ""]
     assert rows[-1] == [30, "3.000", "1.500", "1.000", "9.5", "0.500"]
     assert 10 <= len(rows) <= 12
+
+
+def test_few_points_have_markers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, file, **_: (figures.append(self), file.touch()))
+    for steps in (1, 300):
+        plot([{"step": step, "loss": 1.0} for step in range(steps)], tmp_path / "training.png")
+    one, many = (figure.axes[0].lines[0].get_marker() for figure in figures)
+    assert (one, many) == (".", "None")
 
 
 def test_there_is_a_plot_if_there_is_anything_to_draw(tmp_path: Path) -> None:
