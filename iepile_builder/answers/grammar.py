@@ -27,6 +27,10 @@ _CHARACTERS = r'/([^"\\\x00-\x1F]|\\["\\bfnrt]|\\u00(0[0-7bef]|1[0-9a-f]))+/'
 # character. Other scripts may write no spaces (Chinese, Thai), or attach particles to a mention (Korean, Hebrew).
 _WORD = re.compile(r"\d+|(?:[^\W\d_](?<![\u0530-\u1dff\u2000-\U0010ffff]))+|.", re.DOTALL)
 
+# A label may hold a control token of a model, such as "<|im_end|>". `llguidance` tokenizes what a grammar forces, and
+# then refuses this token, which is no text. With an escape in JSON as another way to write it, nothing is forced.
+_CONTROL = re.compile(r"<(?=[^<>\s]*>)")
+
 
 def lark_grammar(schema: Mapping[str, Any], start: str = "") -> str:
     """
@@ -38,13 +42,18 @@ def lark_grammar(schema: Mapping[str, Any], start: str = "") -> str:
     def rule(body: str) -> str:
         return rules.setdefault(body, f"r{len(rules)}")
 
+    def literal(value: Any, end: str = "") -> str:
+        written = to_json(value) + end
+        escaped = _CONTROL.sub(r"\\u003c", written)
+        return json.dumps(written) if escaped == written else f"({json.dumps(written)} | {json.dumps(escaped)})"
+
     def expression(node: Mapping[str, Any]) -> str:
         if "$ref" in node:
             return "MENTION"
         if "const" in node:
-            return json.dumps(to_json(node["const"]))
+            return literal(node["const"])
         if "enum" in node:
-            return rule(" | ".join(json.dumps(to_json(value)) for value in node["enum"]))
+            return rule(" | ".join(map(literal, node["enum"])))
         if "anyOf" in node:
             return rule(" | ".join(map(expression, node["anyOf"])))
         if node["type"] == "array":
@@ -56,9 +65,7 @@ def lark_grammar(schema: Mapping[str, Any], start: str = "") -> str:
         if "properties" not in node:  # from any mention to the same value
             entry = f'MENTION ": " {expression(node["additionalProperties"])}'
             return rule(f'"{{" "}}" | "{{" {entry} (", " {entry})* "}}"')
-        entries = [
-            f"{json.dumps(to_json(key) + ': ')} {expression(value)}" for key, value in node["properties"].items()
-        ]
+        entries = [f"{literal(key, ': ')} {expression(value)}" for key, value in node["properties"].items()]
         if node["required"] or not entries:
             return rule(" ".join(['"{"', ' ", " '.join(entries), '"}"']))
         # Any of them but not none, in order: what may follow a first one is a rule of its own.

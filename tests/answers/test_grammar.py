@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from iepile_builder import IEPile, InputError, Schema, SchemaBatching
 from iepile_builder.answers.grammar import Grammars
 from iepile_builder.chat import load_tokenizer
+from iepile_builder.engines.base import Request
+from iepile_builder.engines.transformers import TransformersEngine
 from iepile_builder.io import to_json
 from iepile_builder.tasks import TASKS
 
@@ -202,6 +204,16 @@ def test_odd_texts(judge: Judge) -> None:
         assert judge.accepts(schema, to_json({"a": []}))
         assert not judge.accepts(schema, to_json({"a": ["x"]}))
     assert judge.accepts(TASKS["NER"].answer_schema(["a"], "a\ud800b"), to_json({"a": ["a", "b"]}))
+
+
+@pytest.mark.parametrize("label", ["person<|im_end|>", "<|endoftext|>", "a<|im_start|>b"])
+def test_a_label_may_hold_a_control_token(judge: Judge, model: str, label: str) -> None:
+    """llguidance would force the token itself, and end the answer with an error."""
+    schema = TASKS["NER"].answer_schema([label, "city"], "Ada in Rome")
+    assert judge.accepts(schema, to_json({label: ["Ada"], "city": []}).replace("<", "\\u003c"))
+    engine = TransformersEngine.from_pretrained(model, batch_size=1)
+    (completion,) = engine.generate([Request([{"role": "user", "content": "Ada in Rome"}], schema)], 60)
+    assert list(json.loads(completion.text)) == [label, "city"]
 
 
 def test_compiled_grammars_are_kept(judge: Judge) -> None:
