@@ -36,8 +36,8 @@ from iepile_builder.engines.record import describe_engine, find_differences
 from iepile_builder.errors import InputError
 from iepile_builder.extraction.cluster import ClusterOptions, answer_on_ray, connected
 from iepile_builder.extraction.corpus import Answerer, Ledger, Result, make_parcels
-from iepile_builder.extraction.corpus_files import DocumentOptions, find_pieces
-from iepile_builder.extraction.shards import CARD, RECEIPTS, Shards
+from iepile_builder.extraction.corpus_files import DocumentOptions, check_apart, find_pieces
+from iepile_builder.extraction.shards import BEGUN, CARD, Shards
 from iepile_builder.extraction.user_schema import open_schema, read_examples, read_schema
 from iepile_builder.io import locked, read_json, read_lines
 from iepile_builder.tasks import find_task
@@ -50,7 +50,8 @@ class ExtractCorpusOptions:
 
     Args:
         output_dir (`str`):
-            Folder to write or to resume, also on another file system such as `s3://bucket/facts`.
+            Folder to write or to resume, empty or of an earlier run, apart from the documents; also on another file
+            system such as `s3://bucket/facts`.
         schema (`list | dict | str`, *optional*):
             Labels to extract, as JSON or as a JSON file, unless documents have their own.
         task (`str`, *optional*, defaults to `"NER"`):
@@ -76,7 +77,7 @@ class ExtractCorpusOptions:
         retry_failed (`bool`, *optional*, defaults to `False`):
             Answer the shards that have a failed document again.
         overwrite (`bool`, *optional*, defaults to `False`):
-            Remove what an earlier run has written.
+            Remove the shards of an earlier run first, and answer all documents again.
     """
 
     output_dir: str
@@ -140,13 +141,17 @@ def extract_corpus(
     }
 
     shards = Shards(options.output_dir, options.shard_size, options.keep_text, options.max_failures)
+    check_apart(documents, pieces, options.output_dir)
+    shards.find_run()  # before a lock file is put into a folder of something else
     with ExitStack() as stack:
         if isinstance(shards.system, LocalFileSystem):
             stack.enter_context(locked(Path(shards.path, "run.json")))
-        if options.overwrite:
+        earlier = shards.find_run()
+        if earlier is not None and options.overwrite:
             shards.remove()
-        if (record := shards.read("run.json")) is not None:
-            differences = "; ".join(each[:200] for each in find_differences(json.loads(record), run))
+            earlier = None
+        if earlier is not None:
+            differences = "; ".join(each[:200] for each in find_differences(earlier, run))
             if differences:
                 raise InputError(
                     f"{options.output_dir}: its rows were made with {differences}: give another --output_dir, or "
@@ -155,6 +160,7 @@ def extract_corpus(
             shards.resume(options.retry_failed)
         else:
             shards.write("run.json", json.dumps(run, ensure_ascii=False, indent=2).encode())
+        if shards.read("README.md") is None:
             shards.write("README.md", CARD.encode())
         if before := shards.totals["documents"]:
             print(f"{options.output_dir}: {before} documents are answered already", file=sys.stderr)
@@ -180,8 +186,7 @@ def extract_corpus(
             results = answer_on_ray(todo, read, build, cluster, gpus)
         elif todo:
             # in case this process is killed by a document
-            saved = shards.read(f"{RECEIPTS}/begun") or b"{}"
-            ledger = Ledger(lambda content: shards.write(f"{RECEIPTS}/begun", content.encode()), saved.decode())
+            ledger = Ledger(lambda content: shards.write(BEGUN, content.encode()), shards.find_begun())
             answer = build(ledger.begin, ledger.end)
             results = (answer(parcel) for each in todo for parcel in read(each))
         with tqdm(unit="document", desc="Extracting", initial=before, disable=None) as bar:

@@ -134,12 +134,12 @@ class Ledger:
     Args:
         save (`Callable[[str], None]`, *optional*):
             Called with what is to be remembered, as JSON, where this process may be the one that is killed.
-        saved (`str`, *optional*):
+        begun (`dict[str, int]`, *optional*):
             What was remembered.
     """
 
-    def __init__(self, save: Callable[[str], None] | None = None, saved: str = "{}") -> None:
-        self.begun: dict[str, int] = json.loads(saved)
+    def __init__(self, save: Callable[[str], None] | None = None, begun: dict[str, int] | None = None) -> None:
+        self.begun = begun or {}
         self.save = save
 
     def begin(self, key: str) -> int:

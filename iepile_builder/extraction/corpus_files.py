@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import fsspec
@@ -14,6 +17,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.utils import glob_translate
 
 from iepile_builder.data.instructions import LANGUAGES
 from iepile_builder.errors import InputError
@@ -108,6 +112,34 @@ def find_pieces(options: DocumentOptions) -> tuple[list[Piece], str]:
     if next((True for piece in pieces for _ in read_documents(piece, options, strict=True)), None) is None:
         raise InputError(f"{options.documents}: no document in it")
     return pieces, sha256(orjson.dumps(files)).hexdigest()[:16]
+
+
+def check_apart(options: DocumentOptions, pieces: list[Piece], output_dir: str) -> None:
+    """Raise an `InputError` if the output folder is, holds or lies in the documents, so that it would change them."""
+    output, place = _absolute(output_dir), _absolute(options.documents)
+    folders = {os.path.dirname(name) for piece in pieces for name in piece.files}
+    written = [f"{output}/{name}" for name in ("run.json", "report.json", "README.md", "data/00000-00000.parquet")]
+    if output == place:
+        how = "is"
+    elif any(_lies_in(_absolute(folder), output) for folder in folders):
+        how = "holds"
+    elif _lies_in(output, place) or any(re.match(glob_translate(place), name) for name in written):
+        how = "lies in"
+    else:
+        return
+    raise InputError(f"{output_dir}: the output folder {how} the documents {options.documents}; give another folder")
+
+
+def _absolute(name: str) -> str:
+    """Name a place so that one on the same file system has the same name."""
+    system, path = fsspec.url_to_fs(name)
+    if isinstance(system, LocalFileSystem):
+        return Path(os.path.realpath(path)).as_posix()
+    return f"{type(system).__name__}:{path}"
+
+
+def _lies_in(path: str, folder: str) -> bool:
+    return f"{path}/".startswith(f"{folder.rstrip('/')}/")
 
 
 def read_documents(piece: Piece, options: DocumentOptions, strict: bool = False) -> Iterator[Document]:

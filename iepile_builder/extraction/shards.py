@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import fsspec
 import pyarrow as pa
@@ -17,12 +20,14 @@ from fsspec.implementations.local import LocalFileSystem
 from iepile_builder.errors import InputError
 from iepile_builder.extraction.corpus import Part, Result, join_parts, to_rows
 from iepile_builder.extraction.result import COUNTS, Extraction
-from iepile_builder.io import first_line
+from iepile_builder.io import first_line, pluralize
 
 
 RECEIPTS = ".shards"  # a file for each shard that is whole: a store may have no renaming
+BEGUN = f"{RECEIPTS}/begun"
 CARD = "---\nconfigs:\n- config_name: default\n  data_files: data/*.parquet\n---\n"
 TOTALS = ("documents", "failed", "facts", *COUNTS)
+NOT_CONTENT = {".run.json.lock", ".run.json.incomplete", "lost+found"}  # in a folder that counts as empty
 
 
 @dataclass
@@ -87,27 +92,62 @@ class Shards:
             self.system.pipe_file(temporary, content)
             os.replace(temporary, path)
 
+    def find_run(self) -> dict[str, Any] | None:
+        """Read the description of the run that wrote the folder; `None` if the folder is empty."""
+        run = _parse(self.read("run.json"))
+        if isinstance(run, dict) and "documents_version" in run:
+            return run
+        if self._list().keys() <= NOT_CONTENT:
+            return None
+        raise InputError(
+            f"{self.output_dir}: not empty, and without the run.json of iepile extract-corpus; give another folder, "
+            "or empty it yourself"
+        )
+
+    def find_begun(self) -> dict[str, int]:
+        """Read what an earlier run began and did not end."""
+        content = self.read(BEGUN)
+        begun = _parse(content) if content else {}
+        if not isinstance(begun, dict) or not all(isinstance(times, int) for times in begun.values()):
+            raise InputError(f"{self.output_dir}/{BEGUN}: damaged; remove it")
+        return begun
+
     def remove(self) -> None:
-        """Remove what an earlier run has written."""
+        """Remove what an earlier run wrote, except `run.json`, which says whose folder it is, and no other file."""
+        names = self._find_receipts()
+        shards = {f"{name}.parquet" for name in names}
+        written = self._list("data").keys()
+        for name in sorted(written - shards):
+            if name.endswith(".parquet"):  # readers would take it for one of the new shards
+                raise InputError(
+                    f"{self.output_dir}: holds data/{name}, which no receipt in {RECEIPTS} names; move it, or give "
+                    "another folder"
+                )
+        leaving = [f"data/{name}" for name in shards & written]
+        leaving += [f"{RECEIPTS}/{name}.json" for name in names]
         with self._clear_errors():
-            for name in ("data", RECEIPTS, "run.json", "report.json", "README.md"):
+            for name in (*leaving, BEGUN, "report.json"):
                 if self.system.exists(f"{self.path}/{name}"):
-                    self.system.rm(f"{self.path}/{name}", recursive=True)
+                    self.system.rm_file(f"{self.path}/{name}")
 
     def resume(self, retry_failed: bool = False) -> None:
         """Find the shards that are whole; with `retry_failed`, without those that have a failed document."""
+        names, lost = self._find_receipts(), 0
+        paths = [f"{self.path}/{RECEIPTS}/{name}.json" for name in names]
+        written = {name for name, size in self._list("data").items() if size != 0}
         with self._clear_errors():
-            names = self.system.glob(f"{self.path}/{RECEIPTS}/*.json")
-            found = self.system.cat(names) if names else {}  # many at a time, from a store
-        for path, content in found.items():
-            piece, shard = map(int, path.rpartition("/")[2].removesuffix(".json").split("-"))
-            receipt = json.loads(content)
-            if retry_failed and receipt["failed"]:
-                continue
-            self.done.setdefault(piece, set()).add(shard)
-            if receipt["shards"] is not None:
-                self._documents[piece] = receipt["shards"]
-            self.totals.update({name: receipt[name] for name in TOTALS})
+            contents = self.system.cat(paths) if paths else {}  # many at a time, from a store
+        for path, (name, (piece, shard)) in zip(paths, names.items(), strict=True):
+            receipt = _parse(contents[path])
+            if f"{name}.parquet" not in written or not _is_receipt(receipt):
+                lost += 1
+            elif not (retry_failed and receipt["failed"]):
+                self.done.setdefault(piece, set()).add(shard)
+                if receipt["shards"] is not None:
+                    self._documents[piece] = receipt["shards"]
+                self.totals.update({name: receipt[name] for name in TOTALS})
+        if lost:
+            print(f"{self.output_dir}: {pluralize(lost, 'shard')} lost or damaged, answered again", file=sys.stderr)
         self.ended = {piece for piece, shards in self._documents.items() if len(self.done.get(piece, ())) == shards}
         self._documents.clear()
 
@@ -140,6 +180,19 @@ class Shards:
         """Raise an `InputError` if a document is missing."""
         if self.open or len(self.ended | self._documents.keys()) < pieces:
             raise InputError(f"{self.output_dir}: some documents have no answer; the same command resumes")
+
+    def _find_receipts(self) -> dict[str, tuple[int, int]]:
+        """Find the names of the shards that have receipts: piece and number."""
+        found = (re.fullmatch(r"((\d{5,})-(\d{5,}))\.json", name) for name in sorted(self._list(RECEIPTS)))
+        return {name[1]: (int(name[2]), int(name[3])) for name in found if name}
+
+    def _list(self, folder: str = "") -> dict[str, int | None]:
+        """List what is in a folder, with sizes; nothing if there is none."""
+        path = f"{self.path}/{folder}".rstrip("/")
+        with self._clear_errors():
+            entries = self.system.ls(path, detail=True) if self.system.isdir(path) else []
+        names = {each["name"].rstrip("/"): each.get("size") for each in entries}  # a store may list the folder itself
+        return {name.rpartition("/")[2]: size for name, size in names.items() if name != path}
 
     def _add_rows(self, opened: _Open, rows: pa.RecordBatch) -> None:
         """Add the rows of documents that the shard does not have; a process that is killed may repeat some."""
@@ -193,6 +246,19 @@ class Shards:
         except (OSError, ValueError, ImportError) as error:
             reason = getattr(error, "strerror", None) or first_line(error)
             raise InputError(f"{self.output_dir}: {reason}") from None
+
+
+def _parse(content: bytes | None) -> Any:
+    """Parse JSON; `None` where it is none."""
+    try:
+        return json.loads(content or b"")
+    except ValueError:
+        return None
+
+
+def _is_receipt(content: Any) -> bool:
+    """Check that nothing of a receipt was lost."""
+    return isinstance(content, dict) and "shards" in content and all(type(content.get(name)) is int for name in TOTALS)
 
 
 def _join(parts: dict[int, tuple[Part, Extraction | str]]) -> pa.RecordBatch:

@@ -257,6 +257,102 @@ def test_rows_of_other_options_are_not_continued(tmp_path: Path) -> None:
     assert len(read_rows(tmp_path / "out")) == 11
 
 
+def read_tree(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("record", [None, "", '{"documents_ver', "5", "{}", '{"model": "mine"}'])
+def test_a_folder_of_something_else_stays_as_it_is(record: str | None, overwrite: bool, tmp_path: Path) -> None:
+    documents = write_corpus(tmp_path / "corpus.jsonl", make_texts(3))
+    output = tmp_path / "out"
+    (output / "data").mkdir(parents=True)
+    for name in ("README.md", "report.json", "data/thesis.txt", "data/00000-00000.parquet"):
+        (output / name).write_text("mine")
+    if record is not None:
+        (output / "run.json").write_text(record)
+    before = read_tree(output)
+    with pytest.raises(InputError, match=r"out: not empty, and without the run.json of iepile extract-corpus; give"):
+        run(documents, output, overwrite=overwrite)
+    assert read_tree(output) == before
+
+
+def test_overwrite_removes_the_shards_alone(tmp_path: Path) -> None:
+    documents = write_corpus(tmp_path / "corpus.jsonl", make_texts(30))
+    output = tmp_path / "out"
+    run(documents, output)
+    mine = {"README.md": b"my card", "data/thesis.txt": b"thesis", "notes/a.txt": b"a", ".shards/notes.json": b"{}"}
+    (output / "notes").mkdir()
+    for name, content in mine.items():
+        (output / name).write_bytes(content)
+    run(documents, output, overwrite=True, shard_size=20)
+    assert mine.items() <= read_tree(output).items()
+    assert sorted(path.stem for path in output.glob("data/*.parquet")) == ["00000-00000", "00000-00001"]
+    (output / "data" / "thesis.txt").unlink()  # which pyarrow would read
+    assert len(read_rows(output)) == 30
+    (output / "data" / "more.parquet").write_bytes(b"mine")
+    before = read_tree(output)
+    with pytest.raises(InputError, match="holds data/more.parquet, which no receipt in .shards names; move it"):
+        run(documents, output, overwrite=True)
+    assert read_tree(output) == before
+
+
+@pytest.mark.parametrize(
+    "documents, output, how",
+    [
+        ("proj/data", "proj", "holds"),
+        ("proj/data", "proj/data", "is"),
+        ("link", "proj", "holds"),
+        ("proj/*/*.jsonl", "proj/data", "holds"),
+        ("proj", "proj/data/out", "lies in"),
+        ("proj/**/*.json*", "proj/out", "lies in"),
+        ("memory://proj", "memory://proj/out", "lies in"),
+        ("memory://proj/a.jsonl", "memory://proj", "holds"),
+    ],
+)
+def test_the_output_is_apart_from_the_documents(
+    documents: str, output: str, how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "proj" / "data").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("proj/data")
+    write_corpus(tmp_path / "proj" / "data" / "a.jsonl", make_texts(3))
+    fsspec.filesystem("memory").pipe_file("/proj/a.jsonl", (tmp_path / "proj" / "data" / "a.jsonl").read_bytes())
+    before = read_tree(tmp_path)
+    message = f"{output}: the output folder {how} the documents {documents}; give another folder"
+    with pytest.raises(InputError, match=re.escape(message)):
+        run(documents, output, overwrite=True)
+    assert read_tree(tmp_path) == before
+    run("proj/data/*.jsonl", "proj/out")  # beside them
+
+
+def test_shards_that_are_lost_or_damaged_are_answered_again(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    documents = write_corpus(tmp_path / "corpus.jsonl", make_texts(30))
+    output = tmp_path / "out"
+    expected = run(documents, output)
+    rows = read_rows(output)
+    (output / "data" / "00000-00000.parquet").unlink()
+    (output / "data" / "00000-00001.parquet").write_bytes(b"")
+    (output / ".shards" / "00000-00002.json").write_text("{")
+    (output / ".shards" / "00000-00004.json").write_text("{}")
+    (output / ".shards" / "notes.json").write_text("mine")
+    capsys.readouterr()
+    report = run(documents, output)
+    assert "out: 4 shards lost or damaged, answered again" in capsys.readouterr().err
+    assert read_rows(output) == rows and report["run"]["documents"] == 3 * 7 + 2
+    assert {**report, "run": None} == {**expected, "run": None}
+
+
+@pytest.mark.parametrize("begun", ["{", "5", '{"0 0": "once"}'])
+def test_a_damaged_record_of_what_was_begun_is_one_clear_line(begun: str, tmp_path: Path) -> None:
+    documents = write_corpus(tmp_path / "corpus.jsonl", make_texts(3))
+    with pytest.raises(Killed):
+        run(documents, tmp_path / "out", Fails(1))
+    (tmp_path / "out" / ".shards" / "begun").write_text(begun)
+    with pytest.raises(InputError, match=r"out/.shards/begun: damaged; remove it"):
+        run(documents, tmp_path / "out")
+
+
 def test_the_command(people: Path, tmp_path: Path, run_command: Callable) -> None:
     run_command("build", "--corpus_dir", people, "--output_dir", tmp_path / "data")
     (tmp_path / "a.txt").write_text("Ada met Bob in Rome.")
@@ -280,7 +376,8 @@ def test_the_command(people: Path, tmp_path: Path, run_command: Callable) -> Non
         ({"task": "EEA"}, "use EE"),
         ({"shard_size": 0}, "--shard_size is 0"),
         ({"schema_column": "text"}, "give --schema, or --schema_column"),
-        ({"output_dir": "corpus.jsonl"}, "corpus.jsonl/run.json: File exists"),
+        ({"output_dir": "corpus.jsonl"}, "corpus.jsonl: the output folder is the documents corpus.jsonl"),
+        ({"output_dir": "notes.txt"}, "notes.txt/run.json: File exists"),
         ({"output_dir": "/proc/none"}, "/proc/none/run.json: No such file"),
         ({"output_dir": "nothing://none"}, "nothing://none: Protocol not known"),
     ],
@@ -290,6 +387,7 @@ def test_bad_input_is_one_clear_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_corpus(tmp_path / "corpus.jsonl", make_texts(3))
+    (tmp_path / "notes.txt").touch()
     options = {"output_dir": "out", "schema": SCHEMA, **changed}
     documents = {"documents": "corpus.jsonl"}
     documents |= {name: options.pop(name) for name in ("documents", "text_column", "schema_column") if name in options}
