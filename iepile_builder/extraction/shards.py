@@ -27,7 +27,8 @@ RECEIPTS = ".shards"  # a file for each shard that is whole: a store may have no
 BEGUN = f"{RECEIPTS}/begun"
 CARD = "---\nconfigs:\n- config_name: default\n  data_files: data/*.parquet\n---\n"
 TOTALS = ("documents", "failed", "facts", *COUNTS)
-NOT_CONTENT = {".run.json.lock", ".run.json.incomplete", "lost+found"}  # in a folder that counts as empty
+# In a folder that counts as empty: what a killed run, a file system or the Hub puts there
+NOT_CONTENT = {".run.json.lock", ".run.json.incomplete", "lost+found", ".gitattributes"}
 
 
 @dataclass

@@ -280,6 +280,8 @@ def test_a_folder_of_something_else_stays_as_it_is(record: str | None, overwrite
 def test_overwrite_removes_the_shards_alone(tmp_path: Path) -> None:
     documents = write_corpus(tmp_path / "corpus.jsonl", make_texts(30))
     output = tmp_path / "out"
+    output.mkdir()
+    (output / ".gitattributes").touch()  # as in a new repository of the Hub
     run(documents, output)
     mine = {"README.md": b"my card", "data/thesis.txt": b"thesis", "notes/a.txt": b"a", ".shards/notes.json": b"{}"}
     (output / "notes").mkdir()
