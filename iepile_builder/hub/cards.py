@@ -22,6 +22,7 @@ from iepile_builder.io import to_json
 from iepile_builder.scoring.report import by_task_and_block
 from iepile_builder.scoring.significance import MIN_RECORDS_OF_INTERVAL, format_interval
 from iepile_builder.tasks import TASKS
+from iepile_builder.tasks.base import Task
 from iepile_builder.training.curves import PLOT, curve_rows
 from iepile_builder.training.record import RECORD
 
@@ -29,6 +30,18 @@ from iepile_builder.training.record import RECORD
 Form = Literal["adapter", "merged", "gguf"]
 TAG = "iepile-builder"  # in every card, so that a push recognizes repositories of earlier pushes
 KEPT_METRICS = {"eval_ie_f1": ("ie_f1", "IE F1, strict, micro, in percent"), "eval_loss": ("loss", "Loss")}
+LABELS_SHOWN = 20  # of each task
+LABELS_ASKED = 3  # in the code of the card
+
+# ISO 639; any other is shown as its code
+LANGUAGE_NAMES = {
+    "ar": "Arabic", "bn": "Bengali", "ca": "Catalan", "cs": "Czech", "da": "Danish", "de": "German", "el": "Greek",
+    "en": "English", "es": "Spanish", "et": "Estonian", "fa": "Persian", "fi": "Finnish", "fr": "French",
+    "he": "Hebrew", "hi": "Hindi", "hu": "Hungarian", "id": "Indonesian", "it": "Italian", "ja": "Japanese",
+    "ko": "Korean", "nl": "Dutch", "no": "Norwegian", "pl": "Polish", "pt": "Portuguese", "ro": "Romanian",
+    "ru": "Russian", "sk": "Slovak", "sv": "Swedish", "th": "Thai", "tr": "Turkish", "uk": "Ukrainian",
+    "vi": "Vietnamese", "zh": "Chinese",
+}  # fmt: skip
 
 
 @dataclass
@@ -166,7 +179,7 @@ def model_card(
     title = name.rsplit("/", 1)[-1]
     scores = list(_score_rows(report)) if report else []
     baseline = _score_rows(read_json(facts.baseline_file)) if scores and facts.baseline_file else ()
-    data_name = datasets[0] if len(datasets) == 1 else record.get("dataset_name", "iepile")
+    data_name = datasets[0] if len(datasets) == 1 else record.get("dataset_name") or "iepile"
     settings = report.get("settings", {})
     results = [_eval_result(row, settings, data_name, split) for row in scores] or _kept_results(record)
     shown_task = TASKS[tasks[0] if tasks else "NER"]
@@ -182,7 +195,10 @@ def model_card(
         instructed=instructed,
         language=language,
         shown_task=shown_task,
-        example=shown_task.examples[language],
+        example=_example(shown_task, languages, record),
+        labels={TASKS[task]: names for task, names in (record.get("labels") or {}).items() if names and task in TASKS},
+        labels_shown=LABELS_SHOWN,
+        language_names=LANGUAGE_NAMES,
         gguf=next(iter(gguf_files(folder)), ""),
         scores=scores,
         interval=format_interval,
@@ -208,6 +224,19 @@ def model_card(
 def gguf_files(folder: Path) -> list[str]:
     """List the files that are GGUF by content, not only by name."""
     return sorted(path.name for path in folder.glob("*.gguf") if path.open("rb").read(4) == b"GGUF")
+
+
+def _example(task: Task, languages: Sequence[str], record: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the text and the schema of the card's code: labels of the training, where they make a schema alone."""
+    language = next((code for code in languages if code in LANGUAGES), None)
+    schema, text, _ = task.examples[language or "en"]
+    if language is None and languages:
+        text = f"Put a text in {LANGUAGE_NAMES.get(languages[0], languages[0])} here."
+    labels = (record.get("labels") or {}).get(task.name)
+    if labels and not task.roles_name:  # the roles of a label are not recorded
+        asked = [task.item(label, (), ()) for label in labels]
+        schema = schema if all(item in asked for item in schema) else asked[:LABELS_ASKED]
+    return {"text": text, "schema": schema}
 
 
 def _score_rows(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -252,11 +281,12 @@ def _kept_results(record: Mapping[str, Any]) -> list[EvalResult]:
     kept: dict[str, Any] = next((entry for entry in evaluations if entry["step"] == record["kept_step"]), {})
     if "eval_reward" in kept:  # GRPO's loss is not a measure of the model
         return []
+    data_name = record.get("dataset_name") or "its training data"
     return [
         EvalResult(
             task_type="text-generation",
-            dataset_type=record["dataset"] or record["dataset_name"],
-            dataset_name=f"validation split of {record['dataset_name']}",
+            dataset_type=record["dataset"] or record["dataset_name"] or "iepile",
+            dataset_name=f"validation split of {data_name}",
             dataset_split="validation",
             metric_type=kind,
             metric_name=title,

@@ -61,7 +61,7 @@ def write_training(
         averaged (`Sequence[int]`, *optional*):
             The steps whose weights are averaged, and the mean kept in place of those of `kept_step`.
         data_name (`str`, *optional*):
-            Name of the training data in the card, by default that of the dataset.
+            Name of the training data in the card, by default that of a dataset of the Hub.
         how (`str`, *optional*):
             What was learned from, for the card.
         tasks, languages, labels (*optional*):
@@ -87,7 +87,7 @@ def write_training(
         "base_note": note.read_text(encoding="utf-8") if note.exists() else None,
         "terms": read_terms(data_args.adapter_name_or_path),
         "dataset": None if is_path(data) else data,
-        "dataset_name": data_name or public(data),
+        "dataset_name": data_name or (None if is_path(data) else data),  # a folder's name says nothing
         "tasks": list(tasks),
         "languages": list(languages),
         "labels": add_labels(data_args.adapter_name_or_path, labels),
@@ -186,7 +186,7 @@ def describe_settings(
     if data_args.adapter_name_or_path is not None:
         adapter = data_args.adapter_name_or_path
         name = (
-            "zero-shot adapter of iepile-builder"
+            f"zero-shot adapter of iepile-builder (recipes/{Path(ZERO_SHOT).parent})"
             if adapter == find_adapter(ZERO_SHOT)
             else f"adapter {public(adapter)}"
         )

@@ -369,7 +369,7 @@ def test_sft_pushes_what_it_trained(hub: LocalHub, base: Path, tmp_path: Path) -
     card = files["README.md"].decode()
     assert "base_model: user/tiny" in card
     assert "license: cc-by-4.0" in card
-    assert "8 instances of data" in card
+    assert "Trained on 8 instances, " in card
     assert "LoRA of rank 16 on all-linear, alpha 32" in card
     assert "2e-05, linear, warm-up" in card and "adamw_torch_fused" in card
 

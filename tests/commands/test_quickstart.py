@@ -62,7 +62,7 @@ def test_from_a_corpus_to_scores_and_again_to_the_hub(quickstart, hub: LocalHub,
     f1 = json.loads(files["score_report.json"])["overall"]["f1"]
     card = files["README.md"].decode()
     assert f"| all | **{f1:.1f}** [" in card
-    assert "instances of daily_news_data" in card
+    assert "daily_news_data" not in card  # a folder's name
     assert str(tmp_path) not in card
 
 
@@ -76,7 +76,10 @@ def test_the_shipped_adapter_is_continued(smollm2: str, tmp_path: Path) -> None:
     base, shipped, tuned = [(folder / f"{system}.jsonl").read_text() for system in ("base", "shipped", "tuned")]
     assert base not in (shipped, tuned)
     card = (folder / "adapter" / "README.md").read_text()
-    assert "license: cc-by-nc-sa-4.0" in card and "the zero-shot adapter of iepile-builder, continued" in card
+    assert (
+        "license: cc-by-nc-sa-4.0" in card
+        and "the zero-shot adapter of iepile-builder (recipes/smollm2-135m-instruct/zero_shot), continued" in card
+    )
 
 
 def test_a_gpu_is_used_if_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:

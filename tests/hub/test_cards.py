@@ -269,6 +269,42 @@ def test_the_title_of_the_plot(tmp_path: Path, log: list[dict], title: str) -> N
     assert f"\n![{title}](training.png)\n" in model_card("adapter", tmp_path).text
 
 
+def test_labels_and_languages(tmp_path: Path) -> None:
+    def write(**more: object) -> str:
+        (tmp_path / "training.json").write_text(json.dumps({**RECORD, "tasks": ["NER"], **more}))
+        return model_card("adapter", tmp_path).text
+
+    german = {"NER": ["Organisation", "Ort", "Person", "`"]}
+    text = write(languages=["de", "xx"], labels=german)
+    assert "\n- Languages: German, xx\n" in text
+    assert "\n- Labels of NER that it was trained on: `Organisation`, `Ort`, `Person`, `` ` ``\n" in text
+    asked = 'extractor("Put a text in German here.", task="NER", schema=["Organisation", "Ort", "Person"]).facts'
+    assert asked in text
+    assert text.count('["Organisation", "Ort", "Person"]') == text.count('"Put a text in German here."') == 2
+    english = TASKS["NER"].examples["en"]
+    for languages in (["en"], []):
+        text = write(languages=languages, labels={"NER": ["city", "gene", "person", "river"]})
+        assert f'extractor({json.dumps(english.text)}, task="NER", schema={json.dumps(english.schema)})' in text
+    many = write(labels={"NER": [f"label {number:03}" for number in range(1030)], "RE": []})
+    assert "`label 019` and 1,010 more, in `training.json`\n" in many and "label 020" not in many
+    assert "Labels of RE" not in many
+    typed = write(tasks=["SPO"], labels={"SPO": ["person_spouse_person"]})
+    item = '{"subject_type": "person", "predicate": "spouse", "object_type": "person"}'
+    assert f'task="SPO", schema=[{item}]' in typed
+    events = write(tasks=["EE"], labels={"EE": ["attack"]})  # whose roles are not known
+    assert "- Labels of EE that it was trained on: `attack`\n" in events
+    assert f'task="EE", schema={json.dumps(TASKS["EE"].examples["en"].schema).replace("true", "True")}' in events
+
+
+def test_training_data_without_a_name(tmp_path: Path) -> None:
+    log = [{"step": 1, "eval_loss": 0.5}]
+    (tmp_path / "training.json").write_text(json.dumps({**RECORD, "dataset_name": None, "log": log}))
+    card = model_card("adapter", tmp_path)
+    assert "\nTrained on 3 instances, somehow. " in card.text
+    (result,) = card.data.eval_results
+    assert result.dataset_name == "validation split of its training data"
+
+
 def test_a_report_without_intervals(report: dict, tmp_path: Path) -> None:
     file = tmp_path / "report.json"
     del report["overall"]["intervals"]

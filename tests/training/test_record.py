@@ -43,7 +43,13 @@ def test_what_is_kept(
     kept = [entry for entry in log if "eval_loss" in entry][-1]  # none answers anything yet: the last is kept
     values = {result.metric_type: result.metric_value for result in card.data.eval_results}
     assert values == {"ie_f1": 0, "loss": pytest.approx(kept["eval_loss"], abs=1e-4)}
-    for text in ("24 instances of data", "LoRA of rank 4", "4 rows x 1 accumulated x 1", "those of step 6", "0.01"):
+    for text in (
+        "Trained on 24 instances, ",
+        "LoRA of rank 4",
+        "4 rows x 1 accumulated x 1",
+        "those of step 6",
+        "0.01",
+    ):
         assert text in card.text
     for entry in log:
         if "eval_loss" in entry or "loss" in entry:
