@@ -126,6 +126,8 @@ def token_records(rows: Iterator[Mapping[str, Any]], features: Any, where: str, 
             tags = tags_of(row[tag_column])
             if len(tags) != len(row[words]):
                 raise InputError(f"{len(row[words])} words, but {len(tags)} tags")
+            if not all(isinstance(word, str) for word in row[words]):
+                raise InputError(f"field {words!r} is not all strings")
             yield tagged_record(row[words], tags, language)
         except InputError as error:
             raise InputError(f"{where}, record {number}: {error}") from None

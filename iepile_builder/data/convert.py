@@ -86,8 +86,8 @@ def read_unified(path: Path, language: str) -> Iterator[Record]:
     """Read records of the unified format, in JSON lines or in one list."""
 
     def records_of(row: Any) -> Iterator[Record]:
-        if not isinstance(row, dict) or "text" not in row:
-            raise InputError("no record with a 'text'")
+        if not isinstance(row, dict) or not isinstance(row.get("text"), str):
+            raise InputError("no record with a 'text' string")
         yield {key: row[key] for key in ("text", *FIELDS) if row.get(key) is not None}
 
     return read_records(path, records_of)
@@ -250,8 +250,10 @@ def convert(
                         with placed(f"{source.name}, record {number}"):
                             for annotation in record[task.field]:
                                 label = task.annotated_label(annotation) or ""
-                                roles = labels.setdefault(folder, {}).setdefault(label, set())
-                                roles.update(task.annotated_roles(annotation))
+                                roles = task.annotated_roles(annotation)
+                                if not all(name.strip() for name in (label, *roles)):
+                                    raise InputError(f"an empty label in {str(annotation)[:80]}")
+                                labels.setdefault(folder, {}).setdefault(label, set()).update(roles)
                                 if split == "train":
                                     trained.add((folder, label))
                     path = folder / SPLIT_FILES[split]

@@ -33,8 +33,11 @@ def read_csv(path: Path, language: str) -> Iterator[Record]:
         header = start.partition("\n")[0]
         delimiter = max("\t,;|", key=header.count)
         file.seek(0)
-        rows = csv.DictReader(file, delimiter=delimiter, skipinitialspace=True)
-        names = {(name or "").strip().lower(): name for name in rows.fieldnames or ()}
+        rows = csv.DictReader(file, delimiter=delimiter, skipinitialspace=True, strict=True)
+        try:
+            names = {(name or "").strip().lower(): name for name in rows.fieldnames or ()}
+        except csv.Error as error:
+            raise _not_csv(path, 1, error) from None
 
         def column(aliases: Iterable[str]) -> str | None:
             return next((names[alias] for alias in aliases if alias in names), None)
@@ -49,6 +52,7 @@ def read_csv(path: Path, language: str) -> Iterator[Record]:
                 "entity and label, with head, relation and tail, or with entities (a list of [start, end, label])"
             )
         records: dict[str, Record] = {}
+        begun = rows.line_num + 1  # a row with a quote that is not closed is read to the end of the file
         try:
             for row in rows:
                 with placed(f"{path}, line {rows.line_num}"):
@@ -62,9 +66,14 @@ def read_csv(path: Path, language: str) -> Iterator[Record]:
                         record["entity"] += [_span(text, span) for span in _list(row[spans])]
                     elif label and row[label]:
                         record["entity"].append(_row_entity(text, row, label, mention, first, last))
+                begun = rows.line_num + 1
         except csv.Error as error:
-            raise InputError(f"{path}, line {rows.line_num}: not CSV ({error})") from None
+            raise _not_csv(path, begun, error) from None
     yield from records.values()
+
+
+def _not_csv(path: Path, line: int, error: csv.Error) -> InputError:
+    return InputError(f"{path}, line {line}: not CSV ({error}); close the quotes of a cell, and double those in it")
 
 
 def _list(cell: str) -> list[Any]:

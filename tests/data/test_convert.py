@@ -280,6 +280,13 @@ def test_what_cannot_be_converted_is_said(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "records.json", [{"text": "Ada", "entity": []}, {"text": "Ada", "entity": [entity]}])
     with pytest.raises(InputError, match="records.json, record 2: field 'entity_type' is missing"):
         converted(tmp_path, path)
+    for row, message in (
+        ({"text": None, "entity": []}, "line 1: no record with a 'text' string"),
+        ({"tokens": ["Ada", None], "ner_tags": ["B-PER", "O"]}, "record 1: field 'tokens' is not all strings"),
+        ({"text": "Ada", "entity": [{"entity": "Ada", "entity_type": ""}]}, "record 1: an empty label in {'entity'"),
+    ):
+        with pytest.raises(InputError, match=f"^{write_lines(path, [row])}, {message}"):
+            converted(tmp_path, path)
 
 
 def test_a_unified_validation_file_of_another_name_is_not_passed_over(tmp_path: Path) -> None:

@@ -389,6 +389,8 @@ def test_csv_of_entities_without_offsets_and_of_relations(tmp_path: Path) -> Non
         ('text,start,end,label\n"a\nb",0,9,PER\n', "line 3: offsets 0 and 9 are not in the text"),
         ("text,start,end,label\nAda,x,3,PER\n", "line 2: not of this format"),
         ("text,entity,start,end,label\nAda,Bob,0,3,PER\n", "line 2: 'Bob' is not at 0:3, where the text has 'Ada'"),
+        ('text,entity,label\nAda,Ada,P\n"not closed,Bob,P\nEve,Eve,P\n', "line 3: not CSV .*; close the quotes"),
+        ('text,entity,"label\nAda,Ada,P\n', "line 1: not CSV"),
         ("text,spans\nAda,PER\n", "line 2: 'PER' is no list of spans"),
         ('text,spans\nAda,"[{""start"": 0}]"\n', "line 2: offsets 0 and None are not in the text"),
     ],
