@@ -21,7 +21,7 @@ _CITATION = """\
 _DESCRIPTION = """\
 Precision, recall and F1 over the facts (entities, relations, event triggers and arguments, attributes) in the JSON
 answers of a language model to schema batches, against a record's annotation. The batches of a record are merged by
-task, source and id.
+task, source, id, annotation and text.
 """
 
 _KWARGS_DESCRIPTION = """

@@ -22,7 +22,7 @@ from iepile_builder.scoring.scorer import Scorer, report_tally
 from iepile_builder.scoring.tally import Cell, Counts, Tally
 
 
-VERSION = 1
+VERSION = 2
 
 
 def write_partial(path: Path, scorer: Scorer, matching: Matching) -> None:
@@ -30,7 +30,6 @@ def write_partial(path: Path, scorer: Scorer, matching: Matching) -> None:
     tally, located = scorer.tally(matching), find_located(scorer)
     calibration = None if scorer.calibration is None else asdict(scorer.calibration)
     content = {
-        "version": VERSION,
         "matching": asdict(matching),
         "reading": {"repair": scorer.repair, "min_score": scorer.min_score, "calibration": calibration},
         "records": [_hash(key) for key in scorer.records],
@@ -46,7 +45,7 @@ def write_partial(path: Path, scorer: Scorer, matching: Matching) -> None:
             for task, each in rank_facts(scorer).items()
         },
     }
-    write_whole(path, json.dumps(content, ensure_ascii=False))
+    write_whole(path, json.dumps({"version": VERSION, "digest": _hash(content), **content}, ensure_ascii=False))
 
 
 def combine_partial(
@@ -101,20 +100,22 @@ def combine_partial(
     return report
 
 
-def _hash(key: Sequence[str]) -> str:
-    return blake2b(json.dumps(key).encode(), digest_size=12).hexdigest()
+def _hash(value: Any) -> str:
+    return blake2b(json.dumps(value).encode(), digest_size=12).hexdigest()
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
         part = json.loads(path.read_bytes())
-        if part["version"] == VERSION:
+        if part.pop("version") == VERSION and part.pop("digest") == _hash(part):
             return dict(part)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
-    raise InputError(f"{path}: not a file of iepile score --save_partial, or one of another version")
+    raise InputError(
+        f"{path}: not a file of iepile score --save_partial, or one of another version, or damaged: write it again"
+    )
 
 
 def _join(parts: Sequence[Sequence[Any]]) -> Ranked:

@@ -5,14 +5,17 @@ The batches of a record are merged before they are compared with its gold annota
 multisets of exact strings; see [`Matching`].
 """
 
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from hashlib import blake2b
 from itertools import compress
 from math import fsum
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 
 from iepile_builder.answers.parse import load_answer, load_json, parse_answer
 from iepile_builder.answers.scores import Calibration, Decision, check_decisions, decide_facts, score_decision
@@ -27,6 +30,8 @@ from iepile_builder.scoring.tally import Cell, Counts, RecordKey, ScoredRecord, 
 from iepile_builder.tasks import TASKS, find_task
 from iepile_builder.tasks.facts import Fact
 
+
+logger = logging.getLogger(__name__)
 
 FIELDS = ("id", "task", "source", "instruction", "label", "output")
 STRICT = Matching()
@@ -56,7 +61,7 @@ class Scorer:
         self.repair = repair
         self.min_score = min_score
         self.calibration = calibration
-        self.has_decisions = False
+        self.has_decisions = self.repeated = False
         self.records: dict[RecordKey, ScoredRecord] = {}
 
     def add(self, instance: dict[str, Any]) -> None:
@@ -66,24 +71,40 @@ class Scorer:
         Args:
             instance (`dict[str, str]`):
                 `id`, `task`, `source`, `instruction`, `label` (the record's annotation in JSON) and `output` (the
-                model's answer). Instances of the same task, source, id and label are batches of one record. The
-                optional `decisions` of the engine give the facts their scores.
+                model's answer). Instances of the same task, source, id, label and text are batches of one record. The
+                optional `decisions` of the engine give the facts their scores. An answer that is there again
+                counts once; the first one is logged.
 
         Raises:
-            `InputError`: If a field is missing or not as described. A wrong `output` never raises.
+            `InputError`: If a field is missing or not as described, or a record has two different answers to
+                the same labels. A wrong `output` never raises.
         """
         for name in FIELDS:
             if not isinstance(instance.get(name), str):
                 cure = "; only instances with annotation can be scored" if name == "label" else ""
                 raise InputError(f"field {name!r} is missing or not a string{cure}")
-        key = RecordKey(instance["task"], instance["source"], instance["id"], instance["label"])
-        asked, text = read_asked(instance["instruction"], find_task(key.task).name)
+        task, source, id, label = (instance[name] for name in ("task", "source", "id", "label"))
+        asked, text = read_asked(instance["instruction"], find_task(task).name)
+        key = RecordKey(task, source, id, _digest(text, asked.language, label))
         record = self.records.get(key)
         if record is None:
-            _read_gold(key, asked.schema)  # raises while the line is known
-            record = self.records[key] = ScoredRecord(text, asked.language)
+            _read_gold(task, label, asked.schema)  # raises while the line is known
+            record = self.records[key] = ScoredRecord(text, asked.language, label)
+        said = hash(instance["output"])
+        if asked in record.asked:
+            if said != record.answers[record.asked.index(asked)]:
+                raise InputError(
+                    f"record {id!r} of {source!r} ({task}) has another answer to the same labels above; keep one"
+                )
+            if not self.repeated:
+                logger.warning(
+                    "record %r of %r (%s) has the same answer twice; repeated answers count once", id, source, task
+                )
+            self.repeated = True
+            return
         answer = parse_answer(instance["output"], key.task, asked.schema, self.repair)
         record.asked.append(asked)
+        record.answers += (said,)
         decisions: list[Decision | None] = [None] * len(answer.facts)
         if instance.get("decisions") is not None:
             check_decisions(instance["decisions"])
@@ -112,7 +133,7 @@ class Scorer:
     def compared(self) -> Iterator[tuple[RecordKey, ScoredRecord, list[Fact]]]:
         """Yield each record with its gold facts."""
         for key, record in self.records.items():
-            yield key, record, _read_gold(key, record.schema())
+            yield key, record, _read_gold(key.task, record.label, record.schema())
 
     def tally(self, matching: Matching = STRICT) -> Tally:
         """Compare all records."""
@@ -310,12 +331,22 @@ def report_tally(
     }
 
 
-def _read_gold(key: RecordKey, schema: Schema) -> list[Fact]:
+def _digest(text: str, language: str, label: str) -> int:
+    """Hash what makes a record, apart from its names; the order of keys in its annotation makes no difference."""
+    try:
+        annotation = orjson.dumps(orjson.loads(label), option=orjson.OPT_SORT_KEYS)
+    except (ValueError, TypeError):
+        annotation = label.encode("utf-8", "surrogatepass")  # as `NaN` is none for `orjson`
+    whole = b"\0".join((language.encode(), annotation, text.encode("utf-8", "surrogatepass")))
+    return int.from_bytes(blake2b(whole, digest_size=8).digest(), "big")
+
+
+def _read_gold(task: str, label: str, schema: Schema) -> list[Fact]:
     """Read the facts of a record's annotation."""
     try:
-        return TASKS[key.task].facts(load_json(key.label), schema)
+        return TASKS[task].facts(load_json(label), schema)
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise InputError(f"the label is not an annotation of {key.task} in JSON: {key.label[:80]!r}") from None
+        raise InputError(f"the label is not an annotation of {task} in JSON: {label[:80]!r}") from None
 
 
 def _bootstrap(tally: Tally, records: int, resamples: int, seed: int) -> dict[Cell, np.ndarray]:

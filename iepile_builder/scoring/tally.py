@@ -21,7 +21,7 @@ class RecordKey(NamedTuple):
     task: str
     source: str
     id: str
-    label: str
+    digest: int  # of the text, its language and the annotation
 
 
 class Cell(NamedTuple):
@@ -77,7 +77,9 @@ class ScoredRecord:
 
     text: str
     language: str
+    label: str
     asked: list[Asked] = field(default_factory=list)
+    answers: tuple[int, ...] = ()  # hashes of the answers, in the order of `asked`
     facts: list[Fact] = field(default_factory=list)
     decisions: list[Decision | None] = field(default_factory=list)  # of the facts
     unparsed: list[str] = field(default_factory=list)

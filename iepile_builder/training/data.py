@@ -25,11 +25,11 @@ from transformers import PreTrainedTokenizerBase, TrainingArguments
 from iepile_builder.answers.parse import load_answer
 from iepile_builder.chat import label, render_all, render_rows, to_prompt, tokenize
 from iepile_builder.data.instances import load_instances, without_dataset_bars
-from iepile_builder.data.instructions import asked_schema, find_labels
+from iepile_builder.data.instructions import Asked, asked_schema, find_labels, read_asked
 from iepile_builder.engines.loading import without_weight_bars
 from iepile_builder.errors import InputError
 from iepile_builder.scoring.scorer import Scorer
-from iepile_builder.tasks import TASKS
+from iepile_builder.tasks import TASKS, find_task
 from iepile_builder.training.arguments import DataArguments, SftArguments
 from iepile_builder.training.labels import tokenize_decisions
 from iepile_builder.training.words import encode_words
@@ -275,6 +275,7 @@ def take_records(
     if "task" not in dataset.column_names:
         raise InputError("--ie_f1_records: the validation rows have no `task` column to score their answers by")
     records: dict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
+    known: dict[tuple[str, ...], list[tuple[Asked, str]]] = defaultdict(list)
     for index, row in enumerate(dataset):
         if row["output"] is None:
             continue
@@ -285,7 +286,11 @@ def take_records(
                 raise InputError(f"--ie_f1_records: the answer of validation row {index} is not a JSON object")
             annotations = TASKS[row["task"]].annotations(answer, schema)
             instance |= {"id": str(index), "label": json.dumps(annotations, ensure_ascii=False)}
-        records[instance["task"], instance["source"], instance["id"], instance["label"]].append(instance)
+        key = (instance["task"], instance["source"], instance["id"], instance["label"])
+        asked = read_asked(instance["instruction"], find_task(instance["task"]).name)
+        if asked not in known[key]:  # asked again, a label would count twice
+            known[key].append(asked)
+            records[key].append(instance)
 
     order = list(records.values())
     random.Random(seed).shuffle(order)

@@ -60,10 +60,15 @@ def test_bad_parts_are_one_clear_line(tmp_path: Path, run_command: Callable) -> 
     run_command("score", "--predictions_file", "2.jsonl", "--save_partial", "2.json")
     run_command("score", "--predictions_file", "2.jsonl", "--save_partial", "set.json", "--mode", "set")
     (tmp_path / "other.json").write_text('{"overall": 1}')
+    (tmp_path / "list.json").write_text("[1]")
+    whole = (tmp_path / "1.json").read_text()
+    (tmp_path / "damaged.json").write_text(whole.replace('"mode": "strict"', '"mood": "strict"'))
     for arguments, message in {
         ("1.json", "2.json"): "2.json and 1.json have answers to the same record: score these in one part",
         ("1.json", "set.json"): "set.json and 1.json were made with different options",
         ("other.json",): "other.json: not a file of iepile score --save_partial",
+        ("list.json",): "list.json: not a file of iepile score --save_partial",
+        ("damaged.json",): "or damaged: write it again",
         ("none.json",): "none.json: No such file or directory",
         ("1.json", "--predictions_file", "1.jsonl"): "give --predictions_file, or --partial",
         ("1.json", "--report", "page"): "--report, --save_partial and --trained_labels need the answers",

@@ -95,6 +95,30 @@ def test_the_batches_of_a_record_are_merged_and_its_gold_counts_once() -> None:
         assert overall["records"] == 2
 
 
+def test_a_record_is_its_names_its_text_and_its_gold_in_any_order_of_keys(caplog: pytest.LogCaptureFixture) -> None:
+    instruction = json.dumps({"instruction": "...", "schema": ["person"], "input": "Ada there."})
+    first = instance("NER", ["person"], entities(person=["Ada"]), {"person": []})
+    other = {**first, "instruction": instruction, "output": '{"person": ["Ada"]}'}
+    assert counts(score([first, other])["overall"]) == (1, 1, 2)
+    english = json.loads(first["instruction"]) | {"instruction": TASKS["NER"].instructions["en"]}
+    assert score([first, {**first, "instruction": json.dumps(english)}])["overall"]["records"] == 2
+
+    gold = [{"entity_type": "person", "entity": "Ada"}]
+    second = {**instance("NER", ["city"], gold, {"city": ["Rome"]}), "label": json.dumps(gold, indent=1)}
+    overall = score([first, second])["overall"]
+    assert counts(overall) == (0, 1, 1) and overall["records"] == 1
+    assert not caplog.messages
+
+
+def test_a_repeated_answer_counts_once_and_another_one_is_an_error(caplog: pytest.LogCaptureFixture) -> None:
+    first = instance("NER", ["person"], entities(person=["Ada"]), {"person": ["Ada"]})
+    second = instance("NER", ["city"], entities(person=["Ada"]), {"city": []})
+    assert score([first, second] * 3) == score([first, second])
+    assert caplog.messages == ["record '1' of 'hand' (NER) has the same answer twice; repeated answers count once"]
+    with pytest.raises(InputError, match=r"'1' of 'hand' \(NER\) has another answer to the same labels above"):
+        score([first, second, {**first, "output": "{}"}])
+
+
 def test_both_sides_are_multisets() -> None:
     gold = entities(person=["Ada"])
     assert counts(score([instance("NER", ["person"], gold, {"person": ["Ada", "Ada"]})])["overall"]) == (1, 2, 1)

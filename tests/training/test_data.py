@@ -209,7 +209,7 @@ def test_rows_set_aside_for_evaluation(
 def test_records_are_taken_whole(model: str, capsys: pytest.CaptureFixture) -> None:
     tokenizer = load_tokenizer(model)
     arguments = SftArguments(dataset_name="", tasks=["NER"], ie_f1_records=4)
-    rows = [*cities(6), *cities(2, "long", "by train " * 40)]
+    rows = [*cities(6), *cities(2, "long", "by train " * 40), *cities(6)]  # the last are there before
     taken = take_records(Dataset.from_list(rows), tokenizer, arguments, 200, seed=3)
     ids = [instance["id"] for instance in taken.instances]
     assert len(ids) == 8 and all(ids.count(name) == 2 and name.startswith("test") for name in ids)
