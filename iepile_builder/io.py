@@ -3,7 +3,7 @@
 import os
 import sys
 from codecs import BOM_UTF8
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from importlib.resources import files
@@ -119,9 +119,25 @@ def check_file(path: Path) -> None:
         raise InputError(f"{path}: not a file")
 
 
-def check_output(path: Path) -> None:
-    """Raise an `InputError` if a file cannot be written, before the work whose result it will hold."""
+def check_apart(path: Path, inputs: Iterable[str | Path | None]) -> None:
+    """Raise an `InputError` if a file to write is one of the inputs or lies under one of their folders."""
+    target = Path(os.path.realpath(path))
+    for place in inputs:
+        if place is None or not os.path.exists(place):
+            continue
+        if os.path.exists(target) and target.samefile(place):
+            raise InputError(f"{path}: the output file is the input {place}; give another file")
+        if any(os.path.exists(parent) and parent.samefile(place) for parent in target.parents):
+            raise InputError(f"{path}: the output file lies under the input folder {place}; give another file")
+
+
+def check_output(path: Path, inputs: Iterable[str | Path | None] = ()) -> None:
+    """
+    Raise an `InputError` if a file cannot be written, or must not be because of the inputs, before the work whose
+    result it will hold.
+    """
     try:
+        check_apart(path, inputs)
         check_file(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         TemporaryFile(dir=os.path.realpath(path.parent)).close()

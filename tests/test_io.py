@@ -1,4 +1,4 @@
-"""Files that are found by name."""
+"""Files that are found by name, and files that must not be written."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from helpers.corpora import ROOT
 from iepile_builder import metric_path
 from iepile_builder.engines import EngineOptions
 from iepile_builder.errors import InputError
-from iepile_builder.io import find_adapter, find_resource
+from iepile_builder.io import check_output, find_adapter, find_resource
 
 
 def test_a_resource_is_found_by_name_or_by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,3 +50,39 @@ def test_a_recipes_adapter_by_its_name(tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / name).mkdir(parents=True)
     (tmp_path / name / "adapter_config.json").touch()
     assert find_adapter(name) == name, "a folder that exists comes first"
+
+
+@pytest.mark.parametrize(
+    ("output", "place", "message"),
+    [
+        ("in.json", "in.json", "the output file is the input in.json"),
+        ("sub/../in.json", "in.json", "the output file is the input in.json"),
+        ("link.json", "in.json", "the output file is the input in.json"),
+        ("in.json", "link.json", "the output file is the input link.json"),
+        ("hard.json", "in.json", "the output file is the input in.json"),
+        ("sub/deep/new.json", "sub", "the output file lies under the input folder sub"),
+        ("link/new.json", "sub", "the output file lies under the input folder sub"),
+        ("new.json", ".", "the output file lies under the input folder ."),
+        ("new.json", "in.json", None),
+        ("subway.json", "sub", None),
+        ("in.json", "user/dataset", None),
+        ("in.json", '["a label"]' * 1000, None),
+        ("in.json", None, None),
+    ],
+)
+def test_no_input_is_overwritten(
+    output: str, place: str | None, message: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("sub").mkdir()
+    Path("in.json").write_text("{}")
+    Path("link.json").symlink_to("in.json")
+    Path("hard.json").hardlink_to("in.json")
+    Path("link").symlink_to("sub")
+    if message is None:
+        check_output(Path(output), [None, place])
+        return
+    with pytest.raises(InputError) as refused:
+        check_output(Path(output), [None, place])
+    assert str(refused.value) == f"{output}: {message}; give another file"
+    assert not Path("sub", "deep").exists()

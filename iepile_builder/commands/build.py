@@ -30,13 +30,13 @@ from tqdm import tqdm
 from iepile_builder.data.convert import SUFFIXES, convert, in_place
 from iepile_builder.data.corpus import SPLIT_FILES, Corpus, check_choices
 from iepile_builder.data.options import IEPileConfig, InstanceOptions
-from iepile_builder.data.output import end_children_with_us, replace_folder
+from iepile_builder.data.output import MARKER, end_children_with_us, replace_folder
 from iepile_builder.data.statistics import count_instances, look_into, plot
 from iepile_builder.data.synonyms import load_synonyms, synonym_notes
 from iepile_builder.errors import InputError
 from iepile_builder.hub.cards import dataset_card
 from iepile_builder.iepile import TO_FIT, TOO_LONG, IEPile
-from iepile_builder.io import check_file, to_json, write_whole
+from iepile_builder.io import check_apart, check_file, to_json, write_whole
 from iepile_builder.tasks import TASKS
 
 
@@ -98,7 +98,7 @@ def main(options: BuildOptions, instance_options: InstanceOptions) -> None:
     if options.num_proc is not None and options.num_proc < 1:
         raise InputError(f"num_proc is {options.num_proc}; give 1 or more")
     if options.left_out_file is not None:
-        check_file(options.left_out_file)
+        check_left_out_file(options, instance_options)
     check_choices("input_format", [options.input_format] if options.input_format else [], SUFFIXES)
     config = IEPileConfig(**vars(instance_options))
     config.check()
@@ -160,6 +160,18 @@ def main(options: BuildOptions, instance_options: InstanceOptions) -> None:
         from iepile_builder.hub.push import push_folder
 
         push_folder("dataset", options.output_dir, options.push_to_hub, options.public)
+
+
+def check_left_out_file(options: BuildOptions, instance_options: InstanceOptions) -> None:
+    """Raise an `InputError` if the file is no file, is an input, or has the name of one that the build writes."""
+    assert options.left_out_file is not None
+    check_file(options.left_out_file)
+    tables = (getattr(instance_options, name) for name in ("hard_negatives", "descriptions", "label_synonyms"))
+    check_apart(options.left_out_file, [*options.corpus_dir, *tables])
+    file, output = options.left_out_file.resolve(), options.output_dir.resolve()
+    written = {*(f"{split}.jsonl" for split in SPLIT_FILES), "README.md", "data", "statistics", MARKER}
+    if file.is_relative_to(output) and (file == output or file.relative_to(output).parts[0] in written):
+        raise InputError(f"{options.left_out_file}: the build writes this itself; give another --left_out_file")
 
 
 def build_splits(

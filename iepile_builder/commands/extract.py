@@ -85,8 +85,9 @@ OPTIONS = (ExtractOptions, EngineOptions)
 
 def main(options: ExtractOptions, engine_options: EngineOptions) -> None:
     files = [file for file in options.output_file if str(file) != "-"]
+    schema_file = options.schema if isinstance(options.schema, str) else None
     for file in files:
-        check_file(file)
+        check_file(file, [options.file, options.examples, schema_file])
     text = read_text(options)
     schema = open_schema(options.schema, options.task)
     described = isinstance(schema, dict) and any(isinstance(each, str) for each in schema.values())

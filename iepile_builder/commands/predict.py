@@ -33,7 +33,7 @@ from iepile_builder.engines import EngineOptions, load_engine
 from iepile_builder.engines.base import Completion, Decisions, Engine, Request
 from iepile_builder.engines.record import describe_engine, find_differences, run_file
 from iepile_builder.errors import InputError
-from iepile_builder.io import locked, write_whole
+from iepile_builder.io import check_apart, locked, write_whole
 from iepile_builder.tasks import find_task
 
 
@@ -99,6 +99,10 @@ def predict(
     """
     from accelerate.utils import broadcast_object_list, gather_object
 
+    output_file = options.output_file
+    record = run_file(output_file.resolve())  # of a link, for which the lock is there, too
+    for written in (output_file, record):
+        check_apart(written, [options.dataset_name])
     state = join_processes(engine_options)
     if state.num_processes > 1 and state.is_main_process:
         print(f"{state.num_processes} processes", file=sys.stderr)
@@ -106,15 +110,17 @@ def predict(
     with state.main_process_first():
         dataset = select_instances(options)
 
-    output_file = options.output_file
     with locked(output_file) if state.is_main_process else nullcontext():
         done = 0
         if state.is_main_process:
-            done = read_done(output_file, dataset) if output_file.exists() else 0
-            record = run_file(output_file.resolve())  # of a link, for which the lock is there, too
+            done, complete = read_done(output_file, dataset) if output_file.exists() else (0, 0)
             run = {"engine": description or describe_engine(engine_options), "data": describe_data(options)}
+            if output_file.exists() and (size := output_file.stat().st_size):
+                its = f"its {done} answers were" if done else "its unfinished line was"
+                check_run(record, run, f"{output_file}: {its} made with ")
+                if complete < size:
+                    os.truncate(output_file, complete)
             if done:
-                check_run(record, run, f"{output_file}: its {done} answers were made with ")
                 if bar is None:
                     print(f"{output_file}: {done} of {len(dataset)} are answered already", file=sys.stderr)
                 else:
@@ -202,8 +208,8 @@ def select_instances(options: PredictOptions) -> Dataset:
     return dataset
 
 
-def read_done(file: Path, dataset: Iterable[dict[str, Any]]) -> int:
-    """Count the answers that an earlier run left in the file, and cut off an unfinished line."""
+def read_done(file: Path, dataset: Iterable[dict[str, Any]]) -> tuple[int, int]:
+    """Count the answers that an earlier run left in the file, and their bytes, without an unfinished line."""
     done = complete = 0
     instances = iter(dataset)
     with file.open("rb") as lines:
@@ -221,9 +227,7 @@ def read_done(file: Path, dataset: Iterable[dict[str, Any]]) -> int:
                 )
             done += 1
             complete += len(line)
-    with file.open("r+b") as output:
-        output.truncate(complete)
-    return done
+    return done, complete
 
 
 def describe_data(options: PredictOptions) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from iepile_builder.scoring.report import by_task_and_block, list_scores, to_jso
 from iepile_builder.scoring.scorer import read_predictions
 from iepile_builder.scoring.significance import format_interval
 from iepile_builder.scoring.trained import score_by_training
-from iepile_builder.training.record import read_trained_labels
+from iepile_builder.training.record import RECORD, read_trained_labels
 
 
 @dataclass
@@ -114,12 +114,16 @@ def main(options: ScoreOptions, matching: Matching) -> None:
         raise InputError(f"--trained_labels: --mode {matching.mode} ignores labels; give another mode")
     if not 0 <= options.min_score <= 1:
         raise InputError(f"--min_score is {options.min_score}; give a number from 0 to 1")
-    if options.output_file is not None:
-        check_output(options.output_file)
+    labels = options.trained_labels
+    inputs = [options.predictions_file, *(options.partial or ()), options.compare, options.calibration]
+    inputs += [options.hard_negatives, labels / RECORD if labels is not None and labels.is_dir() else labels]
+    for file in (options.output_file, options.save_partial):
+        if file is not None:
+            check_output(file, inputs)
     if options.report is not None:
         if options.report.suffix == ".html":
             raise InputError(f"--report {options.report}: give a folder, in which index.html is written")
-        check_output(options.report / "index.html")
+        check_output(options.report / "index.html", inputs)
     calibration = None if options.calibration is None else load_calibration(options.calibration)
     given = None if options.hard_negatives is None else load_hard_negatives(options.hard_negatives)
     trained = None if options.trained_labels is None else read_trained_labels(options.trained_labels)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
@@ -39,14 +39,14 @@ _NEEDS = {".graphml": "networkx", ".ttl": "rdflib"}
 SUFFIXES = (".html", ".json", ".graphml", ".cypher", ".ttl")
 
 
-def check_file(path: Path) -> None:
-    """Raise an `InputError` unless results can be written to a file of this name."""
+def check_file(path: Path, inputs: Iterable[str | Path | None] = ()) -> None:
+    """Raise an `InputError` unless results can be written to a file of this name, which is none of the inputs."""
     if path.suffix not in SUFFIXES:
         raise InputError(f"{path}: of no known kind; give a name that ends in {', '.join(SUFFIXES)}")
     package = _NEEDS.get(path.suffix)
     if package and find_spec(package) is None:
         raise InputError(f"{package} is not installed: pip install 'iepile-builder[graph]'")
-    check_output(path)
+    check_output(path, inputs)
 
 
 def save(results: Sequence[Result], path: str | Path) -> None:

@@ -227,6 +227,45 @@ def test_a_file_of_something_else_is_left_alone(line: str, answer: Callable[...,
     assert (tmp_path / "preds.jsonl").read_text() == content
 
 
+def test_nothing_is_cut_off_a_file_of_something_else(
+    answer: Callable[..., list[dict]], data: Path, tmp_path: Path
+) -> None:
+    notes = tmp_path / "notes.txt"
+    notes.write_text("twenty years of notes, on one line")
+    with pytest.raises(InputError, match=r"its unfinished line was made with an unknown model: .*notes\.txt\.run"):
+        answer(notes.name)
+    assert notes.read_text() == "twenty years of notes, on one line"
+    instances = [json.dumps(instance) for instance in make_instances(3)]
+    for lines, args in (instances, {}), (instances, {"max_samples": 2}):  # like the dataset, without an end
+        (tmp_path / "copy.jsonl").write_text("\n".join(lines))
+        with pytest.raises(InputError, match="its 2 answers were made with an unknown model"):
+            answer("copy.jsonl", **args)
+        assert (tmp_path / "copy.jsonl").read_text() == "\n".join(lines)
+
+
+def test_the_first_line_of_a_killed_run_is_answered_again(answer: Callable[..., list[dict]], tmp_path: Path) -> None:
+    lines = answer(max_samples=4)
+    for left in (b"", b'{"id": "0'):
+        (tmp_path / "preds.jsonl").write_bytes(left)
+        assert answer(max_samples=4) == lines
+
+
+def test_the_dataset_is_no_output(answer: Callable[..., list[dict]], data: Path, tmp_path: Path) -> None:
+    before = (data / "test.jsonl").read_bytes()
+    (tmp_path / "link.jsonl").symlink_to(data / "test.jsonl")
+    (tmp_path / "out.run.json").write_bytes(before)
+    for output, dataset, message in (
+        ("data/test.jsonl", data / "test.jsonl", "is the input"),
+        ("link.jsonl", data / "test.jsonl", "is the input"),
+        ("data/test.jsonl", tmp_path / "link.jsonl", "is the input"),
+        ("data/new.jsonl", data, "lies under the input folder"),
+        ("out.jsonl", tmp_path / "out.run.json", r"out\.run\.json: the output file is the input"),
+    ):
+        with pytest.raises(InputError, match=message):
+            answer(output, dataset_name=str(dataset))
+        assert (data / "test.jsonl").read_bytes() == (tmp_path / "out.run.json").read_bytes() == before
+
+
 def test_a_prompt_that_does_not_fit_is_counted(
     answer: Callable[..., list[dict]], data: Path, capsys: pytest.CaptureFixture
 ) -> None:
