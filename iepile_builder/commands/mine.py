@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from iepile_builder.data.corpus import check_choices, find_corpora
+from iepile_builder.data.corpus import SPLIT_FILES, check_choices, find_corpora
 from iepile_builder.data.index import read_split
 from iepile_builder.data.instructions import corpus_descriptions, load_descriptions
 from iepile_builder.data.mining import (
@@ -82,9 +82,12 @@ def main(options: MineOptions, wanted: CorpusOptions) -> None:
         raise InputError("--method embedding needs --model_name_or_path")
     if "confusion" in options.method and options.predictions_file is None:
         raise InputError("--method confusion needs --predictions_file")
-    inputs = [*options.corpus_dir, options.predictions_file, options.descriptions, options.model_name_or_path]
-    check_output(options.output_file, inputs)
     corpora = find_corpora(options.corpus_dir, wanted.tasks, wanted.languages, wanted.corpora)
+    # A dictionary may be among the corpora, where a build finds it
+    names = [*SPLIT_FILES.values(), "schema.json"]
+    files = [file for place in options.corpus_dir for name in names for file in Path(place).rglob(name)]
+    inputs = [*files, options.predictions_file, options.descriptions, options.model_name_or_path]
+    check_output(options.output_file, inputs)
     descriptions = load_descriptions(options.descriptions) if options.descriptions is not None else {}
     predictions: dict[tuple[str, str], list[dict]] = {}
     if options.predictions_file is not None:

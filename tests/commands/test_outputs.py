@@ -8,6 +8,7 @@ from helpers.corpora import assert_one_clear_line, write_lines
 
 
 TRAIN = "tree/IE-en/NER/people/train.json"
+SCHEMA = "tree/IE-en/NER/people/schema.json"
 SCORE, MINE = "score --predictions_file x.jsonl", "mine --corpus_dir tree"
 BUILD = "build --corpus_dir tree --output_dir out"
 
@@ -24,7 +25,8 @@ BUILD = "build --corpus_dir tree --output_dir out"
         (f"{SCORE} --trained_labels names.txt --output_file names.txt", "is the input names.txt"),
         (f"{SCORE} --trained_labels model --output_file model/training.json", "is the input model/training.json"),
         ("score --partial x.jsonl table.json --output_file table.json", "is the input table.json"),
-        (f"{MINE} --output_file {TRAIN}", "train.json: the output file lies under the input folder tree"),
+        (f"{MINE} --output_file {TRAIN}", f"is the input {TRAIN}"),
+        (f"{MINE} --output_file {SCHEMA}", f"is the input {SCHEMA}"),
         (f"{MINE} --method confusion --predictions_file x.jsonl --output_file x.jsonl", "input x.jsonl"),
         (f"{MINE} --descriptions table.json --output_file table.json", "is the input table.json"),
         (f"{BUILD} --left_out_file {TRAIN}", "train.json: the output file lies under the input folder tree"),
@@ -46,3 +48,9 @@ def test_an_input_is_no_output(
     assert_one_clear_line(done, message)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     assert people.is_dir() and not (tmp_path / "out").exists()
+
+
+def test_a_dictionary_may_be_among_its_corpora(run_command: Callable, people: Path, tmp_path: Path) -> None:
+    for _ in range(2):  # the second time it replaces the first one
+        run_command(*MINE.split(), "--output_file", "tree/hard_negatives.json")
+    assert (tmp_path / "tree" / "hard_negatives.json").is_file()
