@@ -36,7 +36,7 @@ from iepile_builder.engines.record import describe_engine, find_differences
 from iepile_builder.errors import InputError
 from iepile_builder.extraction.cluster import ClusterOptions, answer_on_ray, connected
 from iepile_builder.extraction.corpus import Answerer, Ledger, Result, make_parcels
-from iepile_builder.extraction.corpus_files import DocumentOptions, check_apart, find_pieces
+from iepile_builder.extraction.corpus_files import DocumentOptions, check_not_among_documents, find_pieces
 from iepile_builder.extraction.shards import BEGUN, CARD, Shards
 from iepile_builder.extraction.user_schema import open_schema, read_examples, read_schema
 from iepile_builder.io import locked, read_json, read_lines
@@ -141,7 +141,7 @@ def extract_corpus(
     }
 
     shards = Shards(options.output_dir, options.shard_size, options.keep_text, options.max_failures)
-    check_apart(documents, pieces, options.output_dir)
+    check_not_among_documents(documents, pieces, options.output_dir)
     shards.find_run()  # before a lock file is put into a folder of something else
     with ExitStack() as stack:
         if isinstance(shards.system, LocalFileSystem):

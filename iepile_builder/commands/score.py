@@ -24,6 +24,7 @@ from rich.table import Table
 
 from iepile_builder.answers.scores import CALIBRATION, load_calibration
 from iepile_builder.data.hard_negatives import load_hard_negatives
+from iepile_builder.engines.record import run_file
 from iepile_builder.errors import InputError
 from iepile_builder.hub.cards import read_run
 from iepile_builder.io import check_output, write_whole
@@ -116,6 +117,7 @@ def main(options: ScoreOptions, matching: Matching) -> None:
         raise InputError(f"--min_score is {options.min_score}; give a number from 0 to 1")
     labels = options.trained_labels
     inputs = [options.predictions_file, *(options.partial or ()), options.compare, options.calibration]
+    inputs += [run_file(file) for file in (options.predictions_file, options.compare) if file is not None]
     inputs += [options.hard_negatives, labels / RECORD if labels is not None and labels.is_dir() else labels]
     for file in (options.output_file, options.save_partial):
         if file is not None:

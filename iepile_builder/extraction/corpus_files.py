@@ -114,7 +114,7 @@ def find_pieces(options: DocumentOptions) -> tuple[list[Piece], str]:
     return pieces, sha256(orjson.dumps(files)).hexdigest()[:16]
 
 
-def check_apart(options: DocumentOptions, pieces: list[Piece], output_dir: str) -> None:
+def check_not_among_documents(options: DocumentOptions, pieces: list[Piece], output_dir: str) -> None:
     """Raise an `InputError` if the output folder is, holds or lies in the documents, so that it would change them."""
     output, place = _absolute(output_dir), _absolute(options.documents)
     folders = {os.path.dirname(name) for piece in pieces for name in piece.files}

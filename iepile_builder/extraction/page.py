@@ -6,6 +6,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from iepile_builder.answers.grounding import Mention, as_mention
+from iepile_builder.data.instructions import LANGUAGES
 from iepile_builder.extraction.graph import draw, hue
 from iepile_builder.html import render
 from iepile_builder.io import pluralize
@@ -90,7 +91,8 @@ def list_remarks(result: Result) -> list[str]:
     several, first = result.results, result.results[0]
     passages = {passage for each in several for passage in each.passages}
     answers = pluralize(sum(len(each.answers) for each in several), "answer")
-    remarks = [f"{answers} about {pluralize(len(passages), 'passage')}, instructions in {first.language}"]
+    language = first.language if first.language in LANGUAGES else "en"
+    remarks = [f"{answers} about {pluralize(len(passages), 'passage')}, instructions in {language}"]
     for count, noun, what in (
         (sum(len(each.ungrounded) for each in several), "fact", "not in the text"),
         (sum(each.cut for each in several), "answer", "cut at the token limit"),

@@ -17,6 +17,7 @@ BUILD = "build --corpus_dir tree --output_dir out"
     ("command", "message"),
     [
         (f"{SCORE} --output_file x.jsonl", "x.jsonl: the output file is the input x.jsonl"),
+        (f"{SCORE} --output_file x.run.json", "x.run.json: the output file is the input x.run.json"),
         (f"{SCORE} --save_partial x.jsonl", "x.jsonl: the output file is the input x.jsonl"),
         (f"{SCORE} --compare y.jsonl --output_file y.jsonl", "y.jsonl: the output file is the input y.jsonl"),
         (f"{SCORE} --compare page/index.html --report page", "is the input page/index.html"),
@@ -41,7 +42,15 @@ BUILD = "build --corpus_dir tree --output_dir out"
 def test_an_input_is_no_output(
     run_command: Callable, people: Path, tmp_path: Path, command: str, message: str
 ) -> None:
-    for name in ("x.jsonl", "y.jsonl", "page/index.html", "table.json", "names.txt", "model/training.json"):
+    for name in (
+        "x.jsonl",
+        "x.run.json",
+        "y.jsonl",
+        "page/index.html",
+        "table.json",
+        "names.txt",
+        "model/training.json",
+    ):
         write_lines(tmp_path / name, [{}])
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     done = run_command(*command.split(), check=False)
