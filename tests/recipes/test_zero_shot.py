@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import yaml
 from helpers.corpora import ROOT, SAMPLE_CORPUS, write_lines
@@ -16,9 +17,9 @@ from iepile_builder import Extractor, InputError
 from iepile_builder.commands import cli
 from iepile_builder.commands.cli import parse_options
 from iepile_builder.data.options import InstanceOptions
+from iepile_builder.engines import EngineOptions
 from iepile_builder.engines.loading import SMOLLM2
 from iepile_builder.io import hash_file
-from iepile_builder.tasks import TASKS
 from iepile_builder.training.arguments import SftArguments
 
 
@@ -47,21 +48,24 @@ def test_no_corpus_is_trained_on_and_held_out() -> None:
     corpora = read("corpora.yaml")
     trained = {name for of_task in corpora["train"].values() for name in of_task}
     assert trained.isdisjoint(name for names in corpora["held_out"].values() for name in names)
-    assert trained.issuperset(name for names in corpora["in_domain"].values() for name in names)
     assert trained.issuperset(read("recycled.yaml"))
     assert all("none" not in about["licence"] for of_task in corpora["train"].values() for about in of_task.values())
 
 
 def test_every_setting_changes_options_that_exist() -> None:
-    levers = read("levers.yaml")
+    levers, corpora = read("levers.yaml"), read("corpora.yaml")
     building = {field.name for field in fields(InstanceOptions)}
     training = {field.name for field in fields(SftArguments)}
-    training |= {"num_train_epochs", "learning_rate", "chat_template_path"}  # TRL's
+    training |= {"num_train_epochs", "save_strategy", "save_total_limit"}  # TRL's
     for name, setting in {"all": levers["all"], **levers["settings"]}.items():
-        assert setting.keys() <= {"tasks", "recycled", "build", "train"}, name
+        assert setting.keys() <= {"against", "build", "train"}, name
+        assert setting.get("against", "baseline") in levers["settings"], name
         assert setting.get("build", {}).keys() <= building, name
         assert setting.get("train", {}).keys() <= training, name
-        assert {*setting.get("tasks", ())} <= TASKS.keys(), name
+    answering = {field.name for field in fields(EngineOptions)}
+    assert all(each.keys() <= answering for each in levers["answering"].values())
+    assert {*levers["tests"]["in_domain"]} <= corpora["train"]["NER"].keys()
+    assert {*levers["tests"]["held_out"]} == {*corpora["held_out"]["NER"]}
 
 
 def test_annotations_become_mentions(prepare: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,6 +154,60 @@ def test_one_command_makes_an_adapter_and_reuses_what_is_finished(
         make.main(replace(options, max_records=9))
     with pytest.raises(InputError, match="unknown none; known: plain, synonyms"):
         make.main(replace(options, runs=["none"]))
+
+
+def test_levers_compare_settings_with_the_baseline(
+    scripts: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    levers = scripts["levers"]
+    file = SAMPLE_CORPUS / "IE-en" / "NER" / "daily_news" / "train.json"
+    listed = {"NER": {"daily_news": {"licence": "MIT", "sha256": hash_file(file)}}}
+    (tmp_path / "corpora.yaml").write_text(yaml.safe_dump({"train": listed}))
+    names = ["daily_news"]
+    settings = {
+        "tests": {"held_out": names, "in_domain": names},
+        "all": {"build": {"tasks": ["NER"]}, "train": {"save_strategy": "no"}},
+        "settings": {"baseline": {}, "few_hard": {"build": {"num_hard": 1, "num_random": 0}}},
+        "answering": {"free": {"constrain": "off", "copied": False}, "calibrated": {}},
+    }
+    (tmp_path / "levers.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    small = {"compile_layers": False, "max_length": 2048, "per_device_train_batch_size": 2}
+    (tmp_path / "sft.yaml").write_text(yaml.safe_dump({**read("sft.yaml"), **small}))
+    ran = []
+
+    def run(*arguments: object) -> None:
+        name, *words = map(str, arguments)
+        ran.append(name)
+        cli.run(name, words)
+
+    monkeypatch.setattr(levers, "run", run)
+    monkeypatch.setattr(levers, "FOLDER", tmp_path)
+    out = tmp_path / "out"
+    options = levers.LeverOptions(
+        SAMPLE_CORPUS, out, seeds=[1], max_train_tokens=2000, test_records=20, max_new_tokens=8,
+        model_name_or_path=str(save_tiny_model(tmp_path / "model", max_position_embeddings=4096)),
+    )  # fmt: skip
+    levers.main(options)
+    answered = ["predict", "score"] * 2
+    calibrated = ["predict", "calibrate", *answered]
+    assert ran == ["build", "build", "train", *answered, *answered, *calibrated, "train", *answered]
+    rows = [line.split(" | ") for line in (out / "report.md").read_text().splitlines()]
+    assert [row[0] for row in rows[2:]] == ["| baseline", "| few_hard", "| free", "| calibrated"]
+    assert not list(out.glob("*/model"))  # large
+    ran.clear()
+    levers.main(options)
+    assert ran == []
+    with pytest.raises(InputError, match="unknown none"):
+        levers.main(replace(options, settings=["none"]))
+
+
+def test_the_difference_of_two_settings_is_the_mean_over_seeds_and_corpora(scripts: dict[str, ModuleType]) -> None:
+    levers = scripts["levers"]
+    right, half, wrong = (np.array([[tp, 1, 1]] * 20) for tp in (1, 0.5, 0))
+    good, poor = {"a": right, "b": half}, {"a": half, "b": wrong}
+    differences, interval = levers.compare([(good, poor), (poor, poor)])
+    assert differences == [50.0, 0.0]
+    assert interval == [0.0, 50.0]  # the records of a corpus are alike: what varies is the seed
 
 
 def test_the_adapter_that_ships_extracts(smollm2: str) -> None:
