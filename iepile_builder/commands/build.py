@@ -126,11 +126,12 @@ def main(options: BuildOptions, instance_options: InstanceOptions) -> None:
                 write_jsonl(dataset, new, update)
             else:
                 write_parquet(dataset, counts, new, update)
+        plots: list[Path] = []
+        of_plots: list[str] = []
         if options.format == "parquet":
-            plots = []
             if options.statistics:
                 (new / "statistics").mkdir()
-                plots = plot(look_into(next(iter(dataset.values()))), new / "statistics")
+                plots, of_plots = plot(look_into(next(iter(dataset.values()))), new / "statistics")
             arguments = sys.argv[1:] if sys.argv[1:2] == ["build"] else ["build", *sys.argv[1:]]
             home = rf"(?<![^\s'\"=]){re.escape(str(Path.home()))}(?![^\s'\"/])"  # as a whole, at the start of a path
             command = re.sub(home, "~", shlex.join(["iepile", *arguments]))
@@ -153,7 +154,7 @@ def main(options: BuildOptions, instance_options: InstanceOptions) -> None:
     reasons = sum((Counter({name: of[name] for name in of.keys() - NO_REASONS}) for of in report), Counter())
     for reason, count in sorted(reasons.items()):
         print(f"{reason}: {count}")
-    for note in notes:
+    for note in notes + of_plots:
         print(note)
     print(f"written to {options.output_dir}")
     if options.push_to_hub is not None:

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 SAMPLE = 50_000  # number of evenly spaced instances of a split to look at
 HEAT_MAP_LABELS = 40
-CHINESE_FONTS = ("CJK", "Han Sans", "WenQuanYi", "YaHei", "SimHei", "PingFang", "Heiti", "Unicode MS")
+FONT = "DejaVu Sans"  # comes with matplotlib
 
 
 @dataclass
@@ -65,10 +66,10 @@ def look_into(rows: datasets.Dataset) -> Statistics:
     return found
 
 
-def plot(found: Statistics, folder: Path) -> list[Path]:
+def plot(found: Statistics, folder: Path) -> tuple[list[Path], list[str]]:
     """
     Draw lengths, labels asked and answered, and, of the corpus of each task that has the most pairs, which labels are
-    asked together, as PNG files.
+    asked together, as PNG files. Return these, and notes on labels that no font can draw.
     """
     from matplotlib.figure import Figure
 
@@ -83,18 +84,26 @@ def plot(found: Statistics, folder: Path) -> list[Path]:
     axes.set(xlabel="labels asked", ylabel="instances")
     axes.legend()
     answered.set(xlabel="of these, labels with an answer")
+    notes = []
     most = {task: source for (task, source), _ in sorted(found.together.items(), key=lambda of: of[1].total())}
     for task, source in sorted(most.items()):
         pairs = found.together[task, source]
         labels = [label for label, _ in Counter(label for pair in pairs.elements() for label in pair).most_common()]
         labels = sorted(labels[:HEAT_MAP_LABELS])
         if len(labels) > 2:
-            figures[f"together_{task}_{source}"] = _draw_heat_map(labels, pairs, f"{source} ({task})")
+            title = f"{source} ({task})"
+            families = _find_fonts({*title, *"".join(labels)})
+            if families is None:
+                notes.append(
+                    f"No font here has all characters of the labels of {title}: its plot numbers them in sorted "
+                    "order. Install a font, such as Noto Sans CJK, and build again with --overwrite."
+                )
+            figures[f"together_{task}_{source}"] = _draw_heat_map(labels, pairs, title, families)
 
     files = [folder / f"{name}.png" for name in figures]
     for file, figure in zip(files, figures.values(), strict=True):
         figure.savefig(file, dpi=120, bbox_inches="tight")
-    return files
+    return files, notes
 
 
 def _draw_bars(axes: "Axes", counts: Counter[tuple[str, int]]) -> None:
@@ -108,20 +117,45 @@ def _draw_bars(axes: "Axes", counts: Counter[tuple[str, int]]) -> None:
     axes.set_xticks(numbers)
 
 
-def _draw_heat_map(labels: list[str], pairs: Counter[tuple[str, str]], title: str) -> "Figure":
-    """Draw how often a label that has an answer (rows) is asked together with another (columns)."""
+def _find_fonts(characters: set[str]) -> list[str] | None:
+    """Find families of installed fonts that together have all characters, if there are any."""
+    from matplotlib.font_manager import findfont, findSystemFonts, fontManager, get_font
+
+    def known(family: str) -> set[str]:
+        font = get_font(findfont(family))
+        return {character for character in characters if font.get_char_index(ord(character))}
+
+    families = [FONT]
+    missing = characters - known(FONT)
+    if missing:
+        # matplotlib keeps its list of fonts forever: add those installed since
+        for file in sorted({*findSystemFonts()} - {font.fname for font in fontManager.ttflist}):
+            with suppress(Exception):  # matplotlib, too, skips what it cannot read
+                fontManager.addfont(file)
+        names = {font.name for font in fontManager.ttflist if "lastresort" not in font.name.replace(" ", "").lower()}
+        having = {name: known(name) for name in sorted(names)}
+    while missing:
+        best = max(having, key=lambda name: (len(having[name] & missing), "Sans" in name))
+        if not having[best] & missing:
+            return None
+        families.append(best)
+        missing -= having[best]
+    return families
+
+
+def _draw_heat_map(
+    labels: list[str], pairs: Counter[tuple[str, str]], title: str, families: list[str] | None
+) -> "Figure":
+    """
+    Draw how often a label that has an answer (rows) is asked together with another (columns); without fonts that have
+    their characters, the labels are numbers.
+    """
     from matplotlib.figure import Figure
-    from matplotlib.font_manager import findfont, fontManager, get_font
 
     counts = np.array([[pairs[label, other] for other in labels] for label in labels], dtype=float)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    chinese = {font.name for font in fontManager.ttflist if any(name in font.name for name in CHINESE_FONTS)}
-    families = ["DejaVu Sans", *sorted(chinese)]
-    fonts = [get_font(findfont(family)) for family in families]
-    characters = {character for label in labels for character in label}
-    if not all(any(font.get_char_index(ord(character)) for font in fonts) for character in characters):
-        labels = [str(number) for number, _ in enumerate(labels, start=1)]
-        title += "; its labels in sorted order"  # no font has their characters
+    if families is None:
+        labels, title, families = [str(number + 1) for number in range(len(labels))], "labels in sorted order", [FONT]
     size = 2 + 0.3 * len(labels)
     figure = Figure(figsize=(size + 1, size), layout="constrained")
     axes = figure.subplots()
