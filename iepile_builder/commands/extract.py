@@ -29,6 +29,7 @@ from iepile_builder.errors import InputError
 from iepile_builder.extraction.documents import read_document
 from iepile_builder.extraction.export import check_file
 from iepile_builder.extraction.extractor import Extractor
+from iepile_builder.extraction.passages import SURROGATE
 from iepile_builder.extraction.user_schema import open_schema, read_schema, read_tasks
 from iepile_builder.io import read_json, read_lines
 
@@ -145,6 +146,8 @@ def read_text(options: ExtractOptions) -> str:
     if options.text is not None and options.file is not None:
         raise InputError("give --text or --file, not both")
     if options.text is not None:
+        if SURROGATE.search(options.text):  # as Python reads bytes that are not UTF-8
+            raise InputError("--text: not UTF-8")
         return options.text
     if options.file is None and sys.stdin.isatty():
         raise InputError("no text: give --text or --file, or pipe a text in")

@@ -31,7 +31,7 @@ def is_language(code: str) -> bool:
 
 def check_language(code: str) -> None:
     """Raise an `InputError` unless this may be the code of a language."""
-    if not is_language(code):
+    if not isinstance(code, str) or not is_language(code):
         raise InputError(f"unknown language {code!r}; give the two or three letters of its code, such as en, zh or de")
 
 

@@ -187,6 +187,8 @@ def _find_files(options: DocumentOptions) -> list[tuple[str, int]]:
         raise InputError(f"{name}: cannot be read: {first_line(error)}") from None
     if not found:
         raise InputError(f"{name}: no Parquet, JSON lines (.jsonl) or text file (.txt) there")
+    if wrong := next((each for each in found if SURROGATE.search(each)), None):
+        raise InputError(f"{wrong!r}: the name of this file is not UTF-8; rename it")
     local = isinstance(system, LocalFileSystem)
     return sorted(
         (each if local else system.unstrip_protocol(each), int(info["size"])) for each, info in found.items()

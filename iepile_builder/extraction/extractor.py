@@ -25,10 +25,13 @@ from iepile_builder.extraction.result import Extraction, Extractions
 from iepile_builder.extraction.user_schema import (
     CallOptions,
     Triggers,
+    check_call,
+    check_numbers,
     is_model,
     make_batchings,
     read_tasks,
     read_triggers,
+    show,
 )
 from iepile_builder.extraction.work import Job, Work, merge_answers, start_clock
 from iepile_builder.tasks import TASKS, find_task
@@ -45,6 +48,7 @@ if TYPE_CHECKING:
 
 REQUESTS_TIMED = 16  # that an engine is given between two looks at the clock, where there is a time limit
 MIN_ROOM = 32  # tokens for a passage
+MISSING = object()  # in place of triggers, where a list of them is too short
 SAMPLE = 20_000  # characters whose tokens are counted
 
 
@@ -113,8 +117,9 @@ class Extractor:
             self.copied = False
         if self.copied and isinstance(self.engine, EndpointEngine):
             raise InputError("copied: not available with a server, whose JSON schemas cannot hold strings to a text")
-        if not 0 <= self.min_score <= 1:
-            raise InputError(f"min_score is {self.min_score}; give a number from 0 to 1")
+        if not hasattr(self.engine, "generate"):
+            raise InputError(f"the engine is {show(self.engine)}; Extractor.from_pretrained(...) loads a model")
+        check_numbers(self)
         if self.min_score > 0 and not getattr(self.engine, "scores", True):
             raise InputError("min_score needs the scores of facts: load the engine with scores=True (--scores)")
 
@@ -256,9 +261,8 @@ class Extractor:
             `InputError`: if there is nothing to be read or to be asked for, the model's context is too small, or the
                 time is up.
         """
+        check_call(text, task, schema, triggers)
         several = not isinstance(task, str)
-        if several and schema is not None:
-            raise InputError(f'a schema has a task; give its name, such as "NER", not {str(task)[:80]}')
         plan = None
         if is_model(task):
             from iepile_builder.extraction.records import RecordPlan
@@ -268,12 +272,9 @@ class Extractor:
         schemas: Mapping[str, Any] = task if isinstance(task, Mapping) else {str(task): schema}
         tasks = read_tasks(schemas) if several else {str(task): find_task(str(task))}
         batchings = make_batchings(schemas, tasks, examples, language, triggers, split_num)
-        if isinstance(text, str):
-            stream = self._stream([text], [triggers], batchings)
-        elif isinstance(triggers, (Mapping, Extraction)):
-            raise InputError("EEA with several texts needs the triggers of each: give a list of them")
-        else:
-            stream = self._stream(text, repeat(None) if triggers is None else triggers, batchings)
+        texts = [text] if isinstance(text, str) else text
+        given: Any = [triggers] if isinstance(text, str) else repeat(None) if triggers is None else triggers
+        stream = self._stream(texts, given, batchings)
         results: Iterator[Any] = (found[0] for found in stream)
         if several:
             results = (Extractions(zip(tasks, found, strict=True)) for found in stream)
@@ -291,9 +292,15 @@ class Extractor:
         options = self.repair, self.min_similarity, self.min_score, self.calibration, self.drop_ungrounded
 
         def jobs() -> Iterator[Job]:
-            for number, (text, given) in enumerate(zip(texts, triggers, strict=False), start=1):
-                if not isinstance(text, str) or not text.strip():
+            of_texts = iter(triggers)
+            for number, text in enumerate(texts, start=1):
+                if not isinstance(text, str):
+                    raise InputError(f"text {number} is {show(text)}; give a string")
+                if not text.strip():
                     raise InputError(f"text {number} is empty; give some text")
+                given: Any = next(of_texts, MISSING)
+                if given is MISSING:
+                    raise InputError(f"text {number} has no triggers; give those of each text")
                 clean = SURROGATE.sub("\ufffd", text)
                 language = detect_language(clean)
                 pages = getattr(text, "pages", ())  # of a Document

@@ -1,18 +1,17 @@
 """Read a schema as a user types it into a form: a label a line."""
 
-import json
 import re
 from typing import Any
 
 from iepile_builder.errors import InputError
-from iepile_builder.extraction.user_schema import read_tasks
+from iepile_builder.extraction.user_schema import parse_json, read_tasks
 from iepile_builder.tasks import TASKS, find_task
 
 
 def parse_schema(typed: str, task: str) -> Any:
     """Parse a typed schema: JSON, or one label a line, with a description or roles after a colon; never a path."""
     if typed.strip().startswith(("[", "{")):
-        return _parse_json(typed)
+        return parse_json(typed)
     labels: list[tuple[str, str]] = []
     for line in typed.strip().replace("：", ":").splitlines():
         label, _, rest = line.partition(":")
@@ -28,7 +27,7 @@ def parse_schema(typed: str, task: str) -> Any:
 def parse_schemas(typed: str) -> Any:
     """Parse the typed schemas of several tasks: JSON, or each under a heading such as `# entities`."""
     if typed.strip().startswith(("[", "{")):
-        return _parse_json(typed)
+        return parse_json(typed)
     before, *parts = re.split(r"^[ \t]*#+[ \t]*(.*?)[ \t]*$", typed, flags=re.MULTILINE)
     headings, bodies = parts[::2], parts[1::2]
     if before.strip() or not parts:
@@ -43,13 +42,6 @@ def parse_triggers(typed: str) -> dict[str, list[str]]:
     """Parse typed triggers: one event type a line, its triggers after a colon."""
     lines = [line.partition(":") for line in typed.replace("：", ":").splitlines() if line.strip()]
     return {label.strip(): _split_names(rest) for label, _, rest in lines}
-
-
-def _parse_json(typed: str) -> Any:
-    try:
-        return json.loads(typed)
-    except ValueError as error:
-        raise InputError(f"the schema is not JSON: {error}") from None
 
 
 def _split_names(typed: str) -> list[str]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, TypeGuard, get_args
+from typing import TYPE_CHECKING, Any, TypedDict, TypeGuard, get_args, get_origin
 
 from iepile_builder.answers.grounding import Mention
 from iepile_builder.data.batching import SchemaBatching
 from iepile_builder.data.instructions import Description, check_language
 from iepile_builder.errors import InputError
-from iepile_builder.extraction.passages import Passage
+from iepile_builder.extraction.passages import SURROGATE, Passage
 from iepile_builder.extraction.result import Extraction
 from iepile_builder.schema import Schema, check_labels
 from iepile_builder.tasks import TASKS, find_task
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 Triggers = Mapping[str, Iterable[str]]  # event type to triggers
+_TRIGGERS = '{"event type": ["trigger"]} or the result of EET for the same text'
 
 
 class CallOptions(TypedDict, total=False):
@@ -33,6 +36,47 @@ class CallOptions(TypedDict, total=False):
     language: str | None
     triggers: Triggers | Extraction | Iterable[Triggers | Extraction] | None
     split_num: int | None
+
+
+def show(value: Any) -> str:
+    """Show a value of a wrong type in an error: its start, and its type."""
+    return "None" if value is None else f"{' '.join(repr(value).split())[:80]} ({type(value).__name__})"
+
+
+def check_numbers(options: Any) -> None:
+    """Raise an `InputError` unless the options of an extractor are numbers that it can work with."""
+    for name, least in (("max_new_tokens", 1), ("passage_tokens", 1), ("overlap", 0), ("requests_at_once", 1)):
+        value = getattr(options, name)
+        if not isinstance(value, int) or value < least:
+            raise InputError(f"{name} is {value!r}; give a whole number from {least} on")
+    for name in ("min_similarity", "min_score"):
+        value = getattr(options, name)
+        if not isinstance(value, (int, float)) or not 0 <= value <= 1:
+            raise InputError(f"{name} is {value!r}; give a number from 0 to 1")
+    if not isinstance(options.max_seconds, (int, float, type(None))):
+        raise InputError(f"max_seconds is {options.max_seconds!r}; give a number")
+
+
+def check_call(text: Any, task: Any, schema: Any, triggers: Any) -> None:
+    """Raise an `InputError` unless the arguments of a call of the extractor may be what they should be."""
+    if isinstance(text, (bytes, Mapping)) or not isinstance(text, Iterable):
+        raise InputError(f"the text is {show(text)}; give a string, a list of them, or read_document(path)")
+    if not isinstance(task, (str, Mapping)) and not is_model(task):
+        parts = [*_list_types(task), *(task if isinstance(task, (list, tuple)) else ()), type(task)]
+        if model := next(filter(is_model, parts), None):
+            raise InputError(
+                f"give the model itself, {model.__name__}, not {show(task)}: all of its instances in a text are asked "
+                "for, and are the `records` of the result"
+            )
+        raise InputError(
+            f'the task is {show(task)}; give its name and a schema, such as "NER", ["person"], or those of several, '
+            'such as {"entities": ["person"]}, or a Pydantic model'
+        )
+    if schema is not None and not isinstance(task, str):
+        raise InputError(f'a schema has a task; give its name, such as "NER", not {str(task)[:80]}')
+    of_one = isinstance(triggers, (str, Mapping, Extraction)) or not isinstance(triggers, Iterable)
+    if triggers is not None and of_one and not isinstance(text, str):
+        raise InputError("EEA with several texts needs the triggers of each: give a list of them")
 
 
 def read_tasks(schema: Mapping[Any, Any]) -> dict[str, Task]:
@@ -71,20 +115,20 @@ def make_batchings(
     """
     given = [task.name for task in tasks.values() if task.triggers_given]
     if given and triggers is None:
-        raise InputError(
-            f'{given[0]} asks for the arguments of known events; give triggers={{"event type": ["trigger"]}} or the '
-            "result of EET for the same text, or use EE"
-        )
+        raise InputError(f"{given[0]} asks for the arguments of known events; give triggers={_TRIGGERS}, or use EE")
     if not given and triggers is not None:
         raise InputError(f"{', '.join(task.name for task in tasks.values())} takes no triggers, only EEA does")
     if language is not None:
         check_language(language)
-    if split_num is not None and split_num < 1 and split_num != -1:
-        raise InputError(f"split_num is {split_num}; give a number from 1 on, or -1 for all labels at once")
+    if split_num is not None and (not isinstance(split_num, int) or (split_num < 1 and split_num != -1)):
+        raise InputError(f"split_num is {split_num!r}; give a number from 1 on, or -1 for all labels at once")
+    if not isinstance(examples, Iterable):
+        raise InputError(f"the examples are {show(examples)}; give a list of annotated records")
+    examples = list(examples)
     batchings = []
     for key, task in tasks.items():
         asked, descriptions = read_schema(schemas[key], task.name)
-        shown = [example for example in examples if len(tasks) == 1 or task.field in example]
+        shown = [each for each in examples if len(tasks) == 1 or not isinstance(each, Mapping) or task.field in each]
         batchings.append(
             SchemaBatching(
                 task.name,
@@ -142,16 +186,26 @@ def read_schema(schema: Any, task: str) -> tuple[Schema, dict[str, Description]]
 
 
 def open_schema(schema: Any, task: str | None = None) -> Any:
-    """Read a schema that is given as the path of a file; any other is left as it is."""
+    """Read a schema that is given as JSON or as the path of a file; any other is left as it is."""
     if not isinstance(schema, (str, Path)):
         return schema
-    if not Path(schema).is_file():
+    if not os.path.isfile(schema):  # `Path` raises an error for a name that is too long
+        if str(schema).lstrip().startswith(("[", "{")):
+            return parse_json(str(schema))
         wanted = find_task(task or "NER").wanted
-        raise InputError(f"schema {str(schema)!r}: no such file; give its path, or {wanted}")
+        raise InputError(f"schema {str(schema)[:80]!r}: no such file; give its path, or {wanted}")
     try:
         return json.loads(Path(schema).read_bytes())
     except ValueError:
         return Schema.read(schema)
+
+
+def parse_json(text: str) -> Any:
+    """Parse a schema that is JSON."""
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise InputError(f"the schema is not JSON: {error}") from None
 
 
 def _check_labels(labels: list[Any], task: Task, where: str = "the schema") -> None:
@@ -159,6 +213,14 @@ def _check_labels(labels: list[Any], task: Task, where: str = "the schema") -> N
     if not labels:
         raise InputError(f"{where} is empty; give {task.name} {task.wanted}")
     check_labels(labels, where, f"{task.name} {task.wanted}")
+    _check_characters(labels, where)
+
+
+def _check_characters(strings: Iterable[str], where: str) -> None:
+    """Raise an `InputError` if a string cannot be written as UTF-8, which tokenizers read."""
+    for string in strings:
+        if SURROGATE.search(string):
+            raise InputError(f"{where}: {string[:80]!r} is not valid Unicode: half of a surrogate pair")
 
 
 def _read_list(labels: list[Any], task: Task) -> Schema:
@@ -194,10 +256,12 @@ def _read_mapping(schema: Mapping[Any, Any], task: Task) -> tuple[Schema, dict[s
         for label, of_label in texts.items():
             if wrong := [text for text in of_label.values() if not isinstance(text, str)]:
                 raise InputError(f"the schema's {label!r}: {str(wrong[0])[:80]!r} is no description; give a string")
+            _check_characters(of_label.values(), f"the schema's {label!r}")
         described = any(any(of_label.values()) for of_label in texts.values())
         return _checked_roles(roles, task), dict(texts) if described else {}
     if not all(isinstance(value, str) for value in values):
         raise InputError(f"{task.name} does not take labels with roles; give {task.wanted}, or their descriptions")
+    _check_characters(values, "the schema")
     return _read_list(list(schema), task), dict(schema) if any(values) else {}
 
 
@@ -220,7 +284,8 @@ def _check_items(task: Task, schema: Schema) -> None:
 def is_model(schema: Any) -> TypeGuard[type[BaseModel]]:
     """Tell whether a schema is a class of Pydantic models. (If it is one, Pydantic is imported already.)"""
     pydantic = sys.modules.get("pydantic")
-    return pydantic is not None and isinstance(schema, type) and issubclass(schema, pydantic.BaseModel)
+    is_class = isinstance(schema, type) and get_origin(schema) is None  # `list[X]` is a type in Python 3.10
+    return pydantic is not None and is_class and issubclass(schema, pydantic.BaseModel)
 
 
 def _read_pydantic(model: Any) -> dict[str, Any]:
@@ -262,8 +327,15 @@ def read_triggers(
         places = [(fact.asked_label, fact.mentions[0]) for fact in triggers.facts if fact.leads]
         places = [(label, trigger) for label, trigger in places if label in known]
     else:
+        if not isinstance(triggers, Mapping):
+            raise InputError(f"the triggers are {show(triggers)}; give {_TRIGGERS}")
+        for label, found in triggers.items():
+            if isinstance(found, str) or not isinstance(found, Iterable):
+                raise InputError(f"the triggers of {label!r} are {show(found)}; give {_TRIGGERS}")
         places = [(label, trigger) for label, found in triggers.items() for trigger in found]
     for label, trigger in places:
+        if not isinstance(trigger, str) or not trigger.strip():
+            raise InputError(f"a trigger of {label!r} is {show(trigger)}; give a string of the text")
         if label not in known:
             raise InputError(f"triggers are given for {label!r}, which is not in the schema; add it, with its roles")
         if trigger not in text and not isinstance(trigger, Mention):
@@ -289,10 +361,15 @@ def read_examples(examples: Sequence[Mapping[str, Any]], task: str) -> tuple[tup
     for number, record in enumerate(examples, start=1):
         try:
             text, annotations = record["text"], list(record[asked.field])
+            strings = [text]
             for annotation in annotations:
                 asked.identity(annotation)
                 asked.label(annotation, Schema())
-            shown.append((str(text), json.dumps(annotations, ensure_ascii=False)))
+                strings += [*asked.strings(annotation), *chain.from_iterable(asked.arguments(annotation))]
+            if not all(isinstance(string, str) for string in strings):
+                raise TypeError
+            _check_characters(strings, f"example {number}")
+            shown.append((text, json.dumps(annotations, ensure_ascii=False)))
         except (KeyError, TypeError):
             raise InputError(
                 f'example {number} is no annotated record of {task}: give {{"text": ..., '

@@ -301,6 +301,7 @@ def test_a_deep_schema_ends_in_one_line(server: str, depth: int, capfd: pytest.C
         (None, "person", "NER", "text 1 is empty"),
         ("Ada met Charles.", None, "NER", "the schema is empty"),
         ("Ada met Charles.", "person", None, "unknown task"),
+        ("Ada met Charles.", '["\\ud800"]', "NER", r"'\\\\?ud800' is not valid Unicode"),
     ],
 )
 def test_a_program_that_leaves_something_out_gets_one_line(

@@ -105,6 +105,8 @@ def test_relations_in_the_terminal(run: Callable[..., str], task: str) -> None:
         (["--text", "a", "--engine", "lookup"], "no model: give --model_name_or_path, or --base_url of a server"),
         (["--text", "a", "--file", "b"], "give --text or --file, not both"),
         (["--file", "no/such.txt"], "no/such.txt: No such file or directory; give a text, PDF, HTML or DOCX file"),
+        (["--text", "caf\udce9"], "--text: not UTF-8"),
+        (["--text", "a", "--schema", '["\udce9"]'], r"the schema: '\udce9' is not valid Unicode"),
         (["--text", "a", "--task", "EE"], "EE does not take a list of labels"),
         (["--text", "a", "--model_name_or_path", "no/such/model"], "no/such/model"),
     ],

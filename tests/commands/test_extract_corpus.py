@@ -221,15 +221,17 @@ def test_schemas_and_languages_of_the_documents(tmp_path: Path) -> None:
         {"id": 2, "text": "person:Bob in city:Rome", "ask": '["person"]', "in": "zh"},
         {"id": 3, "text": "person:Eve in city:Rome", "ask": "no JSON", "in": "fr"},
         {"id": 4, "text": "person:Joe in city:Rome", "ask": [], "in": None},
+        {"id": 5, "text": "person:Joe in city:Rome", "ask": '["\\ud800"]', "in": None},
     ]
     (tmp_path / "corpus.jsonl").write_text("\n".join(map(json.dumps, records)))
     engine = RuleEngine(tagged)
     options = {"schema": None, "schema_column": "ask", "language_column": "in"}
     run(str(tmp_path / "corpus.jsonl"), tmp_path / "out", engine, **options)
     rows = read_rows(tmp_path / "out")
-    assert [[fact["strings"][0]["text"] for fact in row["facts"]] for row in rows] == [["Rome"], ["Bob"], [], []]
-    assert [row["language"] for row in rows] == ["en", "zh", "en", "en"]
+    assert [[fact["strings"][0]["text"] for fact in row["facts"]] for row in rows] == [["Rome"], ["Bob"], [], [], []]
+    assert [row["language"] for row in rows] == ["en", "zh", "en", "en", "en"]
     assert "its schema is not JSON" in rows[2]["error"] and "the schema is empty" in rows[3]["error"]
+    assert rows[4]["error"] == r"the schema: '\ud800' is not valid Unicode: half of a surrogate pair"
     assert sum("你是" in request.messages[-1]["content"] for request in engine.requests) == 1
 
 
@@ -372,6 +374,7 @@ def test_the_command(people: Path, tmp_path: Path, run_command: Callable) -> Non
 @pytest.mark.parametrize(
     "changed, message",
     [
+        ({"documents": "texts"}, r"caf\udce9.txt': the name of this file is not UTF-8; rename it"),
         ({"documents": "nowhere.jsonl"}, "nowhere.jsonl: no such file or folder"),
         ({"text_column": "content"}, "no column 'content', only id, text"),
         ({"schema": []}, "the schema is empty"),
@@ -390,6 +393,8 @@ def test_bad_input_is_one_clear_line(
     monkeypatch.chdir(tmp_path)
     write_corpus(tmp_path / "corpus.jsonl", make_texts(3))
     (tmp_path / "notes.txt").touch()
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "caf\udce9.txt").touch()  # in Latin-1
     options = {"output_dir": "out", "schema": SCHEMA, **changed}
     documents = {"documents": "corpus.jsonl"}
     documents |= {name: options.pop(name) for name in ("documents", "text_column", "schema_column") if name in options}

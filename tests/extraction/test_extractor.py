@@ -1,12 +1,13 @@
 """`extraction.extractor`: schema batches, long texts, cut answers, merging; the engine answers from rules."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Optional
 
 import pytest
 from helpers.corpora import ALL_TASKS, ROOT, SAMPLE_CORPUS
@@ -305,6 +306,9 @@ def test_surrogates_are_no_obstacle() -> None:
     assert result.text == "\ufffd Ada" and result.facts[0].entity.start == 2
 
 
+EEA: dict[str, Any] = {"text": "Ada met Bob", "task": "EEA", "schema": {"meet": ["who"]}}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -324,6 +328,26 @@ def test_surrogates_are_no_obstacle() -> None:
         ({"task": "EEA", "schema": {"a": ["b"]}, "text": ["Ada"], "triggers": {"a": ["Ada"]}}, "give a list of them"),
         ({"examples": [{"text": "x"}]}, "example 1 is no annotated record of NER"),
         ({"examples": [{"text": "x", "entity": ["Ada"]}]}, "example 1 is no annotated record of NER"),
+        ({"examples": [{"text": None, "entity": []}]}, "example 1 is no annotated record of NER"),
+        ({"examples": [{"text": "x", "entity": [{"entity": ["Ada"], "entity_type": "a"}]}]}, "example 1 is no"),
+        ({"examples": [{"text": "\ud800", "entity": []}]}, r"example 1: '\ud800' is not valid Unicode"),
+        ({"examples": None}, "the examples are None; give a list of annotated records"),
+        ({"text": None}, "the text is None; give a string, a list of them, or read_document(path)"),
+        ({"text": b"Ada"}, "the text is b'Ada' (bytes); give a string"),
+        ({"text": {"text": "Ada"}}, "the text is {'text': 'Ada'} (dict); give a string"),
+        ({"text": Path("a.txt")}, "(PosixPath); give a string, a list of them, or read_document(path)"),
+        ({"text": ["Ada", None]}, "text 2 is None; give a string"),
+        ({"task": None}, "the task is None; give its name and a schema"),
+        ({"task": ["person"], "schema": None}, "the task is ['person'] (list); give its name and a schema"),
+        ({"language": 3}, "unknown language 3"),
+        ({"split_num": "3"}, "split_num is '3'; give a number from 1 on"),
+        ({**EEA, "triggers": "met"}, "the triggers are 'met' (str); give {"),
+        ({**EEA, "triggers": ["met"]}, "the triggers are ['met'] (list); give {"),
+        ({**EEA, "triggers": {"meet": "met"}}, "the triggers of 'meet' are 'met' (str); give {"),
+        ({**EEA, "triggers": {"meet": [None]}}, "a trigger of 'meet' is None; give a string of the text"),
+        ({**EEA, "triggers": {"meet": [""]}}, "a trigger of 'meet' is '' (str); give a string of the text"),
+        ({**EEA, "text": ["Ada"], "triggers": "met"}, "needs the triggers of each: give a list of them"),
+        ({**EEA, "text": ["Ada met", "Bob"], "triggers": [{"meet": ["met"]}]}, "text 2 has no triggers"),
     ],
 )  # fmt: skip
 def test_bad_input(arguments: dict, message: str) -> None:
@@ -331,6 +355,33 @@ def test_bad_input(arguments: dict, message: str) -> None:
         results = Extractor(Says({}))(**{"text": "Ada", "task": "NER", "schema": ["person"], **arguments})
         list(results)
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+class Person(BaseModel):
+    name: str
+
+
+@pytest.mark.parametrize("task", [list[Person], Optional[Person], [Person], Person(name="Ada")])  # noqa: UP045
+def test_a_type_that_holds_a_model(task: Any) -> None:
+    with pytest.raises(InputError, match="give the model itself, Person, not .*all of its instances"):
+        Extractor(Says({}))("Ada", task)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"engine": "path/or/hub-id"}, "the engine is 'path/or/hub-id' (str); Extractor.from_pretrained(...)"),
+        ({"passage_tokens": 0}, "passage_tokens is 0; give a whole number from 1 on"),
+        ({"max_new_tokens": "9"}, "max_new_tokens is '9'; give a whole number from 1 on"),
+        ({"requests_at_once": 0}, "requests_at_once is 0; give a whole number from 1 on"),
+        ({"min_similarity": 85}, "min_similarity is 85; give a number from 0 to 1"),
+        ({"min_score": None}, "min_score is None; give a number from 0 to 1"),
+        ({"max_seconds": "9"}, "max_seconds is '9'; give a number"),
+    ],
+)
+def test_bad_options(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
+        Extractor(**{"engine": Says({}), **options})
 
 
 def test_a_model_of_transformers(model: str) -> None:
