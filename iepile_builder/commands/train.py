@@ -250,7 +250,7 @@ def main(data_args: SftArguments, training_args: SFTConfig, model_args: ModelCon
     kinds = find_kinds(train_splits[0]) if state.is_main_process else {}
     record = {**kinds, "rows": len(train_dataset), "data_name": data_name}
     if data_args.answer_loss == "decisions":
-        record["how"] = "the loss on what a grammar leaves open in the answers"
+        record["how"] = "with the loss on what a grammar leaves open in the answers"
     training.train_and_keep(trainer, data_args, model_args, repo_id, settings, **record)
 
 

@@ -40,7 +40,7 @@ def write_training(
     kept_step: int,
     averaged: Sequence[int] = (),
     data_name: str | None = None,
-    how: str = "the loss on the answers alone",
+    how: str = "with the loss on the answers alone",
     tasks: Sequence[str] = (),
     languages: Sequence[str] = (),
     labels: Mapping[str, Sequence[str]] | None = None,
@@ -207,7 +207,7 @@ def describe_settings(
         "optimizer": f"{OptimizerNames(training_args.optim).value}, beta2 {training_args.adam_beta2}, weight decay "
         f"{training_args.weight_decay}, gradients clipped at {training_args.max_grad_norm}",
         "batch": f"{training_args.per_device_train_batch_size} rows x {training_args.gradient_accumulation_steps} "
-        f"accumulated x {training_args.world_size} processes",
+        f"accumulated x {training_args.world_size} process{'es' * (training_args.world_size > 1)}",
         **own,
         "steps": f"{state.global_step}, {state.epoch:.2f} epochs",
         "seed": training_args.seed,

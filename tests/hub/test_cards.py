@@ -15,9 +15,10 @@ from helpers.hub_server import LocalHub
 from iepile_builder import IEPile, InputError
 from iepile_builder.commands.train import parse
 from iepile_builder.data.corpus import find_corpora
-from iepile_builder.engines.loading import SMOLLM2
+from iepile_builder.engines.loading import SMOLLM2, ZERO_SHOT
 from iepile_builder.extraction.user_schema import read_schema
 from iepile_builder.hub.cards import ModelFacts, dataset_card, model_card, plain
+from iepile_builder.io import find_adapter
 from iepile_builder.scoring.scorer import Scorer
 from iepile_builder.tasks import TASKS
 from iepile_builder.training.record import write_training
@@ -132,9 +133,10 @@ def test_the_code_asks_as_in_training(tmp_path: Path, task: str, language: str) 
     schema, text, _ = TASKS[task].examples[language]
     instruction = ast.literal_eval(assigned["instruction"])
     assert instruction == {"instruction": TASKS[task].instructions[language], "schema": schema, "input": text}
-    call = ast.parse(extractor).body[-1].value.args[0].value
-    asked = {word.arg: ast.literal_eval(word.value) for word in call.keywords}
-    assert (ast.literal_eval(call.args[0]), asked) == (text, {"task": task, "schema": schema})
+    *_, given, printed = ast.parse(extractor).body
+    asked = {word.arg: ast.literal_eval(word.value) for word in printed.value.args[0].value.keywords}
+    assert (ast.literal_eval(given.value), asked) == (text, {"task": task, "schema": schema})
+    assert f"`{json.dumps(schema[0], ensure_ascii=False)}` |" in card.text  # the table of schemas, in the language too
     read_schema(schema, task)
     assert [each for each in ALL_TASKS if f"({each})" in card.text] == [task]
     assert set(card.data.tags) & set(ALL_TASKS) == {task}
@@ -278,13 +280,14 @@ def test_labels_and_languages(tmp_path: Path) -> None:
     text = write(languages=["de", "xx"], labels=german)
     assert "\n- Languages: German, xx\n" in text
     assert "\n- Labels of NER that it was trained on: `Organisation`, `Ort`, `Person`, `` ` ``\n" in text
-    asked = 'extractor("Put a text in German here.", task="NER", schema=["Organisation", "Ort", "Person"]).facts'
-    assert asked in text
+    assert 'text = "Put a text in German here."\n' in text
+    assert 'extractor(text, task="NER", schema=["Organisation", "Ort", "Person"]).facts' in text
     assert text.count('["Organisation", "Ort", "Person"]') == text.count('"Put a text in German here."') == 2
     english = TASKS["NER"].examples["en"]
     for languages in (["en"], []):
         text = write(languages=languages, labels={"NER": ["city", "gene", "person", "river"]})
-        assert f'extractor({json.dumps(english.text)}, task="NER", schema={json.dumps(english.schema)})' in text
+        assert f"text = {json.dumps(english.text)}\n" in text
+        assert f'extractor(text, task="NER", schema={json.dumps(english.schema)})' in text
     many = write(labels={"NER": [f"label {number:03}" for number in range(1030)], "RE": []})
     assert "`label 019` and 1,010 more, in `training.json`\n" in many and "label 020" not in many
     assert "Labels of RE" not in many
@@ -294,6 +297,12 @@ def test_labels_and_languages(tmp_path: Path) -> None:
     events = write(tasks=["EE"], labels={"EE": ["attack"]})  # whose roles are not known
     assert "- Labels of EE that it was trained on: `attack`\n" in events
     assert f'task="EE", schema={json.dumps(TASKS["EE"].examples["en"].schema).replace("true", "True")}' in events
+
+
+def test_the_shipped_adapter_whose_training_has_no_numbers(tmp_path: Path) -> None:
+    (tmp_path / "training.json").write_bytes(Path(find_adapter(ZERO_SHOT), "training.json").read_bytes())
+    text = model_card("merged", tmp_path).text
+    assert "\n## Training\n\nTrained on 47 English corpora.\n" in text and "None" not in text
 
 
 def test_training_data_without_a_name(tmp_path: Path) -> None:
