@@ -57,9 +57,9 @@ OPTIONS = (ExportOptions, ModelOptions, AgreementOptions)
 
 
 def main(options: ExportOptions, model_options: ModelOptions, agreement: AgreementOptions) -> None:
-    name = model_options.model_name_or_path
-    if name is None:
-        raise InputError("no model: give --model_name_or_path")
+    name, adapter = model_options.model_name_or_path, model_options.adapter_name_or_path
+    if name is None and adapter is None:
+        raise InputError("no model: give --model_name_or_path, or --adapter_name_or_path")
     try:
         import gguf
         import torch
@@ -68,10 +68,10 @@ def main(options: ExportOptions, model_options: ModelOptions, agreement: Agreeme
         raise InputError(f"{error.name} is not installed: pip install 'iepile-builder[gguf]'") from None
 
     from iepile_builder.engines.endpoint import EndpointEngine
-    from iepile_builder.engines.loading import find_weights, without_weight_bars
+    from iepile_builder.engines.loading import find_base, find_weights, without_weight_bars
     from iepile_builder.engines.transformers import TransformersEngine
 
-    name = find_weights(name)
+    name = find_weights(name or find_base(str(adapter)))
     output_dir = options.output_dir
     with (
         replace_folder(output_dir, "export-gguf", options.overwrite) as folder,
@@ -81,7 +81,7 @@ def main(options: ExportOptions, model_options: ModelOptions, agreement: Agreeme
         # Answers of transformers
         engine = TransformersEngine.from_pretrained(
             name,
-            model_options.adapter_name_or_path,
+            adapter,
             chat_template_path=model_options.chat_template_path,
             dtype=model_options.dtype,
             batch_size=agreement.batch_size,

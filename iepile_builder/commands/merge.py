@@ -21,6 +21,7 @@ from iepile_builder.answers.scores import CALIBRATION
 from iepile_builder.data.output import replace_folder
 from iepile_builder.engines import ModelOptions
 from iepile_builder.engines.agreement import AgreementOptions, count_equal, sample_requests
+from iepile_builder.engines.loading import find_base
 from iepile_builder.errors import InputError
 
 
@@ -47,9 +48,10 @@ OPTIONS = (MergeOptions, ModelOptions, AgreementOptions)
 
 
 def main(options: MergeOptions, model_options: ModelOptions, agreement: AgreementOptions) -> None:
-    base, adapter, dtype = model_options.model_name_or_path, model_options.adapter_name_or_path, model_options.dtype
-    if base is None or adapter is None:
-        raise InputError("give --model_name_or_path, the base model, and --adapter_name_or_path")
+    adapter, dtype = model_options.adapter_name_or_path, model_options.dtype
+    if adapter is None:
+        raise InputError("give --adapter_name_or_path")
+    base = model_options.model_name_or_path or find_base(adapter)
     if Path(base).resolve() == options.output_dir.resolve():
         raise InputError(f"{base}: both the base model and the output folder; give another --output_dir")
     with replace_folder(options.output_dir, "merge", options.overwrite) as folder:

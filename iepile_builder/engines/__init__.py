@@ -24,8 +24,8 @@ class ModelOptions:
 
     Args:
         model_name_or_path (`str`, *optional*):
-            Folder or Hub id of the model. By default, in commands that answer, SmolLM2-135M-Instruct with this
-            package's zero-shot adapter.
+            Folder or Hub id of the model. By default the base model that the adapter's `adapter_config.json` names;
+            without an adapter, in commands that answer, SmolLM2-135M-Instruct with this package's zero-shot adapter.
         adapter_name_or_path (`str`, *optional*):
             Folder or Hub id of a LoRA adapter, or the name of one in the recipes, such as
             `smollm2-135m-instruct/zero_shot/adapter`. Its tokenizer is used if it has one.
@@ -116,14 +116,19 @@ class EngineOptions(ModelOptions):
 
 
 def choose_model(options: EngineOptions) -> None:
-    """Fill in the model of this package and its adapter, if the options name neither a model nor a server."""
-    from iepile_builder.engines.loading import find_weights, shipped_model
+    """
+    Fill in the model, if the options name neither one nor a server: that of the adapter, else the one of this package
+    with its adapter.
+    """
+    from iepile_builder.engines.loading import find_base, find_weights, shipped_model
 
-    named = (options.model_name_or_path, options.adapter_name_or_path, options.base_url)
-    if options.engine != "lookup" and not any(named):
+    model, adapter = options.model_name_or_path, options.adapter_name_or_path
+    if options.engine == "lookup" or options.base_url is not None:
+        return
+    if model is None and adapter is None:
         options.model_name_or_path, options.adapter_name_or_path = shipped_model()
-    elif options.model_name_or_path is not None and options.base_url is None:
-        options.model_name_or_path = find_weights(options.model_name_or_path)
+    else:
+        options.model_name_or_path = find_weights(model or find_base(str(adapter)))
 
 
 def find_empty_bias(options: EngineOptions) -> float | dict[str, float]:

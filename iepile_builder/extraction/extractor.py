@@ -16,7 +16,7 @@ from iepile_builder.data.batching import SchemaBatching
 from iepile_builder.data.instructions import read_answer_schema, read_asked
 from iepile_builder.engines.base import Completion, Engine, Request
 from iepile_builder.engines.endpoint import EndpointEngine
-from iepile_builder.engines.loading import find_calibration, find_weights, shipped_model
+from iepile_builder.engines.loading import find_base, find_calibration, find_weights, shipped_model
 from iepile_builder.engines.transformers import TransformersEngine
 from iepile_builder.engines.vllm import VLLMEngine
 from iepile_builder.errors import InputError
@@ -130,7 +130,8 @@ class Extractor:
 
         Args:
             model (`str`, *optional*):
-                A folder or a Hub id. By default SmolLM2-135M-Instruct with the zero-shot adapter of this package.
+                A folder or a Hub id. By default the base model that the adapter's `adapter_config.json` names; without
+                an adapter, SmolLM2-135M-Instruct with the zero-shot adapter of this package.
             adapter (`str`, *optional*):
                 Folder or Hub id of a PEFT adapter of the model.
             **kwargs:
@@ -141,12 +142,10 @@ class Extractor:
         if options.get("min_score"):
             kwargs.setdefault("scores", True)
         try:
-            if model is None:
-                if adapter is not None:
-                    raise InputError(f"{adapter}: name the model that this is an adapter of")
+            if model is None and adapter is None:
                 model, adapter = shipped_model()
             else:
-                model = find_weights(model)
+                model = find_weights(model or find_base(str(adapter)))
             calibration = find_calibration(model, adapter)
             if calibration is not None and options.get("constrained", True) and kwargs.get("constrain") != "off":
                 kwargs.setdefault("empty_bias", calibration.empty_bias)

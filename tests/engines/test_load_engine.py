@@ -13,8 +13,8 @@ from helpers.tiny import save_tiny_model
 
 from iepile_builder import Extractor, InputError
 from iepile_builder.commands.cli import parse_options, run
-from iepile_builder.engines import EngineOptions, load_engine
-from iepile_builder.engines.loading import SMOLLM2
+from iepile_builder.engines import EngineOptions, choose_model, load_engine
+from iepile_builder.engines.loading import SMOLLM2, load_model
 from iepile_builder.engines.record import describe_engine
 from iepile_builder.engines.transformers import TransformersEngine
 
@@ -22,7 +22,7 @@ from iepile_builder.engines.transformers import TransformersEngine
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (EngineOptions(adapter_name_or_path="a"), "no model: give --model_name_or_path, or --base_url of a server"),
+        (EngineOptions(adapter_name_or_path="no/adapter"), "no/adapter: no adapter can be loaded from it"),
         (EngineOptions(engine="lookup"), "no model: give --model_name_or_path, or --base_url of a server"),
         (EngineOptions("m", copied=True, constrain="off"), "--copied needs constrained answers"),
         (EngineOptions("m", copied=True, base_url="http://127.0.0.1:9/v1"), "--copied: not available with a server"),
@@ -65,9 +65,48 @@ def test_the_model_of_this_package_is_the_default(
     options = EngineOptions(SMOLLM2)
     assert describe(options)
     assert options.model_name_or_path == model
-    monkeypatch.undo()
-    with pytest.raises(InputError, match="an adapter of"):
-        Extractor.from_pretrained(adapter="some/adapter")
+
+
+def test_an_adapter_alone_names_its_model(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    adapter = str(tmp_path)
+    lora = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear", init_lora_weights=False)
+    get_peft_model(load_model(model), lora).save_pretrained(adapter)
+    options = EngineOptions(adapter_name_or_path=adapter)
+    assert describe_engine(options) == describe_engine(EngineOptions(model, adapter))
+    assert f"base model of the adapter: {model}" in capsys.readouterr().err
+    assert Extractor.from_pretrained(adapter=adapter).engine.tokenizer  # type: ignore[attr-defined]
+    given = EngineOptions("no/such/model", adapter)
+    with pytest.raises(InputError, match="no/such/model"):
+        describe_engine(given)
+
+
+@pytest.mark.parametrize(
+    ("config", "found"),
+    [
+        ({"base_model_name_or_path": SMOLLM2}, "the packaged weights"),
+        ({"base_model_name_or_path": "/home/other/iepile/SmolLM2-135M-Instruct-Q4_1"}, "the packaged weights"),
+        (
+            {"base_model_name_or_path": "/home/other/base"},
+            "was in /home/other/base, which is not there",
+        ),
+        ({"base_model_name_or_path": None}, "its adapter_config.json names no base model: give it"),
+        ([], "its adapter_config.json names no base model: give it"),
+    ],
+)
+def test_the_model_that_an_adapter_names(
+    config: object, found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("iepile_builder.engines.loading.embedded_model", lambda: "the packaged weights")
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    options = EngineOptions(adapter_name_or_path=str(tmp_path))
+    try:
+        choose_model(options)
+    except InputError as error:
+        assert found in str(error) and "\n" not in str(error)
+    else:
+        assert options.model_name_or_path == found
 
 
 def test_a_model_with_its_options(tmp_path: Path) -> None:
