@@ -175,7 +175,10 @@ def test_the_report_feeds_the_card_and_the_hub(data: Path, tmp_path: Path) -> No
         (["--sets", "CrossNERR"], "unknown set 'CrossNERR'"),
         (["--suites", "nerd"], "unknown suite 'nerd'"),
         (["--sets", "RAMS", "--engine", "lookup"], "no files of RAMS; --list_sets says"),
-        (["--sets", "CrossNER", "--adapter_name_or_path", "a"], "no model: give --model_name_or_path"),
+        (
+            ["--sets", "CrossNER", "--adapter_name_or_path", "no/adapter"],
+            "no/adapter: no adapter can be loaded from it",
+        ),
         (["--hub_dataset", "user/ie", "--max_records", "1"], "whole sets: leave out --max_records"),
         (["--bootstrap", "0"], "give bootstrap a number"),
         (["--trained_labels", "nowhere.txt", "--engine", "lookup"], "nowhere.txt"),
