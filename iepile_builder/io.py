@@ -19,6 +19,7 @@ from iepile_builder.errors import InputError
 
 RESOURCES = Path(str(files("iepile_builder"))) / "resources"
 SAMPLE_CORPUS = RESOURCES / "sample_corpus"
+PACKED = {".gz": b"\x1f\x8b", ".bz2": b"BZh", ".xz": b"\xfd7zXZ", ".zst": b"\x28\xb5\x2f\xfd", ".zip": b"PK\x03\x04"}
 
 # json.dumps makes a new encoder at each call, which takes longer than most of what is encoded here
 _encode = c_make_encoder(None, None, encode_basestring, None, ": ", ", ", False, False, True)
@@ -104,13 +105,48 @@ def located(path: Path, number: int) -> Iterator[None]:
 
 def read_json(line: bytes) -> dict[str, Any]:
     """The JSON object in a line."""
-    try:
-        record = orjson.loads(line)
-    except ValueError as error:
-        raise InputError(f"not one JSON object a line ({error})") from None
+    record = load_json(line, "not one JSON object a line")
     if not isinstance(record, dict):
         raise InputError(f"not one JSON object a line ({type(record).__name__})")
     return record
+
+
+def load_json(data: bytes, what: str = "not JSON") -> Any:
+    """Load JSON in UTF-8, or raise an `InputError` with `what` it is not, and why."""
+    try:
+        return orjson.loads(data)
+    except ValueError as error:
+        reason = str(error)
+        if "surrogate in string" in reason:
+            reason = f"half of a surrogate pair, which is no character, at {reason.partition(': ')[2]}: delete it"
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:  # of which `orjson` only says that there is one
+        reason = describe_encoding(error)
+    raise InputError(f"{what} ({reason})")
+
+
+def describe_encoding(error: UnicodeDecodeError) -> str:
+    """Say why bytes are no text, and what to do."""
+    if error.object.startswith(tuple(PACKED.values())):
+        return "a compressed file: unpack it first"
+    return f"not UTF-8, {error.reason} at byte {error.start + 1}: save the file as UTF-8"
+
+
+def find_encoding_error(path: Path) -> InputError:
+    """Find the line of a file that is not UTF-8: Python's decoder counts from somewhere in the file."""
+    for number, _, line in read_lines(path):
+        try:
+            line.decode()
+        except UnicodeDecodeError as error:
+            return InputError(f"{path}, line {number}: {describe_encoding(error)}")
+    return InputError(f"{path}: not UTF-8: save the file as UTF-8")
+
+
+def check_unpacked(path: Path) -> None:
+    """Raise an `InputError` if a file is compressed and not unpacked beside it."""
+    if path.suffix in PACKED and not path.with_suffix("").exists():
+        raise InputError(f"{path}: a compressed file: unpack it first")
 
 
 def check_file(path: Path) -> None:

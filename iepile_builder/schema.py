@@ -7,10 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from iepile_builder.errors import InputError
-from iepile_builder.io import check_file
+from iepile_builder.io import check_file, describe_encoding, load_json, located
 
 
 @dataclass(frozen=True)
@@ -40,22 +38,22 @@ class Schema:
             `InputError`: If the file is missing or is not three lines of JSON of these shapes, or repeats a label.
         """
         try:
-            check_file(Path(path))
-            lines = [line for line in Path(path).read_text(encoding="utf-8-sig").split("\n") if line.strip()]
+            path = Path(path)
+            check_file(path)
+            text = path.read_text(encoding="utf-8-sig")
         except FileNotFoundError:
             raise InputError(f"{path}: missing; a corpus needs one beside its train, dev and test.json") from None
         except UnicodeDecodeError as error:
-            raise InputError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
+            raise InputError(f"{path}: {describe_encoding(error)}") from None
+        lines = [line for line in text.split("\n") if line.strip()]
         if len(lines) != 3:
-            raise InputError(
-                f"{path}: {len(lines)} lines, not 3 (types; roles or relations; type to roles), and not one JSON value"
-            )
+            shape = f"{path}: {len(lines)} lines, not 3 (types; roles or relations; type to roles)"
+            load_json(text.encode(), f"{shape}, and not one JSON value")  # raises with the reason
+            raise InputError(shape)
         values = []
         for number, line in enumerate(lines, start=1):
-            try:
-                values.append(orjson.loads(line))
-            except ValueError as error:
-                raise InputError(f"{path}, line {number}: not JSON ({error})") from None
+            with located(path, number):
+                values.append(load_json(line.encode()))
         types, roles, type_roles = values
         for number, labels in ((1, types), (2, roles)):
             check_labels(labels, f"{path}, line {number}")

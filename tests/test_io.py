@@ -1,5 +1,6 @@
-"""Files that are found by name, and files that must not be written."""
+"""Files that are found by name, files that must not be written, and why a line cannot be read."""
 
+import gzip
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from helpers.corpora import ROOT
 from iepile_builder import metric_path
 from iepile_builder.engines import EngineOptions
 from iepile_builder.errors import InputError
-from iepile_builder.io import check_output, find_adapter, find_resource
+from iepile_builder.io import check_output, find_adapter, find_resource, read_json
 
 
 def test_a_resource_is_found_by_name_or_by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,3 +87,31 @@ def test_no_input_is_overwritten(
         check_output(Path(output), [None, place])
     assert str(refused.value) == f"{output}: {message}; give another file"
     assert not Path("sub", "deep").exists()
+
+
+HALF = "half of a surrogate pair, which is no character, at line 1 column 8 (char 7): delete it"
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (gzip.compress(b"{}"), "a compressed file: unpack it first"),
+        ("{}".encode("utf-16"), "not UTF-8, invalid start byte at byte 1: save the file as UTF-8"),
+        ('{"a": "Köln"}'.encode("latin-1"), "not UTF-8, invalid start byte at byte 9: save the file as UTF-8"),
+        (
+            rb'{"a": "\ud800"}',
+            HALF,
+        ),
+        (
+            rb'{"a": "\udc00"}',
+            HALF,
+        ),
+        (b"[" * 10**5, "depth limit exceeded: line 1 column 1026 (char 1025)"),
+        (b'{"a": ', "unexpected end of data: line 1 column 7 (char 6)"),
+    ],
+    ids=["gzip", "UTF-16", "Latin-1", "high", "low", "deep", "cut"],
+)
+def test_why_a_line_is_no_json(line: bytes, reason: str) -> None:
+    with pytest.raises(InputError) as refused:
+        read_json(line)
+    assert str(refused.value) == f"not one JSON object a line ({reason})"

@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -35,7 +36,7 @@ from iepile_builder.data.index import hash64
 from iepile_builder.data.readers import read_instances
 from iepile_builder.data.tables import TEXT, read_csv
 from iepile_builder.errors import InputError
-from iepile_builder.io import pluralize, to_json
+from iepile_builder.io import PACKED, check_unpacked, find_encoding_error, pluralize, to_json
 from iepile_builder.schema import Schema
 from iepile_builder.tasks import TASKS, find_task
 
@@ -62,6 +63,7 @@ SUFFIXES = {
     "unified": JSON,
     "instances": JSON,
 }
+DATA = {suffix for suffixes in SUFFIXES.values() for suffix in suffixes}
 BESIDE = {  # of a corpus, and of a dataset that `datasets` saved
     "schema.json", "hard_negatives.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json",
 }  # fmt: skip
@@ -228,9 +230,11 @@ def convert(
     labels: dict[Path, dict[str, set[str]]] = {}  # of the records of the others
     files: dict[Path, TextIO] = {}
     trained: set[tuple[Path, str]] = set()  # the labels of training records
+    ignored: list[Path] = []
     left_out = unused = 0
     with ExitStack() as stack:
-        for source in (each for place in places for each in find_sources(place, input_format, languages, output_dir)):
+        found = (find_sources(place, input_format, languages, output_dir, ignored) for place in places)
+        for source in chain.from_iterable(found):
             for number, record in enumerate(source.records, start=1):
                 names = _tasks_of(record, source.task, tasks)
                 split = source.split or _draw_split(record["text"], validation, test)
@@ -262,6 +266,7 @@ def convert(
                     files[path].write(to_json({"text": record["text"], task.field: record[task.field]}) + "\n")
     notes = [f"records without annotation, left out: {left_out}"] if left_out else []
     notes += [f"second and further annotations of a text, not used: {unused}"] if unused else []
+    notes += [f"not read, of no known format: {_name_some([path.name for path in ignored])}"] if ignored else []
     for folder in homes:
         task = TASKS[folder.parent.name]
         if folder in schemas:
@@ -271,14 +276,17 @@ def convert(
             task.to_schema(of_labels).write(folder / "schema.json")
             missing = [label for label in of_labels if (folder, label) not in trained]
             if missing and folder / SPLIT_FILES["train"] in files:
-                more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-                notes.append(f"{task.name} {folder.name}: no training record has {', '.join(missing[:5])}{more}")
+                notes.append(f"{task.name} {folder.name}: no training record has {_name_some(missing)}")
         else:  # nothing of this task is annotated
             shutil.rmtree(folder)
     written = sorted(path.parent for path in output_dir.glob("IE-*/*/*/schema.json"))
     if not written:
         raise InputError(f"{', '.join(places)}: no annotation in any record")
     return [_describe(folder, folder not in schemas) for folder in written], notes
+
+
+def _name_some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _describe(folder: Path, derived: bool) -> Converted:
@@ -313,9 +321,12 @@ def _tasks_of(record: Record, own: str, wanted: Sequence[str] | None) -> list[st
 
 
 def find_sources(
-    place: str, input_format: str | None, languages: Sequence[str] | None, output_dir: Path
+    place: str, input_format: str | None, languages: Sequence[str] | None, output_dir: Path, ignored: list[Path]
 ) -> Iterator[Source]:
-    """Find the files in a folder, or the one file, and what their names and folders say."""
+    """
+    Find the files in a folder, or the one file, and what their names and folders say. `ignored` gets those that may
+    hold records but are of no known format.
+    """
     root = Path(place)
     if not root.exists():
         if root.is_absolute() or "/" not in place:
@@ -324,6 +335,10 @@ def find_sources(
         return
     found = {path: input_format or detect_format(path) for path in _files(root, input_format)}
     formats = {name: path for path, name in reversed(found.items()) if name is not None}
+    unknown = [path for path, name in found.items() if name is None]
+    for path in unknown:
+        if path.suffix.lower() in JSON and (not formats or _split_word(path)):
+            next(read_rows(path), None)  # raises with the reason where it cannot be read
     if not formats:
         raise InputError(
             f"{place}: no file of a known format; known: {', '.join(SUFFIXES)}; if it is one of them, give "
@@ -332,6 +347,7 @@ def find_sources(
     if len(formats) > 1:
         several = ", ".join(f"{name} ({path.name})" for name, path in formats.items())
         raise InputError(f"{place}: files of several formats, {several}; give --input_format or one of the files")
+    ignored += [path for path in unknown if path.suffix.lower() in DATA and not path.with_suffix(".ann").exists()]
     (name,) = formats
     if name == "instances":
         read_instances([str(root if root.is_dir() else root.parent)], output_dir)
@@ -356,11 +372,11 @@ def find_sources(
 
 
 def _decoded(path: Path, records: Iterator[Record]) -> Iterator[Record]:
-    """Name the file that is not UTF-8."""
+    """Name the file and line that is not UTF-8."""
     try:
         yield from records
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
+    except UnicodeDecodeError:
+        raise find_encoding_error(path) from None
 
 
 def _hub_sources(name: str, languages: Sequence[str] | None) -> Iterator[Source]:
@@ -376,12 +392,18 @@ def _hub_sources(name: str, languages: Sequence[str] | None) -> Iterator[Source]
 def _files(root: Path, input_format: str | None) -> list[Path]:
     """List the files that may hold records, of a format if it is given."""
     if root.is_file():
+        if root.suffix in PACKED:
+            raise InputError(f"{root}: a compressed file: unpack it, and give what is in it")
         return [root]
     paths = (path for path in sorted(root.rglob("*")) if path.is_file() and path.name not in BESIDE)
     paths = (path for path in paths if not any(part.startswith(".") for part in path.relative_to(root).parts))
     paths = (path for path in paths if not (path.suffix == ".arrow" and path.name.startswith("cache-")))
+    paths = list(paths)
+    for path in paths:
+        if path.with_suffix("").suffix.lower() in DATA:
+            check_unpacked(path)
     if input_format is None:
-        return list(paths)
+        return paths
     named = (path for path in paths if path.suffix.lower() in SUFFIXES[input_format])
     return [path for path in named if path.suffix != ".txt" or _split_word(path)]
 

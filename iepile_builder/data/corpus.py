@@ -5,11 +5,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import orjson
-
 from iepile_builder.data.instructions import LANGUAGES, check_language, is_language
 from iepile_builder.errors import InputError
-from iepile_builder.io import SAMPLE_CORPUS, check_file, located, read_json, read_lines
+from iepile_builder.io import SAMPLE_CORPUS, check_file, check_unpacked, load_json, located, read_json, read_lines
 from iepile_builder.schema import Schema, check_labels
 from iepile_builder.tasks import TASKS
 from iepile_builder.tasks.base import Task
@@ -74,7 +72,10 @@ def find_corpora(
         if not folder.is_dir():
             raise InputError(f"{corpus_dir}: no such folder of corpora")
         root = folder.resolve()
-        files = [file for name in SPLIT_FILES.values() for file in root.rglob(name)]
+        named = [file for name in SPLIT_FILES.values() for file in root.rglob(f"{name}*")]
+        files = [file for file in named if file.name in SPLIT_FILES.values()]
+        for file in named:
+            check_unpacked(file)
         for file in files:
             check_file(file)
         found = sorted({file.parent for file in files})
@@ -185,8 +186,8 @@ def read_schema(path: Path, task: Task) -> Schema:
         return Schema()
     check_file(path)
     try:
-        value = orjson.loads(path.read_bytes().removeprefix(BOM_UTF8))
-    except ValueError:
+        value = load_json(path.read_bytes().removeprefix(BOM_UTF8))
+    except InputError:
         return Schema.read(path)
     if isinstance(value, dict) and value and value.keys() <= {*KINDS.values()}:
         value = value.get(KINDS.get(task.field, ""), [])

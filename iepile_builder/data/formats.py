@@ -16,7 +16,7 @@ import orjson
 
 from iepile_builder.data.columns import Record, tagged_record
 from iepile_builder.errors import InputError
-from iepile_builder.io import fold, read_lines
+from iepile_builder.io import describe_encoding, fold, load_json, located, read_lines
 
 
 @contextmanager
@@ -28,6 +28,8 @@ def placed(where: str) -> Iterator[None]:
         raise InputError(f"{where}: {error}") from None
     except KeyError as error:
         raise InputError(f"{where}: {error} is missing") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where}: {describe_encoding(error)}") from None
     except (TypeError, ValueError, AttributeError, IndexError) as error:
         raise InputError(f"{where}: not of this format ({type(error).__name__}: {error})") from None
 
@@ -44,15 +46,12 @@ def read_rows(path: Path) -> Iterator[tuple[str, Any]]:
         by_line = False
     if by_line:
         for number, _, line in read_lines(path):
-            try:
-                yield f"{path}, line {number}", orjson.loads(line)
-            except ValueError as error:
-                raise InputError(f"{path}, line {number}: not JSON ({error})") from None
+            with located(path, number):
+                value = load_json(line)
+            yield f"{path}, line {number}", value
         return
-    try:
-        value = orjson.loads(path.read_bytes().removeprefix(BOM_UTF8))
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error})") from None
+    with placed(str(path)):
+        value = load_json(path.read_bytes().removeprefix(BOM_UTF8))
     for number, row in enumerate(value if isinstance(value, list) else [value], start=1):
         yield f"{path}, record {number}", row
 
@@ -252,7 +251,8 @@ def read_brat(path: Path, language: str) -> Iterator[Record]:
     source = path.with_suffix(".txt")
     if not source.exists():
         raise InputError(f"{path}: {source.name} is not beside it")
-    text = source.read_bytes().decode("utf-8")
+    with placed(str(source)):
+        text = source.read_bytes().decode("utf-8")
     mentions: dict[str, Record] = {}
     lines: list[tuple[str, str, list[str]]] = []
     for number, _, line in read_lines(path):

@@ -5,10 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import orjson
-
 from iepile_builder.errors import InputError
-from iepile_builder.io import RESOURCES, check_file
+from iepile_builder.io import RESOURCES, check_file, load_json
 
 
 PUBLISHED = RESOURCES / "hard_negatives.json"
@@ -39,11 +37,11 @@ def load_table(path: str | Path, is_flat: Callable[[object], bool], what: str, v
     """
     check_file(Path(path))
     try:
-        table: dict[str, Any] = orjson.loads(Path(path).read_bytes().removeprefix(BOM_UTF8))
+        table: dict[str, Any] = load_json(Path(path).read_bytes().removeprefix(BOM_UTF8))
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; give {what} in JSON") from None
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error})") from None
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     nested = isinstance(table, dict) and all(
         is_flat(of_task) or (isinstance(of_task, dict) and all(map(is_flat, of_task.values())))
         for of_task in table.values()

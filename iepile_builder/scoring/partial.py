@@ -45,7 +45,7 @@ def write_partial(path: Path, scorer: Scorer, matching: Matching) -> None:
             for task, each in rank_facts(scorer).items()
         },
     }
-    write_whole(path, json.dumps({"version": VERSION, "digest": _hash(content), **content}, ensure_ascii=False))
+    write_whole(path, json.dumps({"version": VERSION, "digest": _hash(content), **content}))
 
 
 def combine_partial(

@@ -344,7 +344,10 @@ def _digest(text: str, language: str, label: str) -> int:
 def _read_gold(task: str, label: str, schema: Schema) -> list[Fact]:
     """Read the facts of a record's annotation."""
     try:
-        return TASKS[task].facts(load_json(label), schema)
+        facts = TASKS[task].facts(load_json(label), schema)
+        for fact in facts:
+            "".join(fact)  # a TypeError if a name or a mention is no string
+        return facts
     except (ValueError, KeyError, TypeError, RecursionError):
         raise InputError(f"the label is not an annotation of {task} in JSON: {label[:80]!r}") from None
 

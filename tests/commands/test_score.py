@@ -160,14 +160,17 @@ def test_the_example_in_the_evaluate_module() -> None:
         ({"task": "NERR"}, ["line 2", "unknown task 'NERR'"]),
         ({"instruction": "Find the people."}, ["line 2", "the instruction is not JSON"]),
         ({"label": "Ada"}, ["line 2", "the label is not an annotation"]),
+        ({"label": '[{"entity": ["Ada"], "entity_type": "x"}]'}, ["line 2", "the label is not an annotation of NER"]),
+        ({"label": '[{"entity": null, "entity_type": "x"}]'}, ["line 2", "the label is not an annotation of NER"]),
+        ({"label": '[{"entity": "Ada", "entity_type": {}}]'}, ["line 2", "the label is not an annotation of NER"]),
     ],
 )
 def test_a_wrong_line_ends_with_one_clear_line(
-    run_script, predictions: list[dict], tmp_path: Path, change: dict, parts: list[str]
+    run_command, predictions: list[dict], tmp_path: Path, change: dict, parts: list[str]
 ) -> None:
     changed = {name: value for name, value in {**predictions[1], **change}.items() if value is not None}
     file = write_lines(tmp_path / "preds.jsonl", [predictions[0], changed])
-    assert_one_clear_line(run_script("score.py", "--predictions_file", file, check=False), str(file), *parts)
+    assert_one_clear_line(run_command("score", "--predictions_file", file, check=False), str(file), *parts)
 
 
 def test_a_file_that_is_none_ends_with_one_clear_line(run_script, tmp_path: Path) -> None:

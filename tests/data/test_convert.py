@@ -1,5 +1,6 @@
 """Files of annotation tools to the unified tree: what is found, its split, its task, its schema."""
 
+import gzip
 import json
 import shutil
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import datasets
 import pytest
 from helpers.columns import BIO, PEOPLE, RECORDS, make_dataset
-from helpers.corpora import SAMPLE_CORPUS, write_lines
+from helpers.corpora import SAMPLE_CORPUS, assert_one_clear_line, write_lines
 
 from iepile_builder import InputError
 from iepile_builder.data.convert import convert, in_place
@@ -302,8 +303,34 @@ def test_a_unified_validation_file_of_another_name_is_not_passed_over(tmp_path: 
 def test_a_file_that_is_not_utf_8_is_named(tmp_path: Path, name: str) -> None:
     (tmp_path / "train.txt").write_bytes("K\xf6ln O\n".encode("latin-1"))
     (tmp_path / name).write_bytes('text,entity,label\n"K\xf6ln",K\xf6ln O\n'.encode("latin-1"))
-    with pytest.raises(InputError, match=f"{name}: not (UTF-8|JSON)|train.json.*not JSON"):
-        converted(tmp_path, tmp_path / name, input_format="unified" if name == "train.json" else None)
+    place = {"train.ann": "train.txt", "train.json": name}.get(name, f"{name}, line 2")
+    reason = rf"/{place}: .*not UTF-8, .* at byte \d+: save the file as UTF-8"
+    with pytest.raises(InputError, match=reason):
+        converted(tmp_path, tmp_path / name)
+
+
+def test_a_line_that_is_not_utf_8_is_found_in_a_long_file(tmp_path: Path) -> None:
+    path = tmp_path / "train.conll"
+    path.write_bytes(b"Ada B-PER\n\n" * 9000 + b"K\xf6ln B-LOC\n")  # Python decodes it in blocks
+    with pytest.raises(InputError, match=r"train.conll, line 18001: not UTF-8, invalid start byte at byte 2:"):
+        converted(tmp_path, path)
+
+
+@pytest.mark.parametrize("command", ["convert", "build"])
+def test_no_file_is_passed_over_in_silence(tmp_path: Path, run_command: Any, command: str) -> None:
+    row = {"text": "Ada", "entity": [{"entity": "Ada", "entity_type": "x"}]}
+    folder = write_lines(tmp_path / "IE-en" / "NER" / "people" / "train.json", [row]).parent
+    arguments = (command, "--corpus_dir", "IE-en", "--output_dir", "out")
+    (folder / "dev.json.gz").write_bytes(gzip.compress(b"{}\n"))
+    assert_one_clear_line(run_command(*arguments, check=False), "dev.json.gz: a compressed file: unpack it first")
+    (folder / "dev.json.gz").rename(folder / "dev.json")
+    done = run_command(*arguments, check=False)
+    assert_one_clear_line(done, "dev.json", "not ", "(a compressed file: unpack it first)")
+    write_lines(folder / "dev.json", [row])
+    write_lines(folder / "more.jsonl", [{"id": 1}])
+    (folder / "dev.json.gz").touch()  # it is unpacked
+    done = run_command("convert", *arguments[1:])
+    assert "not read, of no known format: more.jsonl\n" in done.stdout
 
 
 @pytest.mark.parametrize(

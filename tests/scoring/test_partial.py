@@ -36,7 +36,8 @@ def decided(number: int) -> dict:
 def test_parts_combine_into_the_report_of_all(
     options: tuple, predictions: list[list[dict]], tmp_path: Path, run_command: Callable
 ) -> None:
-    records = [[decided(number)] for number in range(20)] + predictions * (not options)
+    half = instance("NER", ["\ud800"], entities(**{"\ud800": ["Ada", "\udc00"]}), {"\ud800": ["Ada"]})  # no UTF-8
+    records = [[decided(number)] for number in range(20)] + predictions * (not options) + [[half]] * (not options)
     parts = [records[:7], records[7:40], records[40:]] if not options else [records[:3], records[3:]]
     write_lines(tmp_path / "all.jsonl", [row for record in records for row in record])
     files = []
