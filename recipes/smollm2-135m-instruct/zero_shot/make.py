@@ -4,7 +4,7 @@ Make the zero-shot adapter: train, take the mean of the runs, continue it, bring
     python recipes/smollm2-135m-instruct/zero_shot/make.py --corpus_dir path/to/corpora --output_dir outputs/zero_shot
 
 The corpora are those of corpora.yaml, checked by their sha256; the runs are those of `RUNS`. Training takes minutes on
-a GPU (sft_gpu.yaml), and about six hours on two CPU cores (sft_cpu.yaml). The same command resumes a stopped run and
+a GPU (sft_gpu.yaml), and hours on two CPU cores (sft_cpu.yaml). The same command resumes a stopped run and
 reuses what is finished.
 """
 
