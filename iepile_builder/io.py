@@ -181,7 +181,7 @@ def check_output(path: Path, inputs: Iterable[str | Path | None] = ()) -> None:
         raise InputError(f"{path}: {error.strerror}") from None
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, content: str | bytes) -> None:
     """
     Write a file under a temporary name and rename it, so that no half of it is ever taken for the whole.
 
@@ -194,7 +194,7 @@ def write_whole(path: Path, text: str) -> None:
         target = Path(os.path.realpath(path))  # a symbolic link stays one
         temporary = target.with_name(f".{target.name}.incomplete")
         try:
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
             temporary.replace(target)
         except BaseException:
             temporary.unlink(missing_ok=True)

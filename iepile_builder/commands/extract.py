@@ -64,7 +64,8 @@ class ExtractOptions:
         min_score (`float`, *optional*, defaults to 0.0):
             Leave out facts with a lower score, from 0 to 1. `--scores` alone shows the scores.
         output_file (`list[Path]`, *optional*, defaults to `[]`):
-            Files to write: .html (a page), .json, or the graph as .graphml, .cypher or .ttl; - prints the JSON alone.
+            Files to write: .html (a page), .json, the graph as .graphml, .cypher or .ttl, or .zip (a training record
+            for `iepile build`, to be corrected); - prints the JSON alone.
     """
 
     schema: list | dict | str

@@ -7,15 +7,18 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from io import BytesIO
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from zipfile import ZIP_DEFLATED, ZipFile
 
 from iepile_builder.errors import InputError
-from iepile_builder.extraction.result import Extraction, Result
 from iepile_builder.schema import Schema
 from iepile_builder.tasks import TASKS
 from iepile_builder.tasks.base import Task
 from iepile_builder.tasks.facts import Annotation
+
+
+if TYPE_CHECKING:  # a result writes itself with this file
+    from iepile_builder.extraction.result import Extraction, Result
 
 
 class Corrected(NamedTuple):
@@ -126,6 +129,19 @@ def to_record(
         known.get(task.identity(annotation), annotation) for annotation in _read_rows(rows, text, task, schema)
     ]
     return {"text": text, task.field: task.distinct(annotations)}
+
+
+def to_corrected(result: Result) -> list[Corrected]:
+    """Make the records of a result in which nothing is corrected; facts that are not in the text are left out."""
+    return [
+        Corrected(
+            each.task,
+            each.language,
+            each.schema,
+            to_record(to_rows(each), each.text, TASKS[each.task], each.schema, each.annotations()),
+        )
+        for each in result.results
+    ]
 
 
 def _read_rows(rows: Iterable[Sequence[Any]], text: str, task: Task, schema: Schema) -> Iterator[Annotation]:

@@ -9,6 +9,8 @@ and arguments are one.
   `id`, `name` and `type`, and its type is a label, too; an edge has `name` and `score`, and its name is its type. In
   labels and types a backslash, which some versions read as an escape, becomes a slash.
 - `.ttl` (RDF): `urn:iepile:` names of nodes, types and relations, with their `rdfs:label`; without scores.
+
+`.zip` is no graph, but the texts with their facts as training records, to be corrected: see [`pack`].
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from iepile_builder.errors import InputError
+from iepile_builder.extraction.corrections import pack, to_corrected
 from iepile_builder.extraction.graph import Edge, Node, make_graph
 from iepile_builder.io import check_output, write_whole
 
@@ -36,7 +39,7 @@ if TYPE_CHECKING:  # a result writes itself with this file
 _NO_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")  # in XML
 _ESCAPES = {"\\": "\\\\", "'": "\\'", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _NEEDS = {".graphml": "networkx", ".ttl": "rdflib"}
-SUFFIXES = (".html", ".json", ".graphml", ".cypher", ".ttl")
+SUFFIXES = (".html", ".json", ".graphml", ".cypher", ".ttl", ".zip")
 
 
 def check_file(path: Path, inputs: Iterable[str | Path | None] = ()) -> None:
@@ -51,8 +54,8 @@ def check_file(path: Path, inputs: Iterable[str | Path | None] = ()) -> None:
 
 def save(results: Sequence[Result], path: str | Path) -> None:
     """
-    Write the page (`.html`) or the JSON (`.json`) of a result, or the graph (`.graphml`, `.cypher`, `.ttl`) of one or
-    of several.
+    Write the page (`.html`) or the JSON (`.json`) of a result, or of one or several the graph (`.graphml`, `.cypher`,
+    `.ttl`) or the corpora for `iepile build` (`.zip`).
 
     Raises:
         `InputError`: If the file's name has another end, the package for it is missing, or it cannot be written.
@@ -62,11 +65,12 @@ def save(results: Sequence[Result], path: str | Path) -> None:
     if path.suffix in (".html", ".json"):
         if len(results) != 1:
             raise InputError(f"{path}: holds one result, not {len(results)}; a graph may be of all of them")
-        text = results[0].to_html() if path.suffix == ".html" else results[0].to_json() + "\n"
+        write_whole(path, results[0].to_html() if path.suffix == ".html" else results[0].to_json() + "\n")
+    elif path.suffix == ".zip":
+        write_whole(path, pack(each for result in results for each in to_corrected(result)))
     else:
         write = {".graphml": to_graphml, ".cypher": to_cypher, ".ttl": to_turtle}[path.suffix]
-        text = write(*make_graph(extraction for result in results for extraction in result.results))
-    write_whole(path, text)
+        write_whole(path, write(*make_graph(extraction for result in results for extraction in result.results)))
 
 
 def to_graphml(nodes: dict[str, Node], edges: list[Edge]) -> str:

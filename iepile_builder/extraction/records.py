@@ -25,9 +25,11 @@ words is left out, too.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field, is_dataclass
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
 
@@ -38,6 +40,7 @@ from iepile_builder.errors import InputError
 from iepile_builder.extraction.result import Extractions
 from iepile_builder.extraction.user_schema import field_label
 from iepile_builder.extraction.values import list_choices, read_value
+from iepile_builder.io import write_whole
 
 
 M = TypeVar("M", bound=BaseModel)
@@ -95,6 +98,13 @@ class Records(Generic[M]):
         invalid = [{**each._asdict(), "string": each.string and each.string.to_dict()} for each in self.invalid]
         records = [record.model_dump(mode="json") for record in self.records]
         return {"records": records, "mentions": mentions, "invalid": invalid}
+
+    def save(self, path: str | Path) -> None:
+        """Write the same to a `.json` file; to any other the facts, see [`~iepile_builder.extraction.export.save`]."""
+        if Path(path).suffix == ".json":
+            write_whole(Path(path), json.dumps(self.to_dict(), ensure_ascii=False, indent=2) + "\n")
+        else:
+            self.extractions.save(path)
 
 
 class _Field(NamedTuple):

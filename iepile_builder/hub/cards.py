@@ -232,10 +232,11 @@ def _example(task: Task, languages: Sequence[str], record: Mapping[str, Any]) ->
     schema, text, _ = task.examples[language or "en"]
     if language is None and languages:
         text = f"Put a text in {LANGUAGE_NAMES.get(languages[0], languages[0])} here."
-    labels = (record.get("labels") or {}).get(task.name)
-    if labels and not task.roles_name:  # the roles of a label are not recorded
-        asked = [task.item(label, (), ()) for label in labels]
-        schema = schema if all(item in asked for item in schema) else asked[:LABELS_ASKED]
+    asked = (record.get("items") or {}).get(task.name) or []
+    if not task.roles_name:
+        asked = [task.item(label, (), ()) for label in (record.get("labels") or {}).get(task.name, ())]
+    if asked and not all(item in asked for item in schema):
+        schema = asked[:LABELS_ASKED]
     return {"text": text, "schema": schema}
 
 

@@ -138,7 +138,10 @@ def hash_rows(rows: Dataset, columns: Iterable[str]) -> str:
 
 
 def find_kinds(dataset: Dataset) -> dict[str, Any]:
-    """Find the tasks and languages of the rows, if columns name them, and the labels that each task asks for."""
+    """
+    Find the tasks and languages of the rows, if columns name them, the labels that each task asks for, and of tasks
+    with roles or attributes the schema items of one row, as an example.
+    """
     columns = {"tasks": "task", "languages": "language"}
     kinds: dict[str, Any] = {
         kind: sorted({*_values(dataset, name)}) for kind, name in columns.items() if name in dataset.column_names
@@ -146,7 +149,21 @@ def find_kinds(dataset: Dataset) -> dict[str, Any]:
     if kinds.get("tasks"):
         with suppress(InputError):  # instructions of another form: unknown
             kinds["labels"] = find_labels(_values(dataset, "task", "instruction"))
+            kinds["items"] = _find_items(_values(dataset, "task", "instruction"), kinds["tasks"])
     return kinds
+
+
+def _find_items(rows: Iterable[tuple[str, str]], tasks: Iterable[str]) -> dict[str, list[Any]]:
+    """List the schema items of the first row of each task with roles, unless they give triggers of its text away."""
+    found: dict[str, list[Any]] = {}
+    wanted = {name for name in tasks if find_task(name).roles_name and not find_task(name).triggers_given}
+    for name, instruction in rows:
+        if wanted <= found.keys():
+            break
+        if name in wanted and name not in found:
+            task, schema = find_task(name), asked_schema(instruction, name)
+            found[name] = [task.item(label, task.roles(label, schema), ()) for label in task.labels(schema)]
+    return found
 
 
 def select_sample(dataset: Dataset, size: int | None, seed: int) -> Dataset:

@@ -44,6 +44,7 @@ def write_training(
     tasks: Sequence[str] = (),
     languages: Sequence[str] = (),
     labels: Mapping[str, Sequence[str]] | None = None,
+    items: Mapping[str, Sequence[Any]] | None = None,
 ) -> None:
     """
     Record a training run beside the model: everything in `training.json`, and in `recipe.yaml` the arguments that
@@ -64,8 +65,8 @@ def write_training(
             Name of the training data in the card, by default that of a dataset of the Hub.
         how (`str`, *optional*):
             What was learned from, for the card.
-        tasks, languages, labels (*optional*):
-            Of the training rows, if known; the labels by task.
+        tasks, languages, labels, items (*optional*):
+            Of the training rows, if known; by task the labels, and a few schema items for the card.
     """
     base, data = model_args.model_name_or_path, data_args.dataset_name
     note = Path(base, BASE_NOTE)  # in the folder of the embedded model alone
@@ -91,6 +92,7 @@ def write_training(
         "tasks": list(tasks),
         "languages": list(languages),
         "labels": add_labels(data_args.adapter_name_or_path, labels),
+        "items": items,
         "rows": rows,
         "how": how,
         "kept_step": kept_step,

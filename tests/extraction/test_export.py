@@ -1,8 +1,10 @@
 """Graphs for other programs: whatever strings hold, they come back, and none becomes syntax."""
 
+import json
 import re
 import sys
 from pathlib import Path
+from zipfile import ZipFile
 
 import networkx
 import pytest
@@ -11,7 +13,7 @@ from helpers.rules import AnswerEngine
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from iepile_builder import Extractor, InputError
+from iepile_builder import Extractor, IEPile, InputError
 from iepile_builder.extraction.export import SUFFIXES, check_file, save, to_cypher, to_graphml, to_turtle
 from iepile_builder.extraction.graph import Edge, Node
 
@@ -194,3 +196,15 @@ def test_files_of_other_kinds_and_missing_packages(tmp_path: Path, monkeypatch: 
     monkeypatch.setitem(sys.modules, "rdflib", None)
     with pytest.raises(InputError, match=r"rdflib is not installed: pip install 'iepile-builder\[graph\]'"):
         check_file(tmp_path / "out.ttl")
+
+
+def test_results_become_training_records(tmp_path: Path) -> None:
+    """Extract, correct, train: an unpacked zip is what `iepile build` reads; strings not in the text are left out."""
+    extractor = Extractor(AnswerEngine({**ANSWER, "city": ["Rome", "Paris"]}))
+    save(list(extractor([TEXT, "Rome."], SCHEMA)), tmp_path / "found.zip")
+    ZipFile(tmp_path / "found.zip").extractall(tmp_path)
+    built = IEPile(data_dir=str(tmp_path / "corpora"), tasks=["NER", "RE", "EE"], cache_dir=str(tmp_path / "cache"))
+    answers = [(row["task"], json.loads(row["output"])) for row in built.as_dataset(split="train")]
+    assert ("NER", {"person": ["Ada Lovelace"], "city": ["Rome"]}) in answers
+    assert ("NER", {"person": [], "city": ["Rome"]}) in answers
+    assert ("EE", {"resign": ANSWER["resign"]}) in answers

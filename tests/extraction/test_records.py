@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
 from enum import Enum
+from pathlib import Path
 from typing import Any, Literal, Optional
 
 import pytest
@@ -73,7 +74,7 @@ def extract(model: Any, answer: dict, text: str = TEXT) -> Records[Any]:
     return Extractor(AnswerEngine(answer))(text, model)
 
 
-def test_an_invoice() -> None:
+def test_an_invoice(tmp_path: Path) -> None:
     result = Extractor(AnswerEngine(ANSWER))(TEXT, Invoice)
     assert result.invalid == []
     assert result.records == [
@@ -100,6 +101,10 @@ def test_an_invoice() -> None:
     data = result.to_dict()
     assert data["records"][0]["items"][0] == {"name": "desks", "quantity": 3, "price": "1250.00"}
     assert data["mentions"][0]["items.0.price"]["text"] == "1,250.00 euros"
+    result.save(tmp_path / "invoice.json")
+    assert json.loads((tmp_path / "invoice.json").read_text()) == data
+    result.save(tmp_path / "invoice.html")
+    assert "Siemens AG" in (tmp_path / "invoice.html").read_text()
 
 
 def test_what_is_asked() -> None:

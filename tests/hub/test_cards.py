@@ -138,6 +138,8 @@ def test_the_code_asks_as_in_training(tmp_path: Path, task: str, language: str) 
     assert (ast.literal_eval(given.value), asked) == (text, {"task": task, "schema": schema})
     assert f"`{json.dumps(schema[0], ensure_ascii=False)}` |" in card.text  # the table of schemas, in the language too
     read_schema(schema, task)
+    shown = json.dumps(schema[0], ensure_ascii=False)
+    assert f"| {TASKS[task].title} | `{shown}` |" in card.text  # the table is in that language, too
     assert [each for each in ALL_TASKS if f"({each})" in card.text] == [task]
     assert set(card.data.tags) & set(ALL_TASKS) == {task}
 
@@ -294,6 +296,9 @@ def test_labels_and_languages(tmp_path: Path) -> None:
     typed = write(tasks=["SPO"], labels={"SPO": ["person_spouse_person"]})
     item = '{"subject_type": "person", "predicate": "spouse", "object_type": "person"}'
     assert f'task="SPO", schema=[{item}]' in typed
+    item = {"event_type": "attack", "trigger": True, "arguments": ["attacker"]}
+    events = write(tasks=["EE"], labels={"EE": ["attack"]}, items={"EE": [item]})
+    assert f'task="EE", schema=[{json.dumps(item).replace("true", "True")}]' in events
     events = write(tasks=["EE"], labels={"EE": ["attack"]})  # whose roles are not known
     assert "- Labels of EE that it was trained on: `attack`\n" in events
     assert f'task="EE", schema={json.dumps(TASKS["EE"].examples["en"].schema).replace("true", "True")}' in events

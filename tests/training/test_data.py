@@ -1,5 +1,6 @@
 """Rows: what is learned, what is dropped, which are taken."""
 
+import json
 import os
 import re
 import shutil
@@ -183,6 +184,11 @@ def test_what_kinds_of_rows_there_are() -> None:
         expected[row["task"]].update(TASKS[row["task"]].labels(asked_schema(row["instruction"], row["task"])))
     assert kinds["labels"] == {task: sorted(labels) for task, labels in expected.items()}
     assert all(kinds["labels"].values())
+    assert set(kinds["items"]) == {"EE", "KG"} & set(kinds["tasks"])
+    for task, items in kinds["items"].items():
+        assert json.dumps(items[0], ensure_ascii=False) in next(
+            r["instruction"] for r in instances if r["task"] == task
+        )
     for instruction in ("Find.", '{"schema": [1], "input": ""}'):
         assert "labels" not in find_kinds(Dataset.from_list([{"task": "NER", "instruction": instruction}]))
     assert find_kinds(Dataset.from_list([{"instruction": "Find."}])) == {}
