@@ -39,7 +39,7 @@ from iepile_builder.data.corpus import check_choices
 from iepile_builder.data.instances import without_dataset_bars
 from iepile_builder.engines import EngineOptions, load_engine
 from iepile_builder.errors import InputError
-from iepile_builder.io import hash_file, read_json, read_lines, to_json, write_whole
+from iepile_builder.io import check_apart, hash_file, read_json, read_lines, to_json, write_whole
 from iepile_builder.scoring.matching import Matching, Mode
 from iepile_builder.scoring.report import to_json_text
 from iepile_builder.scoring.significance import (
@@ -126,6 +126,7 @@ def main(options: BenchmarkOptions, engine_options: EngineOptions) -> None:
         raise InputError("give bootstrap a number of resamples, confidence a number between 0 and 1")
     if options.hub_dataset is not None and options.max_records is not None:
         raise InputError("--hub_dataset publishes scores of whole sets: leave out --max_records")
+    check_apart(options.output_dir / "report.json", [options.data_dir])
     matching = Matching(options.mode)
     trained = find_trained_labels(options, engine_options) if matching.labelled else None
 

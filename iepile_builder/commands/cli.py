@@ -23,7 +23,7 @@ from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser  # type
 from iepile_builder import __version__
 from iepile_builder.engines.loading import quiet_libraries
 from iepile_builder.errors import InputError
-from iepile_builder.io import find_resource
+from iepile_builder.io import check_apart, find_resource
 from iepile_builder.processes import end_with_parent
 
 
@@ -31,6 +31,7 @@ COMMANDS = (
     "convert", "build", "mine", "train", "grpo", "predict", "score", "calibrate", "extract", "extract-corpus", "demo",
     "push", "merge", "export-gguf", "quickstart", "benchmark",
 )  # fmt: skip
+WRITTEN = {"output_file", "left_out_file", "save_partial"}  # options that name a file to write
 LAUNCHED = ("train", "grpo")  # in processes that accelerate starts
 
 # The extra that has what a command imports
@@ -130,6 +131,10 @@ def parse_options(name: str, doc: str, options: Sequence[type], argv: Sequence[s
         file = _config_of(argv)
         reason = f"{file}: {reason}" if file and reason.startswith("Option ") else reason
         raise InputError(f"{reason}; see iepile {name} --help") from None
+    if config := _config_of(argv):
+        written = [values.get(name) for name in WRITTEN]
+        for file in [file for files in written for file in (files if isinstance(files, list) else [files]) if file]:
+            check_apart(Path(file), [find_resource("recipes", config)])
     return [each(**{field: values[field] for field in documented(each)}) for each in options]
 
 

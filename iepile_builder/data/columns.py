@@ -20,7 +20,7 @@ Record = dict[str, Any]
 
 WORDS = ("tokens", "words", "token")
 TAGS = ("ner_tags", "tags", "ner", "labels", "ner_labels")
-# As MultiCoNER and Universal NER write it: `# id 7` before a sentence
+# As MultiCoNER and Universal NER write it: `# id 7` before a sentence, and `# text = A trip by U-Bahn`
 COMMENT = "#"
 
 
@@ -43,8 +43,10 @@ def column_sentences(
         for number, line in enumerate(chain(file, [""]), start=1):
             # Not all white space separates columns: a word may be a no-break space
             columns = [] if line.isspace() else [column for column in re.split("[ \t\n]+", line) if column]
-            if columns and (columns[0] == "-DOCSTART-" or (columns[0] == COMMENT and not is_tag(columns[-1]))):
+            if columns and columns[0] == COMMENT and ("=" in columns[1:-1] or not is_tag(columns[-1])):
                 continue
+            if columns and columns[0] == "-DOCSTART-":  # which ends a sentence, too
+                columns = []
             if columns:
                 if len(columns) == 5 and columns[0].isdigit() and columns[3:] == ["-", "-"]:
                     columns = columns[1:3]

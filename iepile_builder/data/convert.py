@@ -216,7 +216,8 @@ def convert(
 
     Returns:
         `tuple`: The corpora, and notes: how many records had no annotation and were left out, how many annotations of
-            a text with several were not used, and, of a schema made of the records, labels without a training record.
+            a text with several were not used, which files were not read, and, of a schema made of the records, labels
+            without a training record.
 
     Raises:
         `InputError`: If a place has no files of a known format, or of several, or a file is not of its format.
@@ -231,7 +232,7 @@ def convert(
     files: dict[Path, TextIO] = {}
     trained: set[tuple[Path, str]] = set()  # the labels of training records
     ignored: list[Path] = []
-    left_out = unused = 0
+    left_out = unused = unread = 0
     with ExitStack() as stack:
         found = (find_sources(place, input_format, languages, output_dir, ignored) for place in places)
         for source in chain.from_iterable(found):
@@ -240,6 +241,7 @@ def convert(
                 split = source.split or _draw_split(record["text"], validation, test)
                 left_out += not names
                 unused += record.get("unused", 0)
+                unread += record.get("unread", 0)
                 for task in map(find_task, names):
                     folder = output_dir / f"IE-{source.language}" / task.name / record.get("source", source.corpus)
                     if folder not in homes:
@@ -266,6 +268,7 @@ def convert(
                     files[path].write(to_json({"text": record["text"], task.field: record[task.field]}) + "\n")
     notes = [f"records without annotation, left out: {left_out}"] if left_out else []
     notes += [f"second and further annotations of a text, not used: {unused}"] if unused else []
+    notes += [f"attributes, notes and other lines of brat, not used: {unread}"] if unread else []
     notes += [f"not read, of no known format: {_name_some([path.name for path in ignored])}"] if ignored else []
     for folder in homes:
         task = TASKS[folder.parent.name]

@@ -94,13 +94,21 @@ def make_relation(head: Record, relation: str, tail: Record) -> Record:
 def read_label_studio(path: Path, language: str) -> Iterator[Record]:
     """
     Read exports of Label Studio, JSON or JSON-MIN: regions of a `<Text>` tag, and relations (which JSON-MIN has not).
-    Of several annotations of a text the ground truth is read, else the first that was not skipped; `unused` counts the
-    others that were not skipped. The text is the field `text`, else the longest that has the regions of all tasks.
+    Of several annotations of a text, which JSON-MIN has one by one, the ground truth is read, else the first that was
+    not skipped; `unused` counts the others that were not skipped. The text is the field `text`, else the longest that
+    has the regions of all tasks.
     """
-    tasks = []
+    tasks: list[list[Any]] = []
+    first: dict[Any, int] = {}  # of each task of JSON-MIN, its place in these
     for where, row in read_rows(path):
         with placed(where):
-            tasks.append((where, *_label_studio_task(row)))
+            task = [where, *_label_studio_task(row)]
+            if not isinstance(row.get("data"), dict) and row.get("id") is not None:
+                place = first.setdefault(row["id"], len(tasks))
+                if place < len(tasks):
+                    tasks[place][-1] += 1
+                    continue
+            tasks.append(task)
     name = _text_field([(data, regions) for _, data, regions, _, _ in tasks])
     for where, data, regions, results, unused in tasks:
         with placed(where if name == "text" else f"{where}, field {name!r}"):
@@ -113,12 +121,11 @@ def _label_studio_task(row: Any) -> tuple[Record, list[Record], list[Record] | N
     data, results, done = row, None, []
     if isinstance(row.get("data"), dict):
         data = row["data"]
-        done = [
-            each for each in row.get("annotations") or row.get("completions") or () if not each.get("was_cancelled")
-        ]
+        given = row.get("annotations") or row.get("completions") or ()
+        done = [each for each in given if not (each.get("was_cancelled") or each.get("skipped"))]
         best = next((each for each in done if each.get("ground_truth")), done[0] if done else None)
         results = None if best is None else best["result"]
-    else:
+    elif row.get("annotation_id", "") is not None:  # null where nobody has annotated
         lists = [value for value in row.values() if isinstance(value, list)]
         results = [{"value": each} for values in lists for each in values if isinstance(each, dict)]
     regions = [each for each in results or () if each.get("type") != "relation" and _region_labels(each)]
@@ -218,7 +225,7 @@ def read_doccano(path: Path, language: str) -> Iterator[Record]:
 
 def _doccano(row: Any) -> Iterator[Record]:
     text = row["text"] if "text" in row else row["data"]
-    spans = next((row[name] for name in ("entities", "label", "labels") if name in row), None)
+    spans = next((row[name] for name in ("entities", "label", "labels", "annotations") if name in row), None)
     if spans is None:
         yield {"text": text}
         return
@@ -246,7 +253,7 @@ def read_brat(path: Path, language: str) -> Iterator[Record]:
     """
     Read brat standoff, an `.ann` file with its `.txt`: entities (T), relations (R) and events (E), whose triggers are
     no entities. A discontinuous mention is its parts with spaces between them, without offsets. Attributes, notes,
-    normalizations and equivalences are left out.
+    normalizations and equivalences are left out; `unread` counts them.
     """
     source = path.with_suffix(".txt")
     if not source.exists():
@@ -255,11 +262,13 @@ def read_brat(path: Path, language: str) -> Iterator[Record]:
         text = source.read_bytes().decode("utf-8")
     mentions: dict[str, Record] = {}
     lines: list[tuple[str, str, list[str]]] = []
+    unread = 0
     for number, _, line in read_lines(path):
         where = f"{path}, line {number}"
         with placed(where):
             name, _, rest = line.decode("utf-8").rstrip("\r\n").partition("\t")
             body, _, string = rest.partition("\t")
+            unread += bool(name) and name[0] not in "TRE"
             if name.startswith("T"):
                 mentions[name] = _brat_mention(text, body, string)
             elif name.startswith(("R", "E")):
@@ -283,7 +292,7 @@ def read_brat(path: Path, language: str) -> Iterator[Record]:
                 {"argument": of["entity"], "role": role.rstrip("0123456789"), **_offsets(of)} for role, of in arguments
             ]
             record["event"].append(event | _offsets(mentions[trigger]))
-    yield record
+    yield record | ({"unread": unread} if unread else {})
 
 
 def _brat_mention(text: str, body: str, string: str) -> Record:
@@ -312,7 +321,8 @@ def _offsets(mention: Record) -> Record:
 def read_spacy(path: Path, language: str) -> Iterator[Record]:
     """
     Read training data of spaCy: a `DocBin` (`.spacy`; needs spaCy), whose entities are read, or its span groups where
-    it has none; JSON of spaCy 2 (`paragraphs`); or JSON of pairs `["text", {"entities": [[0, 5, "PER"]]}]`.
+    it has none (`unused` counts the documents with both); JSON of spaCy 2 (`paragraphs`); or JSON of pairs
+    `["text", {"entities": [[0, 5, "PER"]]}]`.
     """
     if path.suffix != ".spacy":
         yield from read_records(path, lambda row: _spacy(row, language))
@@ -328,10 +338,9 @@ def read_spacy(path: Path, language: str) -> Iterator[Record]:
         raise InputError(f"{path}: not a DocBin of spaCy ({type(error).__name__}: {error})") from None
     for doc in docs:
         spans = list(doc.ents) or [span for group in doc.spans.values() for span in group]
-        yield {
-            "text": doc.text,
-            "entity": [make_entity(doc.text, span.start_char, span.end_char, span.label_) for span in spans],
-        }
+        entities = [make_entity(doc.text, span.start_char, span.end_char, span.label_) for span in spans]
+        both = bool(doc.ents and any(doc.spans.values()))
+        yield {"text": doc.text, "entity": entities} | ({"unused": 1} if both else {})
 
 
 def _spacy(row: Any, language: str) -> Iterator[Record]:

@@ -33,7 +33,9 @@ def read_csv(path: Path, language: str) -> Iterator[Record]:
         header = start.partition("\n")[0]
         delimiter = max("\t,;|", key=header.count)
         file.seek(0)
-        rows = csv.DictReader(file, delimiter=delimiter, skipinitialspace=True, strict=True)
+        # Only where the header has spaces before its names, too: else they belong to the text, and count in offsets
+        spaced = f"{delimiter} " in header
+        rows = csv.DictReader(file, delimiter=delimiter, skipinitialspace=spaced, strict=True)
         try:
             names = {(name or "").strip().lower(): name for name in rows.fieldnames or ()}
         except csv.Error as error:
@@ -56,6 +58,10 @@ def read_csv(path: Path, language: str) -> Iterator[Record]:
         try:
             for row in rows:
                 with placed(f"{path}, line {rows.line_num}"):
+                    if any(row.pop(None, ())):  # type: ignore[call-overload]
+                        raise InputError(
+                            f"more cells than the {len(names)} columns; put quotes around a {delimiter!r}"
+                        )
                     text = row[text_column]
                     record = records.setdefault(text, {"text": text, "relation" if all(triple) else "entity": []})
                     if all(triple):
@@ -63,7 +69,7 @@ def read_csv(path: Path, language: str) -> Iterator[Record]:
                         if all(values):
                             record["relation"].append(dict(zip(("head", "relation", "tail"), values, strict=True)))
                     elif spans:
-                        record["entity"] += [_span(text, span) for span in _list(row[spans])]
+                        record["entity"] += [entity for span in _list(row[spans]) for entity in _entities(text, span)]
                     elif label and row[label]:
                         record["entity"].append(_row_entity(text, row, label, mention, first, last))
                 begun = rows.line_num + 1
@@ -90,12 +96,12 @@ def _list(cell: str) -> list[Any]:
     return list(value)
 
 
-def _span(text: str, span: Any) -> Record:
-    """Read a span of a list: start, end and label."""
+def _entities(text: str, span: Any) -> list[Record]:
+    """Read a span of a list: start, end and label, or the several `labels` of Label Studio."""
     if not isinstance(span, dict):
-        return make_entity(text, *span)
+        return [make_entity(text, *span)]
     start, end, label = (next((span[name] for name in of if name in span), None) for of in (START, END, LABEL))
-    return make_entity(text, start, end, span["labels"][0] if span.get("labels") else label)
+    return [make_entity(text, start, end, each) for each in span.get("labels") or [label]]
 
 
 def _row_entity(

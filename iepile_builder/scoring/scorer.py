@@ -6,8 +6,10 @@ multisets of exact strings; see [`Matching`].
 """
 
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from functools import lru_cache
 from hashlib import blake2b
 from itertools import compress
 from math import fsum
@@ -17,7 +19,7 @@ from typing import Any
 import numpy as np
 import orjson
 
-from iepile_builder.answers.parse import load_answer, load_json, parse_answer
+from iepile_builder.answers.parse import Answer, load_answer, load_json, parse_answer
 from iepile_builder.answers.scores import Calibration, Decision, check_decisions, decide_facts, score_decision
 from iepile_builder.data.index import collector_off
 from iepile_builder.data.instructions import read_asked
@@ -72,12 +74,12 @@ class Scorer:
             instance (`dict[str, str]`):
                 `id`, `task`, `source`, `instruction`, `label` (the record's annotation in JSON) and `output` (the
                 model's answer). Instances of the same task, source, id, label and text are batches of one record. The
-                optional `decisions` of the engine give the facts their scores. An answer that is there again
-                counts once; the first one is logged.
+                optional `decisions` of the engine give the facts their scores. A second answer to a label, in the same
+                batch or another one, counts once; the first one is logged.
 
         Raises:
             `InputError`: If a field is missing or not as described, or a record has two different answers to
-                the same labels. A wrong `output` never raises.
+                a label. A wrong `output` never raises.
         """
         for name in FIELDS:
             if not isinstance(instance.get(name), str):
@@ -96,13 +98,14 @@ class Scorer:
                 raise InputError(
                     f"record {id!r} of {source!r} ({task}) has another answer to the same labels above; keep one"
                 )
-            if not self.repeated:
-                logger.warning(
-                    "record %r of %r (%s) has the same answer twice; repeated answers count once", id, source, task
-                )
-            self.repeated = True
+            self._warn_of_repeats(key)
             return
         answer = parse_answer(instance["output"], key.task, asked.schema, self.repair)
+        labels = TASKS[task].labels(asked.schema)
+        joined = _join_labels(record.labels, labels)
+        if len(joined) < len(record.labels) + len(labels) and (again := record.labels.intersection(labels)):
+            answer = self._leave_out(again, answer, record, key)
+        record.labels = joined
         record.asked.append(asked)
         record.answers += (said,)
         decisions: list[Decision | None] = [None] * len(answer.facts)
@@ -125,6 +128,30 @@ class Scorer:
         record.outside_schema += answer.outside
         if not answer.parsed:
             record.unparsed.append(instance["output"][:SHOWN])
+
+    def _leave_out(self, labels: frozenset[str], answer: Answer, record: ScoredRecord, key: RecordKey) -> Answer:
+        """Leave out what an answer says of labels that the record was asked for before, which must be the same."""
+        place = f"record {key.id!r} of {key.source!r} ({key.task})"
+        if self.min_score > 0:  # what the record has is filtered
+            raise InputError(f"{place} was asked for {min(labels)!r} twice, which --min_score cannot use; keep one")
+        before, now = (
+            Counter(fact for fact in facts if fact.asked_label in labels) for facts in (record.facts, answer.facts)
+        )
+        for fact in (before - now) + (now - before):
+            raise InputError(f"{place} has another answer to {fact.asked_label!r} above; keep one")
+        self._warn_of_repeats(key)
+        return replace(answer, facts=[fact for fact in answer.facts if fact.asked_label not in labels])
+
+    def _warn_of_repeats(self, key: RecordKey) -> None:
+        """Say once that a record has an answer twice."""
+        if not self.repeated:
+            logger.warning(
+                "record %r of %r (%s) has the same answer twice; repeated answers count once",
+                key.id,
+                key.source,
+                key.task,
+            )
+        self.repeated = True
 
     def score(self, decision: Decision | None, task: str) -> float | None:
         """Compute the score of a fact, `None` where its decision is not known."""
@@ -329,6 +356,11 @@ def report_tally(
             },
         },
     }
+
+
+@lru_cache(maxsize=1 << 14)
+def _join_labels(labels: frozenset[str], more: tuple[str, ...]) -> frozenset[str]:
+    return labels.union(more)
 
 
 def _digest(text: str, language: str, label: str) -> int:

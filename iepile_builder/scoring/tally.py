@@ -79,6 +79,7 @@ class ScoredRecord:
     language: str
     label: str
     asked: list[Asked] = field(default_factory=list)
+    labels: frozenset[str] = frozenset()  # that it was asked for; records that were asked alike share it
     answers: tuple[int, ...] = ()  # hashes of the answers, in the order of `asked`
     facts: list[Fact] = field(default_factory=list)
     decisions: list[Decision | None] = field(default_factory=list)  # of the facts
@@ -94,8 +95,8 @@ class ScoredRecord:
         for asked in self.asked:
             type_roles.update(asked.schema.type_roles)
         return Schema(
-            tuple(label for asked in self.asked for label in asked.schema.types),
-            tuple(role for asked in self.asked for role in asked.schema.roles),
+            tuple(dict.fromkeys(label for asked in self.asked for label in asked.schema.types)),
+            tuple(dict.fromkeys(role for asked in self.asked for role in asked.schema.roles)),
             type_roles,
         )
 

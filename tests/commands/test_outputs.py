@@ -34,6 +34,18 @@ BUILD = "build --corpus_dir tree --output_dir out"
         (f"{BUILD} --label_synonyms table.json --left_out_file table.json", "is the input table.json"),
         (f"{BUILD} --left_out_file out/train.jsonl", "out/train.jsonl: the build writes this itself"),
         (f"{BUILD} --left_out_file out/data/new.jsonl", "out/data/new.jsonl: the build writes this itself"),
+        (f"{SCORE} --config options.yaml --output_file options.yaml", "the output file is the input options.yaml"),
+        (f"{MINE} --config=options.yaml --output_file ./options.yaml", "the output file is the input options.yaml"),
+        ("predict --dataset_name x.jsonl --config options.yaml --output_file options.yaml", "input options.yaml"),
+        ("extract --schema [] --text a --config options.yaml --output_file - options.yaml", "input options.yaml"),
+        (
+            "benchmark --data_dir page --output_dir page",
+            "page/report.json: the output file lies under the input folder",
+        ),
+        (
+            "benchmark --data_dir page --output_dir page/new",
+            "report.json: the output file lies under the input folder",
+        ),
         ("extract --schema [] --file page/index.html --output_file page/index.html", "is the input page/index.html"),
         ("extract --schema table.json --text a --output_file - table.json", "is the input table.json"),
         ("extract --schema [] --text a --examples table.json --output_file table.json", "is the input table.json"),
@@ -52,6 +64,7 @@ def test_an_input_is_no_output(
         "model/training.json",
     ):
         write_lines(tmp_path / name, [{}])
+    (tmp_path / "options.yaml").write_text("{}\n")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     done = run_command(*command.split(), check=False)
     assert_one_clear_line(done, message)

@@ -42,6 +42,14 @@ def test_comments_and_a_word_like_one(tmp_path: Path) -> None:
     assert [record["text"] for record in read_conll(tmp_path / "train.conll", "en")] == ["Nothing", "#"]
 
 
+def test_a_comment_that_ends_like_a_tag_and_documents_without_empty_lines(tmp_path: Path) -> None:
+    lines = ["# text = Ada took the U-Bahn", "Ada B-PER", "-DOCSTART- -X- O", "Bob B-PER", "# I-PER", "-DOCSTART- O"]
+    (tmp_path / "train.conll").write_text("\n".join(lines))
+    records = list(read_conll(tmp_path / "train.conll", "en"))
+    assert [record["text"] for record in records] == ["Ada", "Bob #"]
+    assert [entity["entity"] for record in records for entity in record["entity"]] == ["Ada", "Bob #"]
+
+
 def test_words_with_odd_white_space(tmp_path: Path) -> None:
     words = ["\u00a0", "A\u2028da", "\u0085", "5\u202f000"]
     content = "\ufeff" + "".join(f"{word}\t_ B-X\r\n" for word in words) + " \t\r\nin O\r\n"

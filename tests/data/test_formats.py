@@ -81,6 +81,20 @@ def test_label_studio_json_min(tmp_path: Path) -> None:
     assert detect_format(path) == "label_studio"
 
 
+def test_label_studio_json_min_has_a_row_for_each_annotation(tmp_path: Path) -> None:
+    rows = [
+        {"text": TEXT, "id": 1, "label": [REGIONS[0]["value"]], "annotator": 1, "annotation_id": 1},
+        {"text": TEXT, "id": 2, "annotator": 1, "annotation_id": 2},
+        {"text": TEXT, "id": 1, "label": [REGIONS[1]["value"]], "annotator": 2, "annotation_id": 3},
+        {"text": TEXT, "id": 3, "annotation_id": None},
+    ]
+    assert read_json(tmp_path / "a.json", rows, read_label_studio) == [
+        {"text": TEXT, "entity": [ADA], "relation": [], "unused": 1},
+        {"text": TEXT, "entity": [], "relation": []},
+        {"text": TEXT},
+    ]
+
+
 @pytest.mark.parametrize(("direction", "number"), [("right", 1), ("left", 1), ("bi", 2)])
 def test_label_studio_relations_have_a_direction(tmp_path: Path, direction: str, number: int) -> None:
     result = {**RELATION, "direction": direction}
@@ -201,6 +215,12 @@ def test_doccano_sequence_labelling(tmp_path: Path) -> None:
     assert detect_format(tmp_path / "all.jsonl") == "doccano"
 
 
+def test_doccano_annotations_of_version_1(tmp_path: Path) -> None:
+    row = {"text": TEXT, "annotations": [{"label": 4, "start_offset": 0, "end_offset": 12, "user": 1}]}
+    with pytest.raises(InputError, match="line 1: label 4 is not a string"):
+        read_json(tmp_path / "a.jsonl", [row], read_doccano, lines=True)
+
+
 def test_doccano_relation_extraction(tmp_path: Path) -> None:
     entities = [
         {"id": 10, "label": "PER", "start_offset": 0, "end_offset": 12},
@@ -264,6 +284,7 @@ def test_brat_entities_relations_and_events(tmp_path: Path) -> None:
     meeting = {"event_trigger": "met", "event_type": "Meeting", "arguments": [person, other, cause]}
     birth = {"event_trigger": "born", "event_type": "Birth", "arguments": [], "start": 14, "end": 18}
     assert record["event"] == [{**meeting, "start": 30, "end": 33}, birth]
+    assert record["unread"] == 4  # A, N, * and #
     assert detect_format(tmp_path / "doc.ann") == "brat"
 
 
@@ -308,12 +329,15 @@ def test_a_docbin_of_spacy(tmp_path: Path) -> None:
     doc, other, empty = nlp(TEXT), nlp(TEXT), nlp("Nothing 🎉.")
     doc.set_ents([doc.char_span(0, 12, label="PER"), doc.char_span(22, 28, label="LOC")])
     other.spans["sc"] = [other.char_span(0, 12, label="PER"), other.char_span(0, 12, label="LADY")]
-    spacy.tokens.DocBin(docs=[doc, other, empty]).to_disk(tmp_path / "train.spacy")
+    both = doc.copy()
+    both.spans["sc"] = [both[:1]]
+    spacy.tokens.DocBin(docs=[doc, other, empty, both]).to_disk(tmp_path / "train.spacy")
     assert detect_format(tmp_path / "train.spacy") == "spacy"
     assert list(read_spacy(tmp_path / "train.spacy", "en")) == [
         {"text": TEXT, "entity": [ADA, LONDON]},
         {"text": TEXT, "entity": [ADA, {**ADA, "entity_type": "LADY"}]},
         {"text": "Nothing 🎉.", "entity": []},
+        {"text": TEXT, "entity": [ADA, LONDON], "unused": 1},
     ]
     (tmp_path / "train.spacy").write_text("no such thing")
     with pytest.raises(InputError, match="train.spacy: not a DocBin of spaCy"):
@@ -371,6 +395,16 @@ def test_csv_of_spans(tmp_path: Path, content: str) -> None:
     assert detect_format(path) == "csv"
 
 
+def test_csv_keeps_the_spaces_of_a_text_and_all_labels_of_a_span(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("text,start,end,label\n Ada,1,4,PER\n")
+    assert list(read_csv(path, "en")) == [{"text": " Ada", "entity": [{**ADA, "entity": "Ada", "start": 1, "end": 4}]}]
+    path.write_text('text, start, end, label\n"Ada", 0, 3, PER\n')
+    assert list(read_csv(path, "en")) == [{"text": "Ada", "entity": [{**ADA, "entity": "Ada", "end": 3}]}]
+    path.write_text('text,label\nAda,"[{""start"":0,""end"":3,""labels"":[""PER"",""LADY""]}]"\n')
+    assert [each["entity_type"] for each in next(read_csv(path, "en"))["entity"]] == ["PER", "LADY"]
+
+
 def test_csv_of_entities_without_offsets_and_of_relations(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text(f'text,entity,label\n"{TEXT}",Bob,PER\nNothing,,\n')
@@ -391,6 +425,10 @@ def test_csv_of_entities_without_offsets_and_of_relations(tmp_path: Path) -> Non
         ("text,entity,start,end,label\nAda,Bob,0,3,PER\n", "line 2: 'Bob' is not at 0:3, where the text has 'Ada'"),
         ('text,entity,label\nAda,Ada,P\n"not closed,Bob,P\nEve,Eve,P\n', "line 3: not CSV .*; close the quotes"),
         ('text,entity,"label\nAda,Ada,P\n', "line 1: not CSV"),
+        (
+            "text,entity,label\nAda, Bob met,Ada,PER\n",
+            "line 2: more cells than the 3 columns; put quotes around a ','",
+        ),
         ("text,spans\nAda,PER\n", "line 2: 'PER' is no list of spans"),
         ('text,spans\nAda,"[{""start"": 0}]"\n', "line 2: offsets 0 and None are not in the text"),
     ],

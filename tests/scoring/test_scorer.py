@@ -119,6 +119,38 @@ def test_a_repeated_answer_counts_once_and_another_one_is_an_error(caplog: pytes
         score([first, second, {**first, "output": "{}"}])
 
 
+@settings(max_examples=40, deadline=None)
+@given(data=st.data(), task=st.sampled_from([task for task in ALL_TASKS if task != "EEA"]))
+def test_a_record_in_batches_of_two_sizes_counts_once(data: st.DataObject, task: str) -> None:
+    schema, text, annotations = data.draw(annotated(task))
+
+    def answered(split_num: int) -> list[dict]:
+        batching = SchemaBatching(task, "en", "x", schema, negatives="all", split_num=split_num)
+        return list(batching.instances("1", text, annotations))
+
+    one, two, whole = answered(1), answered(2), answered(-1)
+    report = score(one)
+    for rows in ([*one, *two], [*two, *whole, *one], [*whole, *two]):
+        again = score(rows)
+        assert counts(again["overall"]) == counts(report["overall"])
+        assert (again["labels"], again["overall"]["records"]) == (report["labels"], 1)
+
+
+def test_another_answer_to_a_label_of_another_batch_is_an_error(caplog: pytest.LogCaptureFixture) -> None:
+    gold = entities(person=["Ada"], city=["Rome"])
+    both = instance("NER", ["person", "city"], gold, {"person": ["Ada", "Ada"], "city": ["Rome"], "river": ["Po"]})
+    same, other = (instance("NER", ["person"], gold, {"person": ["Ada"] * number, "sea": []}) for number in (2, 1))
+    assert counts(score([both, same, both, same])["overall"]) == (2, 4, 2)
+    assert caplog.messages == ["record '1' of 'hand' (NER) has the same answer twice; repeated answers count once"]
+    with pytest.raises(
+        InputError, match=r"^record '1' of 'hand' \(NER\) has another answer to 'person' above; keep one"
+    ):
+        score([both, other])
+    with pytest.raises(InputError, match="has another answer to 'person' above"):
+        score([{**same, "output": "Ada."}, both])
+    assert counts(score([same, {**other, "id": "2"}])["overall"]) == (2, 3, 4)
+
+
 def test_both_sides_are_multisets() -> None:
     gold = entities(person=["Ada"])
     assert counts(score([instance("NER", ["person"], gold, {"person": ["Ada", "Ada"]})])["overall"]) == (1, 2, 1)
