@@ -183,6 +183,8 @@ class RecordPlan(Generic[M]):
             raise InputError(f"{model.__name__} holds itself, which is not supported; leave that field out")
         if model in self.kinds:
             return
+        if model.model_rebuild(raise_errors=False) is False:  # `None`: there is nothing to be done
+            raise InputError(f"{model.__name__} has a field whose type is not defined")
         if issubclass(model, RootModel) or not model.model_fields:
             raise InputError(f"{model.__name__} is a model without fields, which is not supported")
         fields = {name: _read_field(model, name) for name in model.model_fields}

@@ -300,6 +300,7 @@ class Plain:
     [
         ({"x": (dict[str, int], ...)}, "Model.x: dict[str, int] is not supported there; use strings, numbers"),
         ({"x": (list[list[int]], ...)}, "Model.x: list[int] is not supported there"),
+        ({"x": ("Undefined", ...)}, "Model has a field whose type is not defined"),
         ({"x": (Company | int, ...)}, "is not supported there"),
         ({"x": (Plain, ...)}, "is not supported there"),
         ({"x": (tuple[int, str], ...)}, "Model.x is a tuple of fixed length, which is not supported; use list[...]"),
