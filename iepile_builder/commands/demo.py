@@ -200,7 +200,10 @@ def build_demo(extractor: Extractor, max_characters: int = 20_000, max_seconds: 
     def ask(
         text: str, task: str, schema: Any, drop: bool = False, min_score: float | None = None, **options: Any
     ) -> Any:
-        """Ask for the schema of a task, or of several."""
+        """Ask for the schema of a task, or of several, none of which may be the path of a file here."""
+        for key, each in schema.items() if task == SEVERAL and isinstance(schema, dict) else ():
+            if isinstance(each, str):
+                raise InputError(f"the schema of {key} is {each[:80]!r}; give a list or a dictionary of labels")
         asked = replace(extractor, max_seconds=max_seconds, drop_ungrounded=drop, min_score=min_score or 0.0)
         if "progress" in options:
             asked = replace(asked, progress=options.pop("progress"))

@@ -281,6 +281,8 @@ class Answerer:
                 asked = {**asked, "schema": json.loads(schema)}
             except ValueError:
                 raise InputError(f"its schema is not JSON: {schema[:80]!r}") from None
+            if isinstance(asked["schema"], str):  # which would be the path of a file
+                raise InputError(f"its schema is a string, {schema[:80]}; give a list or a dictionary of labels")
         return list(self.extractor(texts, self.task, language=language, **asked))
 
 

@@ -234,6 +234,8 @@ def test_a_program_gets_the_facts_of_several_tasks(server: str) -> None:
     assert found["tasks"]["events"]["events"][0]["trigger"]["text"] == "resigned"
     with pytest.raises(Exception, match="unknown task 'people'; known: entities"):
         client.predict(text, {"people": ["person"]}, api_name="/extract_facts")
+    with pytest.raises(Exception, match="the schema of entities is '/etc/passwd'; give a list"):  # not read
+        client.predict(text, {"entities": "/etc/passwd"}, api_name="/extract_facts")
     with pytest.raises(Exception, match="the text has 2,001 characters"):
         client.predict("x" * 2001, schema, api_name="/extract_facts")
 

@@ -222,14 +222,23 @@ def test_schemas_and_languages_of_the_documents(tmp_path: Path) -> None:
         {"id": 3, "text": "person:Eve in city:Rome", "ask": "no JSON", "in": "fr"},
         {"id": 4, "text": "person:Joe in city:Rome", "ask": [], "in": None},
         {"id": 5, "text": "person:Joe in city:Rome", "ask": '["\\ud800"]', "in": None},
+        {"id": 6, "text": "person:Joe in city:Rome", "ask": f'"{tmp_path}/corpus.jsonl"', "in": None},
     ]
     (tmp_path / "corpus.jsonl").write_text("\n".join(map(json.dumps, records)))
     engine = RuleEngine(tagged)
     options = {"schema": None, "schema_column": "ask", "language_column": "in"}
     run(str(tmp_path / "corpus.jsonl"), tmp_path / "out", engine, **options)
     rows = read_rows(tmp_path / "out")
-    assert [[fact["strings"][0]["text"] for fact in row["facts"]] for row in rows] == [["Rome"], ["Bob"], [], [], []]
-    assert [row["language"] for row in rows] == ["en", "zh", "en", "en", "en"]
+    assert [[fact["strings"][0]["text"] for fact in row["facts"]] for row in rows] == [
+        ["Rome"],
+        ["Bob"],
+        [],
+        [],
+        [],
+        [],
+    ]
+    assert [row["language"] for row in rows] == ["en", "zh", "en", "en", "en", "en"]
+    assert "its schema is a string" in rows[5]["error"]  # no path of a file
     assert "its schema is not JSON" in rows[2]["error"] and "the schema is empty" in rows[3]["error"]
     assert rows[4]["error"] == r"the schema: '\ud800' is not valid Unicode: half of a surrogate pair"
     assert sum("你是" in request.messages[-1]["content"] for request in engine.requests) == 1
