@@ -401,13 +401,13 @@ def _files(root: Path, input_format: str | None) -> list[Path]:
     paths = (path for path in sorted(root.rglob("*")) if path.is_file() and path.name not in BESIDE)
     paths = (path for path in paths if not any(part.startswith(".") for part in path.relative_to(root).parts))
     paths = (path for path in paths if not (path.suffix == ".arrow" and path.name.startswith("cache-")))
-    paths = list(paths)
-    for path in paths:
+    listed = list(paths)
+    for path in listed:
         if path.with_suffix("").suffix.lower() in DATA:
             check_unpacked(path)
     if input_format is None:
-        return paths
-    named = (path for path in paths if path.suffix.lower() in SUFFIXES[input_format])
+        return listed
+    named = (path for path in listed if path.suffix.lower() in SUFFIXES[input_format])
     return [path for path in named if path.suffix != ".txt" or _split_word(path)]
 
 

@@ -102,7 +102,7 @@ def read_label_studio(path: Path, language: str) -> Iterator[Record]:
     first: dict[Any, int] = {}  # of each task of JSON-MIN, its place in these
     for where, row in read_rows(path):
         with placed(where):
-            task = [where, *_label_studio_task(row)]
+            task: list[Any] = [where, *_label_studio_task(row)]
             if not isinstance(row.get("data"), dict) and row.get("id") is not None:
                 place = first.setdefault(row["id"], len(tasks))
                 if place < len(tasks):

@@ -58,7 +58,7 @@ def read_csv(path: Path, language: str) -> Iterator[Record]:
         try:
             for row in rows:
                 with placed(f"{path}, line {rows.line_num}"):
-                    if any(row.pop(None, ())):  # type: ignore[call-overload]
+                    if any(row.pop(None, ())):
                         raise InputError(
                             f"more cells than the {len(names)} columns; put quotes around a {delimiter!r}"
                         )
@@ -110,7 +110,9 @@ def _row_entity(
     """Read the entity of a line; where it has both, the string must be at the offsets."""
     if not first or not last or not row[first]:
         return {"entity": row[mention or ""], "entity_type": row[label]}
-    entity = make_entity(text, int(row[first]), int(row[last]), row[label])
+    # pandas writes 3.0 in a column that has empty cells
+    start, end = (int(row[name].removesuffix(".0")) for name in (first, last))
+    entity = make_entity(text, start, end, row[label])
     if mention and row[mention] and fold(row[mention]) != fold(entity["entity"]):
         raise InputError(
             f"{row[mention]!r} is not at {row[first]}:{row[last]}, where the text has {entity['entity']!r}"

@@ -19,7 +19,7 @@ from iepile_builder.data.instructions import asked_schema, read_instruction
 from iepile_builder.engines.base import Completion, Request
 from iepile_builder.errors import InputError
 from iepile_builder.io import to_json
-from iepile_builder.tasks import TASKS
+from iepile_builder.tasks import TASKS, find_task
 from iepile_builder.tasks.base import Task
 from iepile_builder.tasks.facts import Annotation
 
@@ -50,11 +50,17 @@ class LookupEngine:
         if "train" not in splits:
             raise InputError(f"{dataset_name}: no train split to look up in, only {', '.join(splits)}")
         records: dict[str, dict[str, list[Annotation]]] = defaultdict(lambda: defaultdict(list))
-        for row in splits["train"]:
+        for number, row in enumerate(splits["train"], start=1):
             if row["output"] is not None:
+                task = find_task(row["task"])
                 text = read_instruction(row["instruction"])["input"]
-                schema = asked_schema(row["instruction"], row["task"])
-                records[row["task"]][text] += TASKS[row["task"]].annotations(json.loads(row["output"]), schema)
+                schema = asked_schema(row["instruction"], task.name)
+                try:
+                    records[task.name][text] += task.annotations(json.loads(row["output"]), schema)
+                except (ValueError, KeyError, TypeError, AttributeError):
+                    raise InputError(
+                        f"{dataset_name}, train instance {number}: the output is not one of {task.name} in JSON"
+                    ) from None
         self._tables = {task: _Table(TASKS[task], of_task) for task, of_task in records.items()}
 
     def context_left(self, request: Request, max_new_tokens: int) -> int | None:

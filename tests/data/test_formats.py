@@ -399,7 +399,7 @@ def test_csv_keeps_the_spaces_of_a_text_and_all_labels_of_a_span(tmp_path: Path)
     path = tmp_path / "a.csv"
     path.write_text("text,start,end,label\n Ada,1,4,PER\n")
     assert list(read_csv(path, "en")) == [{"text": " Ada", "entity": [{**ADA, "entity": "Ada", "start": 1, "end": 4}]}]
-    path.write_text('text, start, end, label\n"Ada", 0, 3, PER\n')
+    path.write_text('text, start, end, label\n"Ada", 0, 3.0, PER\n')
     assert list(read_csv(path, "en")) == [{"text": "Ada", "entity": [{**ADA, "entity": "Ada", "end": 3}]}]
     path.write_text('text,label\nAda,"[{""start"":0,""end"":3,""labels"":[""PER"",""LADY""]}]"\n')
     assert [each["entity_type"] for each in next(read_csv(path, "en"))["entity"]] == ["PER", "LADY"]

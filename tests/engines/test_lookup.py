@@ -109,3 +109,12 @@ def test_what_it_needs(tmp_path: Path, people: Path, run_script: Callable) -> No
     file = write_lines(tmp_path / "rows.jsonl", [{"instruction": "x", "output": "y"}])
     with pytest.raises(InputError, match="no text column `task`"):
         LookupEngine(str(file))
+    row = json.loads((data / "train.jsonl").read_text().splitlines()[0])
+    for change, message in (
+        ({"output": "none"}, "train instance 2: the output is not one of NER in JSON"),
+        ({"output": '{"city": 1}'}, "train instance 2: the output is not one of NER in JSON"),
+        ({"task": "X"}, "unknown task 'X'"),
+    ):
+        file = write_lines(tmp_path / "rows.jsonl", [row, {**row, **change}])
+        with pytest.raises(InputError, match=message):
+            LookupEngine(str(file))
