@@ -193,9 +193,9 @@ def test_several_tasks_are_corrected_and_downloaded_as_corpora(open_page: Callab
         "Bergen",
     ]
     cells.filter(has_text="Ingrid Halvorsen").dblclick()
-    page.keyboard.press("Control+a")
-    page.keyboard.type("Clara Osei")
+    page.get_by_label("Edit cell").fill("Clara Osei")  # waits for the field
     page.keyboard.press("Enter")
+    cells.filter(has_text="Clara Osei").wait_for()
     page.click("#add")
     page.wait_for_selector("#records a")
     with page.expect_download() as download:
