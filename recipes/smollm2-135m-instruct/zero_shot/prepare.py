@@ -1,4 +1,4 @@
-"""What make.py and levers.py share: their corpora, mentions out of other annotations, and the calls of commands."""
+"""For make.py and levers.py: their corpora, the calls of commands, and for make.py mentions of other annotations."""
 
 import json
 import re
