@@ -30,6 +30,7 @@ DIGITS = re.compile(r"\d")
 SENTENCE = 100  # characters of a sentence, roughly
 STOP = re.compile("[.!?](?=\\s)|[。！？\n]")
 SPELLINGS = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "‐": "-", "‑": "-", "–": "-", "—": "-"})
+SPELLINGS |= dict.fromkeys(map(ord, "\u00ad\u200b\u200c\u200d\u2060\ufeff"))  # nothing is seen of these
 
 # scripts that are written without spaces: any place in them may be the end of a word
 UNSPACED = re.compile(
@@ -58,8 +59,8 @@ class Mention(str):
         end (`int` or `None`):
             Where it ends.
         match (`str` or `None`):
-            `"exact"`; `"normalized"`, ignoring case, white space, Unicode compatibility forms and typographic quotes
-            or dashes; `"fuzzy"`, similar; `None` if it is not in the text.
+            `"exact"`; `"normalized"`, ignoring case, white space, invisible characters such as soft hyphens, Unicode
+            compatibility forms and typographic quotes or dashes; `"fuzzy"`, similar; `None` if it is not in the text.
         score (`float`):
             1 for an exact or normalized match, the similarity for a fuzzy one, 0 if it is not in the text.
         answer (`str`):
@@ -237,8 +238,8 @@ class Locator:
 
 class Form:
     """
-    A text without differences of spelling: case-folded, in Unicode's compatibility form, without white space, and with
-    plain quotes and dashes; and the offset of each of its characters in the text.
+    A text without differences of spelling: case-folded, in Unicode's compatibility form, without white space and
+    invisible characters, and with plain quotes and dashes; and the offset of each of its characters in the text.
     """
 
     # Not `io.fold`: a model may write spaces that a Chinese text has not, and each character must lead to its place.

@@ -173,13 +173,17 @@ def parse(
             ) from None
         raise InputError(first_line(error)) from None
     data_args, training_args, model_args = arguments
+    if data_args.adapter_name_or_path is not None:
+        data_args.adapter_name_or_path = find_adapter(data_args.adapter_name_or_path)
     if model_args.model_name_or_path is None:
-        raise InputError("no model: give --model_name_or_path")
+        if data_args.adapter_name_or_path is None:
+            raise InputError("no model: give --model_name_or_path")
+        from iepile_builder.engines.loading import find_base
+
+        model_args.model_name_or_path = find_base(data_args.adapter_name_or_path)
     for each in (data_args, training_args):
         if getattr(each, "chat_template_path", None) is not None:
             each.chat_template_path = str(find_resource("recipes", each.chat_template_path))
-    if data_args.adapter_name_or_path is not None:
-        data_args.adapter_name_or_path = find_adapter(data_args.adapter_name_or_path)
     if training_args.project == type(training_args).project:  # the same for everybody
         training_args.project = Path(training_args.output_dir).resolve().name
     return arguments

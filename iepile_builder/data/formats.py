@@ -166,7 +166,10 @@ def _label_studio_record(text: Any, regions: list[Record], results: list[Record]
     relations = []
     for each in results:
         if each.get("type") == "relation":
-            ends = [by_id[each["from_id"]], by_id[each["to_id"]]]
+            names = [each["from_id"], each["to_id"]]
+            if missing := [name for name in names if name not in by_id]:
+                raise InputError(f"a relation joins region {missing[0]!r}, which has no label or is not there")
+            ends = [by_id[name] for name in names]
             pairs = {"left": [ends[::-1]], "bi": [ends, ends[::-1]]}.get(str(each.get("direction")), [ends])
             labels = each.get("labels") or ["relation"]
             relations += [make_relation(head, label, tail) for label in labels for head, tail in pairs]

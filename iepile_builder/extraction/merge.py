@@ -96,6 +96,19 @@ def add_units(
         unit += [fact for fact in moved if place_key(fact) not in known]
 
 
+def drop_repeats(units: list[list[Fact]]) -> list[list[Fact]]:
+    """Drop facts of one passage that another passage has, too, with more of the strings in its text."""
+    best: dict[Any, int] = {}
+    found = []
+    for unit in units:
+        mentions = [as_mention(string) for string in unit[0].strings]
+        answer = (*unit[0].label, *(mention.answer.casefold() for mention in mentions))
+        grounded = sum(mention.grounded for mention in mentions)
+        best[answer] = max(grounded, best.get(answer, 0))
+        found.append((unit, answer, grounded))
+    return [unit for unit, answer, grounded in found if grounded == best[answer]]
+
+
 def move(fact: Fact, offset: int) -> Fact:
     """Give the same fact in a longer text that has `offset` characters before this text."""
     return fact.map_strings(lambda string: as_mention(string).moved(offset))

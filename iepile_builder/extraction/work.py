@@ -14,7 +14,7 @@ from iepile_builder.answers.scores import Calibration, score_decision
 from iepile_builder.data.batching import SchemaBatching
 from iepile_builder.engines.base import Completion, Request
 from iepile_builder.errors import InputError
-from iepile_builder.extraction.merge import add_units, place_key, read_answer
+from iepile_builder.extraction.merge import add_units, drop_repeats, place_key, read_answer
 from iepile_builder.extraction.passages import Passage
 from iepile_builder.extraction.result import Extraction, compose
 from iepile_builder.tasks import TASKS
@@ -84,7 +84,7 @@ def merge_answers(
         grounded = ground(groups, locate)
         add_units(units, best, grounded, scores, passage.start, task.has_events)
 
-    kept = list(units.values())
+    kept = list(units.values()) if task.has_events else drop_repeats(list(units.values()))
     if min_score > 0:
         kept = [[fact for fact in unit if best.get(place_key(fact), -1.0) >= min_score] for unit in kept]
         counts["low_score"] = sum(map(len, units.values())) - sum(map(len, kept))

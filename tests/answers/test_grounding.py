@@ -38,6 +38,7 @@ def found(mention: str, text: str = TEXT) -> list[tuple[str, str | None]]:
         ("rang", [("rang", "exact")]),  # within a word, because it is no word of the text
         ("Thomas A. Edison 2", []),  # a digit makes it another
         ("Zürich", []),
+        ("\u200b", []),
         ("Bab", []),  # too short to be taken for Bob
         (" ", []),
         ("", []),
@@ -45,6 +46,13 @@ def found(mention: str, text: str = TEXT) -> list[tuple[str, str | None]]:
 )
 def test_a_mention_is_found(mention: str, expected: list) -> None:
     assert found(mention) == expected
+
+
+def test_what_is_not_seen_is_no_difference() -> None:
+    text = "Curie left War\u200bsaw with a co\u00adworker.\ufeff"
+    assert found("Warsaw", text) == [("War\u200bsaw", "normalized")]
+    assert found("coworker", text) == [("co\u00adworker", "normalized")]
+    assert found("War\u200bsaw", text.replace("\u200b", "")) == [("Warsaw", "normalized")]
 
 
 def test_whole_words_come_first() -> None:

@@ -77,6 +77,13 @@ def test_a_recipe_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert parse([f"--config={name}", *options, "--project", "mine"])[1].project == "mine"
 
 
+def test_an_adapter_alone_is_continued_on_the_model_that_it_names(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "org/model"}')
+    options = ["--dataset_name", "data", "--use_cpu", "--adapter_name_or_path", str(tmp_path)]
+    assert parse(options)[2].model_name_or_path == "org/model"
+    assert parse([*options, "--model_name_or_path", "org/other"])[2].model_name_or_path == "org/other"
+
+
 def test_the_help(capsys: pytest.CaptureFixture) -> None:
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "iepile_builder", "train", "--help"], capture_output=True, text=True

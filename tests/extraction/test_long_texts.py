@@ -94,6 +94,19 @@ def test_relations_and_events_of_a_long_text() -> None:
     assert len(result.facts) == 2 * len(people)
 
 
+def test_what_one_passage_has_and_another_only_claims() -> None:
+    """The model says the same of each passage: what is in the text of one is no second fact in that of another."""
+    text = "Ada was born in Rome. It rained for days.\n\n" + "Nobody knew anything about it. " * 20
+    everywhere = Extractor(RuleEngine(lambda item, text: ["Ada", "Zenobia"]), passage_tokens=40)
+    result = everywhere(text, "NER", ["person"])
+    assert len(result.passages) > 2
+    assert [(fact.entity, fact.entity.start) for fact in result.facts] == [("Ada", 0), ("Zenobia", None)]
+
+    married = [{"subject": "Ada", "object": "Rome"}, {"subject": "Zenobia", "object": "Ada"}]
+    result = Extractor(RuleEngine(lambda item, text: married), passage_tokens=40)(text, "RE", ["married to"])
+    assert [(fact.head, fact.tail.start) for fact in result.facts] == [("Ada", 16), ("Zenobia", 0)]
+
+
 @pytest.mark.parametrize("tokens", [25, 40, 77, 1000])
 @pytest.mark.parametrize("overlap", [0, 1, 3])
 def test_a_name_that_stands_everywhere(tokens: int, overlap: int) -> None:
