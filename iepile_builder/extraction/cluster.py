@@ -67,6 +67,7 @@ def connected(options: ClusterOptions) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_task_events_report_interval_ms", "0")  # else Ray keeps what 100,000 tasks did
     try:
         import ray
         import ray.data
