@@ -88,8 +88,8 @@ class SchemaOptions:
             A JSON file from label to names, see [`load_synonyms`]: training instructions ask for one of them, drawn
             for each record and epoch. List the label's own name to have it drawn, too.
         negatives_schedule (`list[str]`, *optional*):
-            In place of `negatives`, one for each epoch; the last stays. `ratio hard all` begins with few negatives and
-            ends with all labels, as in use.
+            In place of `negatives`, one for each epoch; the last stays. With `negative_ratio` 0.15, `ratio hard all`
+            begins with few negatives and ends with all labels, as in use.
         held_out_labels (`dict[str, list[str]]`, *optional*):
             For each corpus, labels to hold out of training and validation; its test split asks for these alone.
     """
