@@ -96,7 +96,7 @@ def repeat_corpus(source: Path, folder: Path, negatives: str, instances: int) ->
     """Write a training split that gives about this many instances."""
     folder.mkdir(parents=True)
     (folder / "schema.json").write_bytes((source / "schema.json").read_bytes())
-    lines = (source / "train.json").read_text(encoding="utf-8").splitlines()
+    lines = (source / "train.json").read_text(encoding="utf-8").strip().split("\n")
     of_one = plain_loop(source, negatives, Path(os.devnull))
     with (folder / "train.json").open("w", encoding="utf-8") as file:
         for copy in range(max(1, round(instances / of_one))):

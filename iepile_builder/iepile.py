@@ -39,7 +39,7 @@ from iepile_builder.data.index import (
 from iepile_builder.data.instructions import corpus_descriptions, load_descriptions
 from iepile_builder.data.lengths import FitLength, load_tokenizer
 from iepile_builder.data.options import IEPileConfig as IEPileConfig
-from iepile_builder.data.sampling import CAPS, draws
+from iepile_builder.data.sampling import CAPS, EXAMPLES, draws
 from iepile_builder.errors import InputError
 from iepile_builder.io import to_json
 from iepile_builder.tasks import TASKS
@@ -133,7 +133,7 @@ class IEPile(datasets.ArrowBasedBuilder):
             with collector_off():
                 columns = batching(read_columns(shard))
             table = pa.table(columns, schema=schema)
-            if self.config.max_length is not None:
+            if self.config.max_length is not None and len(table):
                 fitted = pa.table(FitLength(self.config.tokenizer, self.config.max_length)(columns))
                 table, fits = fitted.select(COLUMNS).cast(schema), fitted["fits"]
                 self.note_lengths(shard, len(table) - len(columns["id"]), pc.sum(pc.invert(fits)).as_py())
@@ -284,10 +284,12 @@ def cap_labels(corpus: Corpus, index: Index, config: IEPileConfig, limit: int) -
 
 def draw_examples(corpus: Corpus, index: Index, config: IEPileConfig) -> tuple[tuple[str, str], ...]:
     """Draw the training records that instructions may show as examples."""
-    order = np.argsort(draws(index.rows[:, TEXT], config.seed, 1)[:, 0])
+    seeds = index.rows[:, TEXT] ^ np.uint64(hash64(f"{config.seed}"))
+    order = np.argsort(draws(seeds, EXAMPLES, 1)[:, 0])
     few = index._replace(rows=index.rows[order[:EXAMPLE_POOL]])
     field = TASKS[corpus.task].field
-    records = [record for shard in to_shards(corpus, "train", few) for record in read_shard(shard)]
+    shards = to_shards(corpus, "train", few, on_error=config.on_error)
+    records = [record for shard in shards for record in read_shard(shard)]
     return tuple((record["text"], to_json(record[field])) for record in records if record[field])
 
 

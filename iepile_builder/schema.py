@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from iepile_builder.errors import InputError
-from iepile_builder.io import check_file, describe_encoding, load_json, located
+from iepile_builder.io import check_file, describe_encoding, load_json, located, write_whole
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Schema:
 
     def write(self, path: str | Path) -> None:
         """Write them to a file."""
-        Path(path).write_text(self.to_text(), encoding="utf-8")
+        write_whole(Path(path), self.to_text())
 
 
 def check_labels(labels: object, where: str, wanted: str = "a JSON list of label names") -> None:

@@ -10,7 +10,7 @@ import datasets
 import pytest
 from datasets import load_dataset
 from datasets.distributed import split_dataset_by_node
-from helpers.corpora import ALL_TASKS, SAMPLE_CORPUS, SHARED, needs_shared
+from helpers.corpora import ALL_TASKS, SAMPLE_CORPUS, SHARED, needs_shared, write_lines
 from torch.utils.data import DataLoader
 
 import iepile_builder
@@ -203,6 +203,21 @@ def test_examples_come_from_train_in_every_split() -> None:
             assert set(shown) <= texts - {instruction["input"]}
             for example in instruction["example"]:
                 assert list(example["output"]) == [item["event_type"] for item in instruction["schema"]]
+
+
+@pytest.mark.parametrize("seed", [-1, 2**40])
+def test_examples_are_of_mended_records(people: Path, seed: int) -> None:
+    lines = [
+        {"text": "Eve likes Oslo.", "entity": [
+            {"entity": "oslo", "entity_type": "city"}, {"entity": "Eve", "entity_type": "verb"},
+        ]},
+        {"text": "Al is here.", "entity": [{"entity": "Al", "entity_type": "person"}]},
+    ]  # fmt: skip
+    write_lines(people / "IE-en" / "NER" / "people" / "train.json", lines)
+    rows = build(people, on_error="fix", num_examples=1, seed=seed)["train"]
+    shown = [example for row in rows for example in json.loads(row["instruction"])["example"]]
+    assert {example["input"] for example in shown} == {line["text"] for line in lines}
+    assert [name for example in shown for name in example["output"].get("city", ())] == ["Oslo"]
 
 
 def test_descriptions_are_of_a_corpus(people: Path, tmp_path: Path) -> None:

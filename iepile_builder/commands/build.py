@@ -267,7 +267,7 @@ def write_parquet(
         for task, language in dict.fromkeys((task, language) for task, language, _ in counts[split]):
             wanted = pc.and_(pc.equal(columns["task"], task), pc.equal(columns["language"], language))
             part = rows.select(np.flatnonzero(wanted.to_numpy()))
-            shards = part.data.nbytes * len(part) // len(rows) // SHARD_BYTES + 1
+            shards = rows.data.nbytes * len(part) // len(rows) // SHARD_BYTES + 1
             for index in range(shards):
                 path = folder / "data" / f"{task}-{language}" / f"{split}-{index:05d}-of-{shards:05d}.parquet"
                 path.parent.mkdir(parents=True, exist_ok=True)

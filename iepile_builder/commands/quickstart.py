@@ -31,7 +31,7 @@ from rich.table import Table
 from iepile_builder.engines.loading import SMOLLM2, ZERO_SHOT, embedded_model
 from iepile_builder.errors import InputError
 from iepile_builder.iepile import IEPileConfig
-from iepile_builder.io import SAMPLE_CORPUS, find_adapter, find_resource, hash_file, to_json, write_whole
+from iepile_builder.io import SAMPLE_CORPUS, find_adapter, find_resource, hash_file, read_lines, to_json, write_whole
 from iepile_builder.processes import start_children
 from iepile_builder.scoring.report import list_scores
 from iepile_builder.scoring.significance import format_interval
@@ -204,7 +204,7 @@ def take_test_records(data: Path, output_file: Path, max_instances: int) -> None
     split = next((path for name in ("test", "validation") if (path := data / f"{name}.jsonl").exists()), None)
     if split is None:
         raise InputError(f"{data}: neither a test nor a validation split to score on")
-    rows = [row for line in split.open(encoding="utf-8") if "label" in (row := json.loads(line))]
+    rows = [row for _, _, line in read_lines(split) if "label" in (row := json.loads(line))]
     records: dict[tuple[str, str], list[list[dict[str, Any]]]] = {}
     for (task, source, _), group in groupby(rows, key=lambda row: (row["task"], row["source"], row["id"])):
         records.setdefault((task, source), []).append(list(group))

@@ -9,6 +9,7 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -206,5 +207,10 @@ def default_hard_negatives(task: str, source: str, schema: Schema) -> tuple[dict
     labels = TASKS[task].labels(schema)
     if len(labels) > MAX_MINED_LABELS:
         return {}, f"none: too many labels ({len(labels)}) to mine from their names"
+    return _mine_names(tuple(labels)), "mined from the label names"
+
+
+@lru_cache(maxsize=64)  # a build asks several times for those of each corpus
+def _mine_names(labels: tuple[str, ...]) -> dict[str, list[str]]:
     table = nearest(labels, lexical_scores(labels), MINED_NEIGHBORS, MINED_THRESHOLD)
-    return {label: others for label, others in table.items() if others}, "mined from the label names"
+    return {label: others for label, others in table.items() if others}

@@ -157,6 +157,7 @@ class EndpointEngine:
             try:
                 count = self._run(self._client.post("/messages/count_tokens", cast_to=object, body=question))
             except NotFoundError:
+                self.context = None  # not asked again: the length of no prompt can be known
                 return None
         tokens = count.get("input_tokens") if isinstance(count, dict) else None
         return self.context - max_new_tokens - tokens if isinstance(tokens, int) else None
@@ -237,7 +238,7 @@ class EndpointEngine:
             try:
                 text = self._run(self._ask(probe, 64, _PROBE)).text
                 self.structured = json.loads(text) == {"constrained": "by the schema"}
-            except ValueError:
+            except json.JSONDecodeError:
                 self.structured = False
             except APIStatusError as error:
                 if error.status_code not in (400, 422, 500, 501):

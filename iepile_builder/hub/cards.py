@@ -223,7 +223,12 @@ def model_card(
 
 def gguf_files(folder: Path) -> list[str]:
     """List the files that are GGUF by content, not only by name."""
-    return sorted(path.name for path in folder.glob("*.gguf") if path.open("rb").read(4) == b"GGUF")
+    names = []
+    for path in folder.glob("*.gguf"):
+        with path.open("rb") as file:
+            if file.read(4) == b"GGUF":
+                names.append(path.name)
+    return sorted(names)
 
 
 def _example(task: Task, languages: Sequence[str], record: Mapping[str, Any]) -> dict[str, Any]:

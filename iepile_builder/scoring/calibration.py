@@ -7,13 +7,12 @@ labels after a closed one in the same answer would be read in another context; t
 would add is not known: answers made with a generous bias can be calibrated up to it.
 """
 
-from collections import Counter
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from iepile_builder.answers.scores import Calibration
-from iepile_builder.scoring.matching import Matching
+from iepile_builder.scoring.matching import mark_hits
 from iepile_builder.scoring.scorer import Scorer
 from iepile_builder.scoring.significance import paired_test, precision_recall_f1
 from iepile_builder.tasks import TASKS
@@ -90,16 +89,12 @@ def _collect(scorer: Scorer) -> dict[str, Answered]:
     """Collect the facts of each task; those without a decision are never closed, and have score 1/2."""
     rows: dict[str, list[tuple[float, float, bool, int]]] = {}
     gold_facts: dict[str, list[int]] = {}
-    matching = Matching()
     for key, record, gold in scorer.compared():
-        missing = Counter((fact.block, *matching.parts(fact)) for fact in gold)
         number = len(gold_facts.setdefault(key.task, []))
         gold_facts[key.task].append(len(gold))
-        for fact, decision in zip(record.facts, record.decisions, strict=True):
-            part = (fact.block, *matching.parts(fact))
+        for hit, decision in zip(mark_hits(gold, record.facts), record.decisions, strict=True):
             opened, logit = (np.inf, 0.0) if decision is None else (decision.opened, decision.logit)
-            rows.setdefault(key.task, []).append((opened, logit, missing[part] > 0, number))
-            missing[part] -= 1
+            rows.setdefault(key.task, []).append((opened, logit, hit, number))
     collected = {}
     for task in (task for task in TASKS if task in gold_facts):
         columns = np.array(rows.get(task, []), dtype=float).reshape(-1, 4).T

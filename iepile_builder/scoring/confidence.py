@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from iepile_builder.scoring.matching import Matching
+from iepile_builder.scoring.matching import mark_hits
 from iepile_builder.scoring.scorer import Scorer
 from iepile_builder.tasks import TASKS
 
@@ -46,9 +46,7 @@ def rank_facts(scorer: Scorer) -> dict[str, Ranked]:
     found: dict[str, list[tuple[float, bool]]] = {task: [] for task in TASKS}
     gold_facts: Counter[str] = Counter()
     unscored: Counter[str] = Counter()
-    matching = Matching()
     for key, record, gold in scorer.compared():
-        missing = Counter((fact.block, *matching.parts(fact)) for fact in gold)
         gold_facts[key.task] += len(gold)
         scored = []
         for fact, decision in zip(record.facts, record.decisions, strict=True):
@@ -56,10 +54,10 @@ def rank_facts(scorer: Scorer) -> dict[str, Ranked]:
             if score is None:
                 unscored[key.task] += 1
             else:
-                scored.append((score, (fact.block, *matching.parts(fact))))
-        for score, part in sorted(scored, key=lambda pair: -pair[0]):
-            found[key.task].append((score, missing[part] > 0))
-            missing[part] -= 1
+                scored.append((score, fact))
+        scored.sort(key=lambda pair: -pair[0])
+        hits = mark_hits(gold, [fact for _, fact in scored])
+        found[key.task] += [(score, hit) for (score, _), hit in zip(scored, hits, strict=True)]
     asked = {key.task for key in scorer.records}
     return {
         task: Ranked(

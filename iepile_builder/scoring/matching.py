@@ -3,7 +3,7 @@
 import re
 import string
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -139,6 +139,18 @@ class Matching:
                 for mentions in gold
             ]
         )
+
+
+def mark_hits(gold: Iterable[Fact], predicted: Iterable[Fact]) -> list[bool]:
+    """Tell of each predicted fact of a record whether it is right, strictly: a gold fact makes one of them right."""
+    parts = Matching().parts
+    missing = Counter((fact.block, *parts(fact)) for fact in gold)
+    hits = []
+    for fact in predicted:
+        part = (fact.block, *parts(fact))
+        hits.append(missing[part] > 0)
+        missing[part] -= 1
+    return hits
 
 
 class Overlaps:

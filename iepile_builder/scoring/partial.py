@@ -18,8 +18,8 @@ from iepile_builder.io import write_whole
 from iepile_builder.scoring.confidence import Ranked, describe_tasks, rank_facts
 from iepile_builder.scoring.confusable import Located, count_confusable, find_located
 from iepile_builder.scoring.matching import Matching
-from iepile_builder.scoring.scorer import Scorer, report_tally
-from iepile_builder.scoring.tally import Cell, Counts, Tally
+from iepile_builder.scoring.scorer import Scorer
+from iepile_builder.scoring.tally import Cell, Counts, Tally, report_tally
 
 
 VERSION = 2

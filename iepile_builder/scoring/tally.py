@@ -1,9 +1,10 @@
-"""Count facts, records and answers."""
+"""Count facts, records and answers, and report the counts."""
 
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from math import fsum
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +12,9 @@ import numpy as np
 from iepile_builder.answers.scores import Decision
 from iepile_builder.data.instructions import Asked
 from iepile_builder.schema import Schema
-from iepile_builder.scoring.matching import Label
+from iepile_builder.scoring.matching import Label, Matching
+from iepile_builder.scoring.significance import compute_interval, draw_resamples, precision_recall_f1
+from iepile_builder.tasks import TASKS
 from iepile_builder.tasks.facts import Fact
 
 
@@ -135,3 +138,104 @@ class Tally:
         for part in {cell[:3] for cell in cells}:
             total += self.answers[part]
         return total
+
+
+def report_tally(
+    tally: Tally, records: int, matching: Matching, resamples: int, confidence: float, seed: int
+) -> dict[str, Any]:
+    """Report the counts of some records; see [`Scorer.report`]."""
+    samples = _bootstrap(tally, records, resamples, seed)
+
+    def block(cells: list[Cell]) -> dict[str, Any]:
+        report = tally.counts(cells).report()
+        if samples and cells:
+            scores = precision_recall_f1(np.sum([samples[cell] for cell in cells], axis=0))
+            report["intervals"] = dict(
+                zip(("precision", "recall", "f1"), compute_interval(scores, confidence), strict=True)
+            )
+        return report
+
+    def pooled(cells: list[Cell]) -> dict[str, Any]:
+        report = block(cells)
+        for task in dict.fromkeys(cell.task for cell in cells):
+            if len(TASKS[task].blocks) > 1:
+                report.update(by_block(task, cells, block))
+        return report
+
+    cells = list(tally.rows)
+    of_task = {task: group for task in TASKS if (group := [cell for cell in cells if cell.task == task])}
+    return {
+        "overall": pooled(cells),
+        "tasks": {task: by_block(task, group, block) for task, group in of_task.items()},
+        "sources": {
+            source: {
+                task: by_block(task, of_source, block)
+                for task, group in sorted(of_task.items())
+                if (of_source := [cell for cell in group if cell.source == source])
+            }
+            for source in sorted({cell.source for cell in cells})
+        },
+        "languages": {
+            language: pooled([cell for cell in cells if cell.language == language])
+            for language in sorted({cell.language for cell in cells})
+        },
+        "labels": _report_labels(tally) if matching.labelled else {},
+        "macro": {
+            "overall": _average(tally, cells, matching.labelled),
+            "tasks": {
+                task: by_block(task, group, lambda part: _average(tally, part, matching.labelled))
+                for task, group in of_task.items()
+            },
+        },
+    }
+
+
+def _bootstrap(tally: Tally, records: int, resamples: int, seed: int) -> dict[Cell, np.ndarray]:
+    """Sum matches, predicted and gold facts of each cell in each resample of the records."""
+    if not resamples or not records:
+        return {}
+    sums: dict[Cell, list[np.ndarray]] = defaultdict(list)
+    rows = {cell: tally.values(cell) for cell in tally.rows}
+    for weights in draw_resamples(records, resamples, seed):
+        for cell, (numbers, values) in rows.items():
+            sums[cell].append(weights[:, numbers] @ values)
+    return {cell: np.concatenate(parts) for cell, parts in sums.items()}
+
+
+def by_block(task: str, cells: list[Cell], make: Callable[[list[Cell]], dict[str, Any]]) -> dict[str, Any]:
+    """Call `make` with the cells of a task, or with those of each of its blocks."""
+    blocks = TASKS[task].blocks
+    if blocks == ("",):
+        return make(cells)
+    return {name: make([cell for cell in cells if cell.block == name]) for name in blocks}
+
+
+def _report_labels(tally: Tally) -> dict[str, Any]:
+    """Report scores and facts by task (and block) and label, labels with more gold facts first."""
+    report: dict[str, Any] = {}
+    for (task, block, label), counts in sorted(tally.labels.items(), key=lambda item: (-item[1].gold, item[0])):
+        place = report.setdefault(task, {})
+        place = place.setdefault(block, {}) if block else place
+        facts = {"tp": counts.tp, "pred": counts.pred, "gold": counts.gold}
+        place[TASKS[task].label_text(label)] = {**counts.scores(), **facts}
+    return report
+
+
+def _average(tally: Tally, cells: list[Cell], labelled: bool) -> dict[str, Any]:
+    """Average the scores over the corpora of each task in these cells, and over their labels."""
+    of_source: dict[tuple[str, str], list[Cell]] = defaultdict(list)
+    for cell in cells:
+        of_source[cell.task, cell.source].append(cell)
+    means = {"sources": _mean([tally.counts(part) for part in of_source.values()])}
+    if labelled:
+        parts = {(cell.task, cell.block) for cell in cells}
+        means["labels"] = _mean([counts for key, counts in tally.labels.items() if key[:2] in parts and counts.gold])
+    return means
+
+
+def _mean(parts: list[Counts]) -> dict[str, float]:
+    """Average the scores of the parts that have a gold or a predicted fact."""
+    scores = [part.scores() for part in parts if part.gold or part.pred]
+    names = ("precision", "recall", "f1")
+    means = {name: fsum(part[name] for part in scores) / max(len(scores), 1) for name in names}
+    return {**means, "count": len(scores)}

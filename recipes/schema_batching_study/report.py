@@ -16,7 +16,7 @@ import numpy as np
 from iepile_builder.chat import to_prompt
 from iepile_builder.engines.base import Request
 from iepile_builder.engines.lookup import LookupEngine
-from iepile_builder.io import write_whole
+from iepile_builder.io import read_lines, write_whole
 from iepile_builder.scoring.confusable import count_confusable
 from iepile_builder.scoring.matching import Matching
 from iepile_builder.scoring.scorer import Scorer
@@ -94,7 +94,7 @@ def write_report(output_dir: Path) -> str:
 
 def read_run(answers: Path, about: dict[str, Any]) -> Run:
     """Read the answers of a run."""
-    rows = read_lines(answers)
+    rows = read_rows(answers)
     log_odds, gold, confusable = tabulate(rows, about)
     scorer = Scorer()
     for row in rows:
@@ -121,7 +121,7 @@ def read_run(answers: Path, about: dict[str, Any]) -> Run:
 
 def read_baselines(answers: Path, about: dict[str, Any]) -> tuple[float, dict[str, float]]:
     """Score what knows nothing of language models: F1 of look-up, and AP of the labels' share of training records."""
-    rows, trained = read_lines(answers), read_lines(answers.with_name("train.jsonl"))
+    rows, trained = read_rows(answers), read_rows(answers.with_name("train.jsonl"))
     completions = LookupEngine(str(answers.with_name("train.jsonl"))).generate(
         [Request(to_prompt(row)) for row in rows], 0
     )
@@ -330,8 +330,8 @@ def spread(values: Sequence[float]) -> str:
     return f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else f"{values[0]:.1f}"
 
 
-def read_lines(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+def read_rows(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for _, _, line in read_lines(file)]
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

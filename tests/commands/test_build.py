@@ -4,16 +4,18 @@ import json
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
-from datasets import load_dataset
+from datasets import Dataset, DatasetDict, load_dataset
 from helpers.corpora import ALL_TASKS, ROOT, SAMPLE_CORPUS, assert_one_clear_line
 from helpers.hub_server import LocalHub
 from helpers.processes import is_running, wait_until_gone
 from huggingface_hub import DatasetCard
 
 from iepile_builder import IEPile
+from iepile_builder.commands.build import write_parquet
 
 
 def read(path: Path) -> list[dict]:
@@ -72,6 +74,18 @@ def test_parquet_opens_with_a_config_for_each_task(run_command, tmp_path: Path) 
         of_task = load_dataset(str(output_dir), task)
         for split, rows in built.items():
             assert of_task[split].to_list() == [row for row in rows if row["task"] == task]
+
+
+def test_parquet_files_are_as_large_as_they_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tenth of the rows is a tenth of the bytes."""
+    tasks = ["NER"] * 100 + ["RE"] * 900
+    rows = Dataset.from_dict({"task": tasks, "language": ["en"] * 1000, "output": ["x" * 100] * 1000})
+    monkeypatch.setattr("iepile_builder.commands.build.SHARD_BYTES", rows.data.nbytes // 50)
+    counts = {"train": Counter({("NER", "en", "a"): 100, ("RE", "en", "b"): 900})}
+    write_parquet(DatasetDict(train=rows), counts, tmp_path, lambda number: None)
+    written = Counter(path.parent.name for path in (tmp_path / "data").rglob("*.parquet"))
+    assert written["NER-en"] in (5, 6)
+    assert written["RE-en"] in (45, 46)
 
 
 def test_the_card_says_what_is_in_it(run_command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import datasets
 import pytest
-from helpers.corpora import SAMPLE_CORPUS, assert_one_clear_line
+from helpers.corpora import SAMPLE_CORPUS, assert_one_clear_line, write_corpus
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from iepile_builder import IEPile, InputError
@@ -91,6 +91,14 @@ def test_the_builder_fits_lengths_in_any_number_of_processes(
         of_train = [of for of in builder.report() if of["split"] == "train"]
         assert (sum(of[TO_FIT] for of in of_train), sum(of[TOO_LONG] for of in of_train)) == (more, too_long)
         assert too_long > 0
+
+
+def test_records_without_instances_are_no_obstacle(people: Path, tokenizer: str) -> None:
+    """EEA asks about known events, and here are none."""
+    record = {"text": "It rained.", "event": []}
+    write_corpus(people / "IE-en" / "EEA" / "quiet", [["rain"], ["place"], {"rain": ["place"]}], train=[record])
+    built = IEPile(data_dir=str(people), tasks=["NER", "EEA"], tokenizer=tokenizer, max_length=1000).as_dataset()
+    assert set(built["train"]["task"]) == {"NER"}
 
 
 def test_an_edited_tokenizer_is_another_build(people: Path, tokenizer: str) -> None:

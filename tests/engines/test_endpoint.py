@@ -218,6 +218,23 @@ def test_an_answer_of_another_form_is_one_line(odd: OddServer, name: str) -> Non
     assert "\n" not in str(error.value)
 
 
+def test_a_server_that_counts_no_tokens_is_asked_once(odd: OddServer) -> None:
+    odd.models, odd.status = {"data": [{"id": "m", "max_model_len": 4096}]}, 404
+    engine = EndpointEngine(odd.url, max_retries=0)
+    assert [engine.context_left(ask("Say hi"), 8) for _ in range(3)] == [None] * 3
+    assert len(odd.bodies) == 1
+
+
+def test_what_is_wrong_with_a_server_is_not_said_of_its_schemas(
+    odd: OddServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    odd.reply = {"model": "another", "choices": [{"message": {"content": "{}"}}]}
+    odd.models = {"data": []}
+    with pytest.raises(InputError, match="has no model"):
+        EndpointEngine(odd.url, model="m", max_retries=0).generate([ask("Say hi", CITY)], 8)
+    assert not caplog.records
+
+
 def test_half_a_surrogate_pair_becomes_a_character_that_a_file_can_hold(odd: OddServer) -> None:
     odd.reply = {"model": "m", "choices": [{"message": {"content": "a\ud800b😀"}}]}
     assert EndpointEngine(odd.url, max_retries=0).generate([ask("Say hi")], 8) == [("a\ufffdb😀", False, None)]

@@ -110,7 +110,8 @@ class OddHandler(Handler):
         with contextlib.suppress(OSError):
             if not isinstance(value, float):
                 content = value if isinstance(value, bytes) else json.dumps(value).encode()
-                return self.answer(content, **self.server.headers)
+                status = 200 if body is None else self.server.status
+                return self.answer(content, status, **self.server.headers)
             self.answer(b" ")
             while True:
                 time.sleep(value)
@@ -127,4 +128,5 @@ class OddServer(Server):
         self.models: object = {"data": [{"id": "m"}]}
         self.reply = reply
         self.headers: dict[str, str] = {}
+        self.status = 200  # of replies
         self.bodies: list[dict] = []

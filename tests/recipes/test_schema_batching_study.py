@@ -143,7 +143,7 @@ def test_a_run_from_records_to_tables(
     folder = tmp_path / "out" / "NER-daily_news"
     text = (tmp_path / "out" / "report.md").read_text()
     assert "| M - R | AP on confusable labels | primary | 1 |" in text and "| look-up |" in text
-    rows = report.read_lines(folder / "M-1" / "answers.jsonl")
+    rows = report.read_rows(folder / "M-1" / "answers.jsonl")
     assert len({row["id"] for row in rows}) == 2
     for row in rows:
         assert row["log_odds"].keys() == json.loads(row["output"]).keys() == json.loads(row["reference"]).keys()

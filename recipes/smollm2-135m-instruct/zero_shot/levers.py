@@ -25,7 +25,7 @@ from prepare import FOLDER, check_corpora, run
 from iepile_builder import InputError
 from iepile_builder.commands.cli import parse_options
 from iepile_builder.engines.loading import embedded_model
-from iepile_builder.io import write_whole
+from iepile_builder.io import read_lines, write_whole
 from iepile_builder.scoring.scorer import Scorer
 from iepile_builder.scoring.significance import compute_interval, precision_recall_f1
 
@@ -189,7 +189,7 @@ def make_report(output_dir: Path, against: dict[str, str]) -> str:
 def read_counts(answers: Path) -> Counts:
     """Count matches, predicted and gold facts of each record: for each corpus an array of shape `(records, 3)`."""
     scorer = Scorer()
-    for line in answers.read_text(encoding="utf-8").splitlines():
+    for _, _, line in read_lines(answers):
         scorer.add(json.loads(line))
     keys = list(scorer.records)
     tally = scorer.tally()

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from iepile_builder import InputError
-from iepile_builder.io import to_json, write_whole
+from iepile_builder.io import read_lines, to_json, write_whole
 
 
 FOLDER = Path(__file__).parent
@@ -51,7 +51,7 @@ def recycle(tree: Path, output_dir: Path) -> Path:
         folder = output_dir / "IE-en" / "NER" / f"{name}-mentions"
         folder.mkdir(parents=True, exist_ok=True)
         lines = []
-        for line in (source / "train.json").read_text(encoding="utf-8").splitlines():
+        for _, _, line in read_lines(source / "train.json"):
             record = json.loads(line)
             found = dict.fromkeys(find_mentions(record, kinds))
             entities = [{"entity": mention, "entity_type": label} for mention, label in found]
