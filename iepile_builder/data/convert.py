@@ -232,9 +232,10 @@ def convert(
     files: dict[Path, TextIO] = {}
     trained: set[tuple[Path, str]] = set()  # the labels of training records
     ignored: list[Path] = []
+    instances: dict[Path, str] = {}
     left_out = unused = unread = 0
     with ExitStack() as stack:
-        found = (find_sources(place, input_format, languages, output_dir, ignored) for place in places)
+        found = (find_sources(place, input_format, languages, ignored, instances) for place in places)
         for source in chain.from_iterable(found):
             for number, record in enumerate(source.records, start=1):
                 names = _tasks_of(record, source.task, tasks)
@@ -266,6 +267,7 @@ def convert(
                     if path not in files:
                         files[path] = stack.enter_context(path.open("w", encoding="utf-8"))
                     files[path].write(to_json({"text": record["text"], task.field: record[task.field]}) + "\n")
+    read_instances(instances, output_dir)
     notes = [f"records without annotation, left out: {left_out}"] if left_out else []
     notes += [f"second and further annotations of a text, not used: {unused}"] if unused else []
     notes += [f"attributes, notes and other lines of brat, not used: {unread}"] if unread else []
@@ -324,11 +326,16 @@ def _tasks_of(record: Record, own: str, wanted: Sequence[str] | None) -> list[st
 
 
 def find_sources(
-    place: str, input_format: str | None, languages: Sequence[str] | None, output_dir: Path, ignored: list[Path]
+    place: str,
+    input_format: str | None,
+    languages: Sequence[str] | None,
+    ignored: list[Path],
+    instances: dict[Path, str],
 ) -> Iterator[Source]:
     """
     Find the files in a folder, or the one file, and what their names and folders say. `ignored` gets those that may
-    hold records but are of no known format.
+    hold records but are of no known format, `instances` the files of instances, which are read together, with their
+    splits.
     """
     root = Path(place)
     if not root.exists():
@@ -352,9 +359,6 @@ def find_sources(
         raise InputError(f"{place}: files of several formats, {several}; give --input_format or one of the files")
     ignored += [path for path in unknown if path.suffix.lower() in DATA and not path.with_suffix(".ann").exists()]
     (name,) = formats
-    if name == "instances":
-        read_instances([str(root if root.is_dir() else root.parent)], output_dir)
-        return
     splits: dict[tuple[Path, str], tuple[Path, str]] = {}
     for path in (path for path, of in found.items() if of == name):
         folder = path.parent.resolve()
@@ -362,6 +366,9 @@ def find_sources(
         home = folder.parent if of_folder else folder
         word = _split_word(path)
         split = of_folder or SPLITS.get(word, "")
+        if name == "instances":  # which say their corpus, task and language themselves
+            instances[path] = split or "train"
+            continue
         other, of_other = splits.setdefault((home, split), (path, word))
         if name not in ("brat", "datasets") and other != path and (word != of_other or other.stem == path.stem):
             raise InputError(f"{path}: {other.name} beside it is the same split; keep one of them")
