@@ -111,6 +111,21 @@ def read_json(line: bytes) -> dict[str, Any]:
     return record
 
 
+def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """
+    Yield number and JSON object of each line that is not blank.
+
+    Raises:
+        `InputError`: If there is no file, or with file and line, if a line is no JSON object.
+    """
+    if not path.exists():
+        raise InputError(f"{path}: no such file")
+    for number, _, line in read_lines(path):
+        with located(path, number):
+            row = read_json(line)
+        yield number, row
+
+
 def load_json(data: bytes, what: str = "not JSON") -> Any:
     """Load JSON in UTF-8, or raise an `InputError` with `what` it is not, and why."""
     try:

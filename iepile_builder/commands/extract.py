@@ -31,7 +31,7 @@ from iepile_builder.extraction.export import check_file
 from iepile_builder.extraction.extractor import Extractor
 from iepile_builder.extraction.passages import SURROGATE
 from iepile_builder.extraction.user_schema import open_schema, read_schema, read_tasks
-from iepile_builder.io import read_json, read_lines
+from iepile_builder.io import read_objects
 
 
 @dataclass
@@ -97,7 +97,7 @@ def main(options: ExtractOptions, engine_options: EngineOptions) -> None:
     schemas = schema if several else {options.task or "NER": schema}
     for key, task in read_tasks(schemas).items():
         read_schema(schemas[key], task.name)  # its errors come before a model is loaded
-    examples = [] if options.examples is None else [read_json(line) for _, _, line in read_lines(options.examples)]
+    examples = [] if options.examples is None else [row for _, row in read_objects(options.examples)]
     if options.min_score > 0:
         engine_options.scores = True
     extractor = make_extractor(

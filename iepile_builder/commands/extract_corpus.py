@@ -39,7 +39,7 @@ from iepile_builder.extraction.corpus import Answerer, Ledger, Result, make_parc
 from iepile_builder.extraction.corpus_files import DocumentOptions, check_not_among_documents, find_pieces
 from iepile_builder.extraction.shards import BEGUN, CARD, Shards
 from iepile_builder.extraction.user_schema import open_schema, read_examples, read_schema
-from iepile_builder.io import locked, read_json, read_lines
+from iepile_builder.io import locked, read_objects
 from iepile_builder.tasks import find_task
 
 
@@ -213,7 +213,7 @@ def read_asked(documents: DocumentOptions, options: ExtractCorpusOptions) -> dic
     schema = open_schema(options.schema, options.task)  # a file, which other machines may not have
     if schema is not None:
         read_schema(schema, options.task)
-    examples = [] if options.examples is None else [read_json(line) for _, _, line in read_lines(options.examples)]
+    examples = [] if options.examples is None else [row for _, row in read_objects(options.examples)]
     read_examples(examples, options.task)
     return {"schema": schema, "examples": examples, "split_num": options.split_num}
 

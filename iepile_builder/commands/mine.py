@@ -29,7 +29,8 @@ from iepile_builder.data.mining import (
 )
 from iepile_builder.data.options import CorpusOptions
 from iepile_builder.errors import InputError
-from iepile_builder.io import check_output, located, read_json, read_lines, to_json, write_whole
+from iepile_builder.io import check_output, located, read_objects, to_json, write_whole
+from iepile_builder.scoring.scorer import Scorer
 from iepile_builder.tasks import TASKS
 
 
@@ -91,12 +92,9 @@ def main(options: MineOptions, wanted: CorpusOptions) -> None:
     descriptions = load_descriptions(options.descriptions) if options.descriptions is not None else {}
     predictions: dict[tuple[str, str], list[dict]] = {}
     if options.predictions_file is not None:
-        for number, _, line in read_lines(options.predictions_file):
+        for number, row in read_objects(options.predictions_file):
             with located(options.predictions_file, number):
-                row = read_json(line)
-                missing = {"task", "source", "instruction", "label", "output"} - row.keys()
-                if missing:
-                    raise InputError(f"no {', '.join(sorted(missing))}; give a file of iepile predict")
+                Scorer().add({"id": "", **row})  # raises where it is no answer with an annotation
             predictions.setdefault((row["task"], row["source"]), []).append(row)
 
     table: dict[str, dict[str, dict[str, list[str]]]] = {}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from iepile_builder.data.corpus import SPLIT_FILES
 from iepile_builder.errors import InputError
-from iepile_builder.io import first_line, hash_file, located, read_json, read_lines
+from iepile_builder.io import first_line, hash_file, read_objects
 
 
 if TYPE_CHECKING:
@@ -117,7 +117,6 @@ def _unreadable(name: str, files: list[Path], error: Exception) -> InputError:
     for file in files:
         if file.suffix == ".jsonl":
             # `datasets` names neither the file nor the line.
-            for number, _, line in read_lines(file):
-                with located(file, number):
-                    read_json(line)
+            for _ in read_objects(file):
+                pass
     return InputError(f"{name}: cannot be read: {first_line(error.__cause__ or error)}")

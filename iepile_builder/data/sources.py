@@ -14,7 +14,7 @@ from typing import Any
 
 from iepile_builder.data.columns import Record, column_sentences, tagged_spans
 from iepile_builder.errors import InputError
-from iepile_builder.io import located, read_json, read_lines
+from iepile_builder.io import read_lines, read_objects
 
 
 _BOSON = re.compile(r"\{\{(\w+)[:：](.*?)\}\}")
@@ -24,9 +24,8 @@ _QUESTION = re.compile(r"What describes (.+) in the text\?")
 def read_unified(files: list[Path]) -> Iterator[Record]:
     """Read records that are in the unified format already."""
     for file in files:
-        for number, _, line in read_lines(file):
-            with located(file, number):
-                yield read_json(line)
+        for _, row in read_objects(file):
+            yield row
 
 
 def read_columns(files: list[Path], space: str = " ", **columns: Any) -> Iterator[Record]:
@@ -61,14 +60,14 @@ def read_uniner(files: list[Path]) -> Iterator[Record]:
 def read_boson(files: list[Path]) -> Iterator[Record]:
     """Read paragraphs with entities marked as `{{type:entity}}`: BosonNLP."""
     for file in files:
-        for line in file.read_text(encoding="utf-8").splitlines():
-            if line.strip():
-                entities = [
-                    {"entity": mention.strip(), "entity_type": label}
-                    for label, mention in _BOSON.findall(line)
-                    if mention.strip()
-                ]
-                yield {"text": _BOSON.sub(r"\2", line).strip(), "entity": entities}
+        for _, _, line in read_lines(file):
+            text = line.decode()
+            entities = [
+                {"entity": mention.strip(), "entity_type": label}
+                for label, mention in _BOSON.findall(text)
+                if mention.strip()
+            ]
+            yield {"text": _BOSON.sub(r"\2", text).strip(), "entity": entities}
 
 
 def read_zero_rte(files: list[Path]) -> Iterator[Record]:
@@ -107,7 +106,7 @@ def read_ipre(files: list[Path]) -> Iterator[Record]:
     A sentence is a record of all its pairs with a relation; sentences without any are left out.
     """
     sentences, relations, names = (
-        [line.split("\t") for line in file.read_text("utf-8").splitlines()] for file in files
+        [line.decode().rstrip("\r\n").split("\t") for _, _, line in read_lines(file)] for file in files
     )
     name_of = {number: name.rpartition("/")[2] for name, number in names}
     relation_of = {sentence: numbers.split() for sentence, numbers in relations}

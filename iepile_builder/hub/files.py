@@ -13,8 +13,7 @@ from iepile_builder.answers.scores import CALIBRATION
 from iepile_builder.errors import InputError
 from iepile_builder.hub.cards import TAG, Form, ModelFacts, gguf_files, model_card, read_json, read_report, render
 from iepile_builder.hub.client import base_license
-from iepile_builder.io import RESOURCES, located, pluralize, read_lines
-from iepile_builder.io import read_json as read_line
+from iepile_builder.io import RESOURCES, pluralize, read_objects
 from iepile_builder.scoring.report import by_task_and_block
 from iepile_builder.training.curves import PLOT
 from iepile_builder.training.record import RECIPE, RECORD, is_path
@@ -131,9 +130,7 @@ def demo_files(name: str, model: str, adapter: str | None = None) -> Files:
 def _check_same(report_file: Path, predictions_file: Path) -> None:
     """Raise an `InputError` unless a report has as many answers of each task and corpus as the predictions."""
     answers: Counter[tuple[str, str]] = Counter()
-    for number, _, line in read_lines(predictions_file):
-        with located(predictions_file, number):
-            row = read_line(line)
+    for _, row in read_objects(predictions_file):
         answers[str(row.get("task")), str(row.get("source"))] += 1
     report = read_report(report_file)
     scored = {

@@ -23,7 +23,7 @@ from iepile_builder.answers.scores import Calibration, Decision, check_decisions
 from iepile_builder.data.index import collector_off
 from iepile_builder.data.instructions import read_asked
 from iepile_builder.errors import InputError
-from iepile_builder.io import located, read_json, read_lines
+from iepile_builder.io import located, read_objects
 from iepile_builder.schema import Schema
 from iepile_builder.scoring.matching import Matching, in_text
 from iepile_builder.scoring.significance import paired_test
@@ -285,13 +285,11 @@ def read_predictions(
         `InputError`: With file and line, if an instance cannot be scored; if there is a `min_score` and no answer
             has decisions.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file of predictions")
     scorer = Scorer(repair, min_score, calibration)
     with collector_off():
-        for number, _, line in read_lines(path):
+        for number, row in read_objects(path):
             with located(path, number):
-                scorer.add(read_json(line))
+                scorer.add(row)
     if not scorer.records:
         raise InputError(f"{path}: no predictions in it")
     if min_score > 0 and not scorer.has_decisions:

@@ -108,6 +108,7 @@ def test_relations_in_the_terminal(run: Callable[..., str], task: str) -> None:
         (["--text", "caf\udce9"], "--text: not UTF-8"),
         (["--text", "a", "--schema", '["\udce9"]'], r"the schema: '\udce9' is not valid Unicode"),
         (["--text", "a", "--task", "EE"], "EE does not take a list of labels"),
+        (["--text", "a", "--examples", "no/such.jsonl"], "no/such.jsonl: no such file"),
         (["--text", "a", "--model_name_or_path", "no/such/model"], "no/such/model"),
     ],
 )

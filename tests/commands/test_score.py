@@ -212,7 +212,7 @@ def test_a_label_that_cannot_be_written_is_escaped(run_script, predictions: list
         (["--calibration", "nowhere.json"], "iepile calibrate writes it"),
         (["--report", "page.html"], "--report page.html: give a folder"),
         (["--output_file", "/proc/nowhere/report.json"], "/proc/nowhere/report.json: No such file"),
-        (["--compare", "nowhere.jsonl"], "no such file of predictions"),
+        (["--compare", "nowhere.jsonl"], "nowhere.jsonl: no such file"),
         (["--compare", "less.jsonl"], "records are in only one of the two"),
     ],
 )

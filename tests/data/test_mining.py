@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from iepile_builder import IEPile, Schema, SchemaBatching
+from iepile_builder import IEPile, InputError, Schema, SchemaBatching
+from iepile_builder.commands.mine import MineOptions, main
 from iepile_builder.data.corpus import find_corpora
 from iepile_builder.data.hard_negatives import PUBLISHED, load_hard_negatives
 from iepile_builder.data.mining import (
@@ -25,6 +26,7 @@ from iepile_builder.data.mining import (
     nearest,
     union,
 )
+from iepile_builder.data.options import CorpusOptions
 
 
 @given(st.data())
@@ -197,11 +199,21 @@ def test_a_file_that_cannot_be_written_is_named_first(run_command, tmp_path: Pat
     assert_one_clear_line(run_command("mine", *given, check=False), "mined.json: ")
 
 
-def test_a_file_that_holds_no_predictions_is_named(run_command, tmp_path: Path) -> None:
-    path = write_lines(tmp_path / "predictions.jsonl", [{"task": "NER", "source": "daily_news"}])
-    given = ("--corpus_dir", SAMPLE_CORPUS, "--output_file", tmp_path / "mined.json", "--method", "confusion")
-    done = run_command("mine", *given, "--predictions_file", path, check=False)
-    assert_one_clear_line(done, "predictions.jsonl, line 1: no instruction, label, output")
+def test_a_file_that_holds_no_predictions_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "predictions.jsonl"
+    options = MineOptions([str(SAMPLE_CORPUS)], tmp_path / "mined.json", ["confusion"], predictions_file=path)
+    with pytest.raises(InputError, match="predictions.jsonl: no such file"):
+        main(options, CorpusOptions())
+    row = build_rows()[0]
+    for change, message in (
+        ({"label": None}, "field 'label' is missing or not a string"),
+        ({"label": "Ada"}, "the label is not an annotation of NER in JSON"),
+        ({"output": 5}, "field 'output' is missing or not a string"),
+        ({"instruction": None}, "field 'instruction' is missing or not a string"),
+    ):
+        write_lines(path, [row, {**row, **change}])
+        with pytest.raises(InputError, match=f"predictions.jsonl, line 2: {message}"):
+            main(options, CorpusOptions())
 
 
 def test_the_hard_negatives_of_a_corpus_are_found_or_mined(tmp_path: Path) -> None:

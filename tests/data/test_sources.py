@@ -134,10 +134,10 @@ CASES = {
         ],
     ),
     "boson": (
-        ["{{person_name: 王芳}}在{{location:北京}}。{{time:}}\n\n没有。\n"],
+        ["{{person_name: 王芳}}在{{location:北京}}。{{time:}}\n\n没\u2028有。\r\n"],
         [
             {"text": "王芳在北京。", "entity": entities(person_name="王芳", location="北京")},
-            {"text": "没有。", "entity": []},
+            {"text": "没\u2028有。", "entity": []},
         ],
     ),
     "zero_rte": (
@@ -155,7 +155,7 @@ CASES = {
     ),
     "ipre": (
         [
-            "S1\t王芳\t李明\t王芳 和 李明 结婚 。\nS2\t李明\t王芳\t王芳 和 李明 结婚 。\nS3\t甲\t乙\t甲 和 乙 。\n",
+            "S1\t王芳\t李明\t王芳 和 李明 结婚 。\nS2\t李明\t王芳\t王芳 和 李明 结婚 。\nS3\t甲\t乙\t甲\u0085乙 。\n",
             "S1\t2\nS2\t1\nS3\t0\n",
             "NA\t0\n亲属/配偶/丈夫/现夫\t1\n亲属/配偶/妻子/现妻\t2\n",
         ],
