@@ -125,6 +125,9 @@ def token_records(rows: Iterator[Mapping[str, Any]], features: Any, where: str, 
         if tags_of is None:
             tags_of = _tag_reader(features, tag_column)
         try:
+            for name in (words, tag_column):
+                if not isinstance(row[name], list):
+                    raise InputError(f"field {name!r} is not a list")
             tags = tags_of(row[tag_column])
             if len(tags) != len(row[words]):
                 raise InputError(f"{len(row[words])} words, but {len(tags)} tags")
@@ -137,12 +140,15 @@ def token_records(rows: Iterator[Mapping[str, Any]], features: Any, where: str, 
 
 def _tag_reader(features: Any, column: str) -> Callable[[list[Any]], list[str]]:
     feature = getattr((features or {}).get(column), "feature", None)
-    names: list[str] | None = getattr(feature, "names", None)
-    plain = names is not None and not any(name != "O" and is_tag(name) for name in names)
+    classes = feature if isinstance(feature, datasets.ClassLabel) else None
+    plain = classes is not None and not any(name != "O" and is_tag(name) for name in classes.names)
 
     def read(tags: list[Any]) -> list[str]:
-        if names is not None:
-            tags = [names[tag] for tag in tags]
+        if classes is not None:
+            try:
+                tags = classes.int2str(tags)
+            except (ValueError, TypeError) as error:  # such as -1 or null, for no label
+                raise InputError(f"{column!r} has a tag without a name ({error})") from None
         elif any(isinstance(tag, int) for tag in tags):
             raise InputError(f"{column!r} are numbers without names (no ClassLabel); write the tags as strings")
         tags = [f"I-{tag}" if plain and tag != "O" else tag for tag in tags]

@@ -265,6 +265,7 @@ def read_brat(path: Path, language: str) -> Iterator[Record]:
         text = source.read_bytes().decode("utf-8")
     mentions: dict[str, Record] = {}
     lines: list[tuple[str, str, list[str]]] = []
+    events: dict[str, str] = {}
     unread = 0
     for number, _, line in read_lines(path):
         where = f"{path}, line {number}"
@@ -275,8 +276,10 @@ def read_brat(path: Path, language: str) -> Iterator[Record]:
             if name.startswith("T"):
                 mentions[name] = _brat_mention(text, body, string)
             elif name.startswith(("R", "E")):
-                lines.append((where, name, body.split()))
-    events = {name: words[0].partition(":")[2] for _, name, words in lines if name.startswith("E")}
+                words = body.split()
+                lines.append((where, name, words))
+                if name.startswith("E"):
+                    events[name] = words[0].partition(":")[2]
     triggers = set(events.values())
     record: Record = {"text": text, "relation": [], "event": []}
     record["entity"] = [each for name, each in mentions.items() if name not in triggers]

@@ -15,6 +15,7 @@ from iepile_builder.io import to_json
 from iepile_builder.schema import Schema
 from iepile_builder.tasks import TASKS, find_task
 from iepile_builder.tasks.base import Task, plain_items
+from iepile_builder.tasks.facts import Annotation
 
 
 EXAMPLE_TEXT = {"en": " You can refer to the example for extraction.", "zh": "你可以参考example进行抽取。"}
@@ -137,6 +138,20 @@ def _is_copied(example: Any, task: Task) -> bool:
         return all(string in example["input"] for fact in facts for string in fact.strings)
     except (AttributeError, KeyError, TypeError):  # of another form than ours
         return False
+
+
+def read_annotations(output: Any, instruction: str, task: str) -> list[Annotation]:
+    """
+    List the annotations behind the reference answer to an instruction.
+
+    Raises:
+        `InputError`: If it is not an answer of the task in JSON, or the instruction is none of the task.
+    """
+    schema = asked_schema(instruction, task)
+    try:
+        return TASKS[task].annotations(json.loads(output), schema)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise InputError(f"the output is not one of {task} in JSON: {str(output)[:80]!r}") from None
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 from iepile_builder.data.corpus import SPLIT_FILES
 from iepile_builder.data.index import lines_before
-from iepile_builder.data.instructions import EXAMPLE_TEXT, asked_schema, read_instruction
+from iepile_builder.data.instructions import EXAMPLE_TEXT, asked_schema, read_annotations, read_instruction
 from iepile_builder.errors import InputError
 from iepile_builder.io import located, read_json, read_lines, to_json
 from iepile_builder.tasks import TASKS, find_task
@@ -70,7 +70,9 @@ def check_instance(row: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
 
 def language_of(instruction: dict[str, Any], task: str) -> str:
     """Detect the language of an instruction's sentence."""
-    sentence = instruction["instruction"]
+    sentence = instruction.get("instruction")
+    if not isinstance(sentence, str):
+        raise InputError("the instruction has no 'instruction' sentence")
     for language, text in TASKS[task].instructions.items():
         if sentence in (text, text + EXAMPLE_TEXT[language]):
             return language
@@ -95,16 +97,14 @@ def write_records(path: Path, where: dict[tuple[str, str, str, bytes], array], o
                 text = read_instruction(row["instruction"])["input"]
                 try:
                     if row.get("label") is not None:
-                        annotations = row["label"] if isinstance(row["label"], list) else json.loads(row["label"])
+                        annotations = _read_label(row["label"], task)
                         known = True
                         break
                     if row.get("output") is not None:
+                        annotations += read_annotations(row["output"], row["instruction"], task)
                         known = True
-                        schema = asked_schema(row["instruction"], task)
-                        annotations += TASKS[task].annotations(json.loads(row["output"]), schema)
-                except (ValueError, KeyError, TypeError, AttributeError):
-                    line = f"{path}, line {lines_before(path, offset) + 1}"
-                    raise InputError(f"{line}: the label or output is not one of {task} in JSON") from None
+                except InputError as error:
+                    raise InputError(f"{path}, line {lines_before(path, offset) + 1}: {error}") from None
             target = output_dir / f"IE-{language}" / task / source / name
             if target not in targets:
                 if target.exists():
@@ -112,3 +112,14 @@ def write_records(path: Path, where: dict[tuple[str, str, str, bytes], array], o
                 targets[target] = stack.enter_context(target.open("w", encoding="utf-8"))
             record = {"text": text, TASKS[task].field: annotations} if known else {"text": text}
             targets[target].write(to_json(record) + "\n")
+
+
+def _read_label(label: Any, task: str) -> list[Annotation]:
+    """Read a record's annotation, a list or one in JSON."""
+    try:
+        annotations = label if isinstance(label, list) else json.loads(label)
+    except (ValueError, TypeError):
+        annotations = None
+    if not isinstance(annotations, list):
+        raise InputError(f"the label is not an annotation of {task} in JSON: {str(label)[:80]!r}")
+    return annotations

@@ -63,6 +63,8 @@ def read_csv(path: Path, language: str) -> Iterator[Record]:
                             f"more cells than the {len(names)} columns; put quotes around a {delimiter!r}"
                         )
                     text = row[text_column]
+                    if text is None:
+                        raise InputError(f"fewer cells than the {len(names)} columns: it has no text")
                     record = records.setdefault(text, {"text": text, "relation" if all(triple) else "entity": []})
                     if all(triple):
                         values = [row[name or ""] for name in triple]

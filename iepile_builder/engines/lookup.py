@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from iepile_builder.data.instances import load_instances
-from iepile_builder.data.instructions import asked_schema, read_instruction
+from iepile_builder.data.instructions import read_annotations, read_instruction
 from iepile_builder.engines.base import Completion, Request
 from iepile_builder.errors import InputError
 from iepile_builder.io import to_json
@@ -43,8 +43,6 @@ class LookupEngine:
         `InputError`: If it is no such dataset.
     """
 
-    context: int | None = None
-
     def __init__(self, dataset_name: str) -> None:
         splits = load_instances(dataset_name, ("task", "instruction", "output"), used=["train"])
         if "train" not in splits:
@@ -54,13 +52,10 @@ class LookupEngine:
             if row["output"] is not None:
                 task = find_task(row["task"])
                 text = read_instruction(row["instruction"])["input"]
-                schema = asked_schema(row["instruction"], task.name)
                 try:
-                    records[task.name][text] += task.annotations(json.loads(row["output"]), schema)
-                except (ValueError, KeyError, TypeError, AttributeError):
-                    raise InputError(
-                        f"{dataset_name}, train instance {number}: the output is not one of {task.name} in JSON"
-                    ) from None
+                    records[task.name][text] += read_annotations(row["output"], row["instruction"], task.name)
+                except InputError as error:
+                    raise InputError(f"{dataset_name}, train instance {number}: {error}") from None
         self._tables = {task: _Table(TASKS[task], of_task) for task, of_task in records.items()}
 
     def context_left(self, request: Request, max_new_tokens: int) -> int | None:
@@ -72,7 +67,7 @@ class LookupEngine:
     def _answer(self, instruction: str) -> str:
         value = read_instruction(instruction)
         for task in TASKS.values():
-            if value["instruction"] not in task.instructions.values():
+            if value.get("instruction") not in task.instructions.values():
                 continue
             try:
                 schema, given = task.read_items(value["schema"]), task.given_annotations(value["schema"])

@@ -22,14 +22,13 @@ from datasets import Dataset, concatenate_datasets
 from filelock import FileLock
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
-from iepile_builder.answers.parse import load_answer
 from iepile_builder.chat import label, render_all, render_rows, to_prompt, tokenize
 from iepile_builder.data.instances import load_instances, without_dataset_bars
-from iepile_builder.data.instructions import Asked, asked_schema, find_labels, read_asked
+from iepile_builder.data.instructions import Asked, asked_schema, find_labels, read_annotations, read_asked
 from iepile_builder.engines.loading import without_weight_bars
 from iepile_builder.errors import InputError
 from iepile_builder.scoring.scorer import Scorer
-from iepile_builder.tasks import TASKS, find_task
+from iepile_builder.tasks import find_task
 from iepile_builder.training.arguments import DataArguments, SftArguments
 from iepile_builder.training.labels import tokenize_decisions
 from iepile_builder.training.words import encode_words
@@ -298,10 +297,10 @@ def take_records(
             continue
         instance = {"source": "", **row}
         if row.get("id") is None or row.get("label") is None:  # a training row: a record of its own
-            answer, schema = load_answer(row["output"]), asked_schema(row["instruction"], row["task"])
-            if answer is None:
-                raise InputError(f"--ie_f1_records: the answer of validation row {index} is not a JSON object")
-            annotations = TASKS[row["task"]].annotations(answer, schema)
+            try:
+                annotations = read_annotations(row["output"], row["instruction"], find_task(row["task"]).name)
+            except InputError as error:
+                raise InputError(f"--ie_f1_records: validation row {index}: {error}") from None
             instance |= {"id": str(index), "label": json.dumps(annotations, ensure_ascii=False)}
         key = (instance["task"], instance["source"], instance["id"], instance["label"])
         asked = read_asked(instance["instruction"], find_task(instance["task"]).name)

@@ -3,13 +3,14 @@
 from pathlib import Path
 
 import pytest
+from datasets import ClassLabel, Features, Sequence, Value
 from helpers.columns import BIO, PEOPLE, RECORDS, TOKENS, make_dataset
 from helpers.corpora import write_lines
 from hypothesis import given
 from hypothesis import strategies as st
 
 from iepile_builder import InputError
-from iepile_builder.data.columns import read_conll, tagged_record, tagged_spans
+from iepile_builder.data.columns import read_conll, tagged_record, tagged_spans, token_records
 from iepile_builder.data.convert import read_tokens
 
 
@@ -134,6 +135,8 @@ def test_rows_of_a_json_file_have_tags_in_words(tmp_path: Path) -> None:
     [
         (TOKENS[0], "record 1: 'ner_tags' are numbers without names"),
         ({"tokens": ["Ada"], "ner_tags": ["PER"]}, "record 1: 'PER' is no tag of BIO"),
+        ({"tokens": None, "ner_tags": []}, "record 1: field 'tokens' is not a list"),
+        ({"tokens": ["Ada"], "ner_tags": "O"}, "record 1: field 'ner_tags' is not a list"),
         ({"tokens": ["Ada"], "ner_tags": []}, "record 1: 1 words, but 0 tags"),
         ({"tokens": ["Ada"], "pos": ["NN"]}, "its columns are tokens, pos; give tokens and ner_tags"),
     ],
@@ -142,6 +145,16 @@ def test_rows_that_are_none_name_the_record(tmp_path: Path, row: dict, message: 
     path = write_lines(tmp_path / "train.jsonl", [row])
     with pytest.raises(InputError, match=f"train.jsonl.*{message}"):
         list(read_tokens(path, "en"))
+
+
+@pytest.mark.parametrize("tag", [-1, -100, 7, None])
+def test_tags_that_the_features_do_not_name(tag: int | None) -> None:
+    features = Features(
+        {"tokens": Sequence(Value("string")), "ner_tags": Sequence(ClassLabel(names=["O", "B-PER", "I-PER"]))}
+    )
+    rows = [{"tokens": ["Ada", "met"], "ner_tags": tags} for tags in ([1, 0], [0, tag])]
+    with pytest.raises(InputError, match="^people, record 2: 'ner_tags' has a tag without a name"):
+        list(token_records(iter(rows), features, "people", "en"))
 
 
 def test_a_file_that_is_no_parquet(tmp_path: Path) -> None:

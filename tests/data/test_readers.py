@@ -123,10 +123,12 @@ def test_published_instances_are_built_from(run_command, tmp_path: Path) -> None
             {"instruction": '{"instruction": "", "schema": [{}], "input": "Ada"}'},
             "the instruction's schema is not one",
         ),
-        ({"output": '{"wife": [{"head": "Ada", "tail": "Bob"}]}'}, "the label or output is not one of RE"),
-        ({"output": "{"}, "the label or output is not one of RE"),
-        ({"output": "[]"}, "the label or output is not one of RE"),
-        ({"label": "Ada"}, "the label or output is not one of RE"),
+        ({"output": '{"wife": [{"head": "Ada", "tail": "Bob"}]}'}, "the output is not one of RE"),
+        ({"output": "{"}, "the output is not one of RE"),
+        ({"output": "[]"}, "the output is not one of RE"),
+        ({"label": "Ada"}, "the label is not an annotation of RE"),
+        ({"label": "{}"}, "the label is not an annotation of RE"),
+        ({"instruction": '{"schema": ["wife"], "input": "Ada"}'}, "the instruction has no 'instruction' sentence"),
     ],
 )
 def test_instances_that_are_none_name_file_and_line(tmp_path: Path, changed: dict, message: str) -> None:

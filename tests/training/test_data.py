@@ -226,6 +226,10 @@ def test_records_are_taken_whole(model: str, capsys: pytest.CaptureFixture) -> N
     taken = take_records(Dataset.from_list(rows[:6]).select_columns(columns), tokenizer, arguments, None, seed=3)
     assert len(taken.instances) == 4
     assert taken.score([instance["output"] for instance in taken.instances])["f1"] == 100
+    for output in ("none", '{"person": null}'):
+        wrong = [*rows[:1], {**rows[1], "output": output}]
+        with pytest.raises(InputError, match="validation row 1: the output is not one of NER in JSON"):
+            take_records(Dataset.from_list(wrong).select_columns(columns), tokenizer, arguments, None, seed=3)
     with pytest.raises(InputError, match="task"):
         take_records(Dataset.from_list(rows).select_columns(["output"]), tokenizer, arguments, None, seed=3)
 
