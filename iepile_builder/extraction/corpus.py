@@ -146,14 +146,18 @@ class Ledger:
         """Begin something; returns how often it was begun before."""
         times = self.begun.get(key, 0)
         self.begun[key] = times + 1
-        if self.save is not None:
-            self.save(json.dumps(self.begun))
+        self._save()
         return times
 
     def end(self, keys: Sequence[str]) -> None:
         """End what was begun."""
         for key in keys:
             self.begun.pop(key, None)
+        self._save()
+
+    def _save(self) -> None:
+        if self.save is not None:
+            self.save(json.dumps(self.begun))
 
 
 @dataclass
@@ -224,23 +228,7 @@ class Answerer:
     def __call__(self, parcel: Parcel) -> Result:
         """Answer a parcel. What fails is a row with its error."""
         self.usage.clear()
-        name = f"{parcel.piece}/{parcel.shard}/{':'.join(f'{part.number}.{part.place}' for part in parcel.parts[:1])}"
-        found: list[Extraction | str] = []
-        begun = [name]
-        tried = self.begin(name) if parcel.parts else 0
-        if tried < TOGETHER:
-            found = self._answer(parcel.parts)
-        else:
-            for part in parcel.parts:
-                key = f"{name}/{part.number}.{part.place}"
-                begun.append(key)
-                if self.begin(key) < ALONE:
-                    found += self._answer([part])
-                    self.end([key])
-                else:
-                    found.append("the process that answers it was killed each time")
-        if parcel.parts:
-            self.end(begun)
+        found = self._try(parcel) if parcel.parts else []
         pairs = list(zip(parcel.parts, found, strict=True))
         return Result(
             parcel._replace(parts=[]),
@@ -250,6 +238,27 @@ class Answerer:
             [each for part, each in pairs if isinstance(each, str) and part.document.error is None],
             Counter(self.usage),
         )
+
+    def _try(self, parcel: Parcel) -> list[Extraction | str]:
+        """Answer the parts of a parcel together; if their process was killed, each by itself, or not at all."""
+        parts = parcel.parts
+        name = f"{parcel.piece}/{parcel.shard}/{parts[0].number}.{parts[0].place}"
+        tried, begun = self.begin(name), [name]
+        found: list[Extraction | str] = []
+        try:
+            if tried < TOGETHER:
+                return self._answer(parts)
+            for part in parts:
+                key = f"{name}/{part.number}.{part.place}"
+                begun.append(key)
+                if self.begin(key) < ALONE:
+                    found += self._answer([part])
+                    self.end([key])
+                else:
+                    found.append("the process that answers it was killed each time")
+            return found
+        finally:  # after Ctrl-C, too: what is left begun was killed
+            self.end(begun)
 
     def _answer(self, parts: Sequence[Part]) -> list[Extraction | str]:
         """Answer parts, those with the same schema and language together; if that fails, each by itself."""

@@ -145,6 +145,14 @@ class Killed(BaseException):
     """What ends the process in the middle of an answer."""
 
 
+@pytest.fixture(autouse=True)
+def _nothing_is_done_after_a_kill(monkeypatch: pytest.MonkeyPatch) -> None:
+    end = corpus.Ledger.end
+    monkeypatch.setattr(
+        corpus.Ledger, "end", lambda self, keys: None if sys.exc_info()[0] is Killed else end(self, keys)
+    )
+
+
 class Fails(RuleEngine):
     """Fails at texts that say so: with an error, or by ending the process."""
 
@@ -189,6 +197,21 @@ def test_what_kills_its_process_does_so_four_times(tmp_path: Path) -> None:
     rows = read_rows(tmp_path / "out")
     assert report["failed"] == 1 and rows[4]["error"] == "the process that answers it was killed each time"
     assert rows[4]["facts"] == [] and all(row["facts"] for row in rows if row["id"] != "n4")
+
+
+def test_what_is_answered_or_interrupted_was_not_killed(tmp_path: Path) -> None:
+    class Interrupted(RuleEngine):
+        def generate(self, requests: Sequence[Request], max_new_tokens: int) -> list[Completion]:
+            raise KeyboardInterrupt
+
+    documents = write_corpus(tmp_path / "corpus.jsonl", ["FAIL", "Now person:Ada."])
+    for _ in range(5):
+        run(documents, tmp_path / "out", Fails(), documents_at_once=1, retry_failed=True)
+        assert [row["error"] for row in read_rows(tmp_path / "out")] == ["no answer to this", None]
+    for _ in range(5):
+        with pytest.raises(KeyboardInterrupt):
+            run(documents, tmp_path / "out", Interrupted(tagged), documents_at_once=1, retry_failed=True)
+    assert run(documents, tmp_path / "out", documents_at_once=1, retry_failed=True)["failed"] == 0
 
 
 def test_a_document_that_fails_is_a_row(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
