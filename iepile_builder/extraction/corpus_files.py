@@ -166,7 +166,9 @@ def _find_files(options: DocumentOptions) -> list[tuple[str, int]]:
     name = options.documents
     try:
         system, path = fsspec.url_to_fs(name)
-        if not any(sign in name for sign in "*?[") and not system.exists(path) and "://" not in name:
+        exists = system.exists(path)  # else "[" in its name is of a glob
+        is_glob = not exists and any(sign in name for sign in "*?[")
+        if not exists and not is_glob and "://" not in name:
             return _find_on_hub(options)
         if system.isdir(path):
             found = system.find(path, detail=True)
@@ -177,7 +179,7 @@ def _find_files(options: DocumentOptions) -> list[tuple[str, int]]:
                 for each, parts in inner.items()
                 if not any(part.startswith((".", "_")) for part in parts) and _bare(each).endswith(known)
             }
-        elif any(sign in name for sign in "*?["):
+        elif is_glob:
             found = {each: info for each, info in system.glob(path, detail=True).items() if info["type"] == "file"}
         else:
             found = {path: system.info(path)}

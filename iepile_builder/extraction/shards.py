@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import fsspec
@@ -20,7 +20,7 @@ from fsspec.implementations.local import LocalFileSystem
 from iepile_builder.errors import InputError
 from iepile_builder.extraction.corpus import Part, Result, join_parts, to_rows
 from iepile_builder.extraction.result import COUNTS, Extraction
-from iepile_builder.io import first_line, pluralize
+from iepile_builder.io import first_line, pluralize, write_whole
 
 
 RECEIPTS = ".shards"  # a file for each shard that is whole: a store may have no renaming
@@ -84,14 +84,12 @@ class Shards:
     def write(self, name: str, content: bytes) -> None:
         """Write a file, whole where the file system can rename or shows a file only when it is."""
         path = f"{self.path}/{name}"
+        if isinstance(self.system, LocalFileSystem):
+            write_whole(Path(path), content)
+            return
         with self._clear_errors():
             self.system.makedirs(path.rpartition("/")[0], exist_ok=True)
-            if not isinstance(self.system, LocalFileSystem):
-                self.system.pipe_file(path, content)
-                return
-            temporary = f"{os.path.dirname(path)}/.{os.path.basename(path)}.incomplete"
-            self.system.pipe_file(temporary, content)
-            os.replace(temporary, path)
+            self.system.pipe_file(path, content)
 
     def find_run(self) -> dict[str, Any] | None:
         """Read the description of the run that wrote the folder; `None` if the folder is empty."""
@@ -137,9 +135,10 @@ class Shards:
         paths = [f"{self.path}/{RECEIPTS}/{name}.json" for name in names]
         written = {name for name, size in self._list("data").items() if size != 0}
         with self._clear_errors():
-            contents = self.system.cat(paths) if paths else {}  # many at a time, from a store
-        for path, (name, (piece, shard)) in zip(paths, names.items(), strict=True):
-            receipt = _parse(contents[path])
+            # Many at a time, from a store; its `cat` would take "[" in a name for a pattern
+            contents = self.system.cat_ranges(paths, None, None, on_error="raise")
+        for content, (name, (piece, shard)) in zip(contents, names.items(), strict=True):
+            receipt = _parse(content)
             if f"{name}.parquet" not in written or not _is_receipt(receipt):
                 lost += 1
             elif not (retry_failed and receipt["failed"]):

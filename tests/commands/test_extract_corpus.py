@@ -186,6 +186,13 @@ def test_a_run_that_is_killed_anywhere_ends_with_the_same_rows(tmp_path: Path) -
     assert report["run"]["documents"] == 0 and report["documents"] == 30
 
 
+def test_names_that_look_like_globs(tmp_path: Path) -> None:
+    documents = write_corpus(tmp_path / "corpus[1].jsonl", make_texts(20)[:10])
+    with pytest.raises(Killed):
+        run(documents, tmp_path / "out[1]", Fails(8), shard_size=3)
+    assert run(documents, tmp_path / "out[1]", shard_size=3)["documents"] == 10 == len(read_rows(tmp_path / "out[1]"))
+
+
 def test_what_kills_its_process_does_so_four_times(tmp_path: Path) -> None:
     texts = make_texts(12)
     texts[4] = "A POISON for person:Eve."

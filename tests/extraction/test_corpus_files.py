@@ -73,6 +73,17 @@ def test_any_division_of_json_lines_gives_each_document_once(
     assert len(found) == len(texts)
 
 
+@pytest.mark.parametrize("name", ["a[1].jsonl", "a*.jsonl", "memory://a[1].jsonl"])
+def test_a_file_that_exists_is_no_glob(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = write_lines(tmp_path / "a1.jsonl", RECORDS[:3])
+    with fsspec.open(name, "wb") as file:
+        file.write(path.read_bytes())
+    path.write_text("no document")
+    found, _ = find_pieces(replace(OPTIONS, documents=name))
+    assert [piece.files[0].rpartition("/")[2] for piece in found] == [name.rpartition("/")[2]]
+
+
 def test_text_files_and_languages(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("Ada met Bob.")
     (tmp_path / "b.txt").write_text("他们在巴黎见面。")
