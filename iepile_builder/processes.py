@@ -11,6 +11,7 @@ from types import FrameType
 
 
 PARENT = "IEPILE_PARENT"  # environment variable: id of the command that starts another
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None  # before a fork
 
 
 def start_children() -> None:
@@ -34,11 +35,16 @@ os.register_at_fork(after_in_child=_forget_children)
 def end_with_parent() -> None:
     """End this process with the command that started it, even by SIGKILL (on Linux)."""
     parent = os.environ.pop(PARENT, None)
-    if sys.platform != "linux" or parent != str(os.getppid()):
-        return
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-    if parent != str(os.getppid()):  # it ended before
-        os._exit(1)
+    if parent == str(os.getppid()):
+        end_with(int(parent))
+
+
+def end_with(parent: int) -> None:
+    """End this process with its parent, even by SIGKILL (on Linux)."""
+    if _LIBC is not None:
+        _LIBC.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:  # it ended before
+            os._exit(1)
 
 
 def _end_with_children(number: int, frame: FrameType | None) -> None:

@@ -5,7 +5,6 @@ The new content is made in a work folder, `.NAME.incomplete` beside the output f
 mount point cannot be renamed: there the work folder is inside it, and files are moved one by one.
 """
 
-import ctypes
 import json
 import os
 import re
@@ -17,6 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from iepile_builder.errors import InputError
+from iepile_builder.processes import end_with
 
 
 try:
@@ -229,13 +229,11 @@ def end_children_with_us() -> None:
     """Make processes forked from now on end with this one, even by SIGKILL, and leave Ctrl-C to it (on Linux)."""
     if sys.platform != "linux":
         return
-    libc, parent = ctypes.CDLL(None), os.getpid()
+    parent = os.getpid()
 
     def after_fork() -> None:
         nonlocal parent
-        libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        if os.getppid() != parent:  # it ended before
-            os._exit(1)
+        end_with(parent)
         parent = os.getpid()
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
