@@ -1,6 +1,7 @@
 """Read JSON lines with file and line in every error; write files whole."""
 
 import os
+import re
 import sys
 from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator
@@ -20,6 +21,8 @@ from iepile_builder.errors import InputError
 RESOURCES = Path(str(files("iepile_builder"))) / "resources"
 SAMPLE_CORPUS = RESOURCES / "sample_corpus"
 PACKED = {".gz": b"\x1f\x8b", ".bz2": b"BZh", ".xz": b"\xfd7zXZ", ".zst": b"\x28\xb5\x2f\xfd", ".zip": b"PK\x03\x04"}
+
+SURROGATE = re.compile("[\ud800-\udfff]")  # half of a pair is no character
 
 # json.dumps makes a new encoder at each call, which takes longer than most of what is encoded here
 _encode = c_make_encoder(None, None, encode_basestring, None, ": ", ", ", False, False, True)

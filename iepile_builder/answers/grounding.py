@@ -30,7 +30,7 @@ DIGITS = re.compile(r"\d")
 SENTENCE = 100  # characters of a sentence, roughly
 STOP = re.compile("[.!?](?=\\s)|[。！？\n]")
 SPELLINGS = str.maketrans({"‘": "'", "’": "'", "“": '"', "”": '"', "‐": "-", "‑": "-", "–": "-", "—": "-"})
-SPELLINGS |= dict.fromkeys(map(ord, "\u00ad\u200b\u200c\u200d\u2060\ufeff"))  # nothing is seen of these
+SPELLINGS |= dict.fromkeys(map(ord, "\u00ad\u200b\u200c\u200d\u2060\ufeff"), "")  # nothing is seen of these
 
 # scripts that are written without spaces: any place in them may be the end of a word
 UNSPACED = re.compile(
@@ -136,7 +136,7 @@ class Locator:
             The text.
         min_score (`float`, *optional*, defaults to 0.85):
             The minimum Indel similarity `2 * LCS / (len(a) + len(b))` of a fuzzy match, of folded strings; digits must
-            be the same. Above 1, fuzzy matching is off.
+            be the same.
         check_time (`Callable[[], None]`, *optional*):
             Called before each search; may raise, to end the work.
     """
@@ -206,7 +206,7 @@ class Locator:
         """Find the best fuzzy match of a mention."""
         assert self.form is not None
         wanted = Form(mention[: MAX_FUZZY + 1]).text
-        if not MIN_FUZZY <= len(wanted) <= MAX_FUZZY or not self.form.text or self.min_score > 1:
+        if not MIN_FUZZY <= len(wanted) <= MAX_FUZZY or not self.form.text:
             return []
         # the place that is looked at has as many characters as the mention: words may be missing at its ends
         near = fuzz.partial_ratio_alignment(wanted, self.form.text, score_cutoff=80 * self.min_score)

@@ -29,9 +29,8 @@ from iepile_builder.errors import InputError
 from iepile_builder.extraction.documents import read_document
 from iepile_builder.extraction.export import check_file
 from iepile_builder.extraction.extractor import Extractor
-from iepile_builder.extraction.passages import SURROGATE
 from iepile_builder.extraction.user_schema import open_schema, read_schema, read_tasks
-from iepile_builder.io import read_objects
+from iepile_builder.io import SURROGATE, read_objects
 
 
 @dataclass

@@ -21,7 +21,7 @@ from iepile_builder.answers.repair import without_repeats
 from iepile_builder.engines.base import Completion, Request
 from iepile_builder.engines.decisions import TopSteps, read_decisions
 from iepile_builder.errors import InputError
-from iepile_builder.io import first_line
+from iepile_builder.io import SURROGATE, first_line
 
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ logger = logging.getLogger(__name__)
 _TOO_LONG = re.compile(r"context[ _](size|length|window)|maximum (model|context) len", re.IGNORECASE)
 
 # JSON can write half a surrogate pair, which no file of answers can hold.
-_HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 # 20 log-probabilities of each token take 2 kB.
 _MAX_BYTES = 64 << 20
@@ -223,7 +222,7 @@ class EndpointEngine:
             raise InputError(f"{self.base_url}: the server answers with {said}")
         if other:
             raise InputError(f"{self.base_url}: the server has no model {self.model!r}: name {self._models()}")
-        said = _HALF_PAIR.sub("\N{REPLACEMENT CHARACTER}", text)
+        said = SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
         distinct = said if schema is None else without_repeats(said)
         steps = _read_steps(choice, text) if self.scores and distinct == text else None
         if self.scores and steps is None and distinct == text:

@@ -21,8 +21,8 @@ from fsspec.utils import glob_translate
 
 from iepile_builder.data.instructions import LANGUAGES
 from iepile_builder.errors import InputError
-from iepile_builder.extraction.passages import SURROGATE, detect_language
-from iepile_builder.io import first_line, read_json
+from iepile_builder.extraction.passages import detect_language
+from iepile_builder.io import SURROGATE, first_line, read_json
 
 
 JSON_LINES = (".jsonl", ".json", ".ndjson")

@@ -20,7 +20,7 @@ from iepile_builder.engines.loading import find_base, find_calibration, find_wei
 from iepile_builder.engines.transformers import TransformersEngine
 from iepile_builder.engines.vllm import VLLMEngine
 from iepile_builder.errors import InputError
-from iepile_builder.extraction.passages import HAN, SURROGATE, Passage, detect_language, passages
+from iepile_builder.extraction.passages import HAN, Passage, detect_language, passages
 from iepile_builder.extraction.result import Extraction, Extractions
 from iepile_builder.extraction.user_schema import (
     CallOptions,
@@ -34,6 +34,7 @@ from iepile_builder.extraction.user_schema import (
     show,
 )
 from iepile_builder.extraction.work import Job, Work, merge_answers, start_clock
+from iepile_builder.io import SURROGATE
 from iepile_builder.tasks import TASKS, find_task
 from iepile_builder.tasks.facts import Annotation
 
@@ -177,10 +178,7 @@ class Extractor:
         text: str,
         task: str,
         schema: Any,
-        examples: Sequence[Mapping[str, Any]] = (),
-        language: str | None = None,
-        triggers: Triggers | Extraction | None = None,
-        split_num: int | None = None,
+        **options: Unpack[CallOptions],
     ) -> Extraction: ...
 
     @overload
@@ -189,10 +187,7 @@ class Extractor:
         text: Iterable[str],
         task: str,
         schema: Any,
-        examples: Sequence[Mapping[str, Any]] = (),
-        language: str | None = None,
-        triggers: Iterable[Triggers | Extraction] | None = None,
-        split_num: int | None = None,
+        **options: Unpack[CallOptions],
     ) -> Iterator[Extraction]: ...
 
     @overload
@@ -274,9 +269,9 @@ class Extractor:
         texts = [text] if isinstance(text, str) else text
         given: Any = [triggers] if isinstance(text, str) else repeat(None) if triggers is None else triggers
         stream = self._stream(texts, given, batchings)
-        results: Iterator[Any] = (found[0] for found in stream)
-        if several:
-            results = (Extractions(zip(tasks, found, strict=True)) for found in stream)
+        results: Iterator[Any] = (
+            Extractions(zip(tasks, found, strict=True)) if several else found[0] for found in stream
+        )
         if plan:
             results = map(plan.read, results)
         return next(results) if isinstance(text, str) else results
@@ -325,7 +320,7 @@ class Extractor:
                     check_time()
                     part, batch = batch[:at_once], batch[at_once:]
                     completions = self.engine.generate([job.request for job in part], self.max_new_tokens)
-                    again = [self._receive(*answered) for answered in zip(part, completions, strict=True)]
+                    again = list(map(self._receive, part, completions))
                     batch += chain.from_iterable(again)
                     bar.total += sum(map(len, again))
                     bar.update(len(part))

@@ -11,7 +11,7 @@ from iepile_builder.answers.repair import repair_json
 from iepile_builder.answers.scores import Decision, Decisions, decide_facts
 from iepile_builder.data.instructions import read_asked
 from iepile_builder.engines.base import Completion
-from iepile_builder.extraction.passages import SURROGATE
+from iepile_builder.io import SURROGATE
 from iepile_builder.schema import Schema
 from iepile_builder.tasks.base import Task
 from iepile_builder.tasks.facts import MALFORMED, NOTHING, Fact

@@ -15,7 +15,6 @@ from iepile_builder.tasks import TASKS
 
 if TYPE_CHECKING:  # a result renders itself with this file
     from iepile_builder.extraction.result import Extraction, Result
-    from iepile_builder.tasks.facts import Fact
 
 MAX_MARKS = 20_000
 MAX_DEPTH = 6  # marks within marks
@@ -52,7 +51,7 @@ class _Table(NamedTuple):
 
 def render_page(result: Result) -> str:
     """Render the whole page, which needs no network."""
-    title = f"{', '.join(each.task for each in result.results)}: {pluralize(len(list_facts(result)), 'fact')}"
+    title = f"{', '.join(each.task for each in result.results)}: {pluralize(len(result.facts), 'fact')}"
     data = {"json": result.to_json(), "answers": [answer for each in result.results for answer in each.answers]}
     language = result.results[0].language
     return render("extraction.html", title=title, language=language, **data, **_describe(result))
@@ -81,11 +80,6 @@ def _describe(result: Result) -> dict[str, Any]:
     }
 
 
-def list_facts(result: Result) -> list[Fact]:
-    """List the facts of all tasks."""
-    return [fact for each in result.results for fact in each.facts]
-
-
 def list_remarks(result: Result) -> list[str]:
     """List how the text was asked about, and what went wrong."""
     several, first = result.results, result.results[0]
@@ -112,13 +106,13 @@ def list_remarks(result: Result) -> list[str]:
 
 def list_colors(result: Result) -> list[str]:
     """List the labels that have a colour of their own, in order of first occurrence."""
-    return list(dict.fromkeys(label for fact in list_facts(result) for _, label in fact.named_mentions))
+    return list(dict.fromkeys(label for fact in result.facts for _, label in fact.named_mentions))
 
 
 def find_marks(result: Result) -> list[Mark]:
     """Find the spans to mark in the text, outer ones before those within them."""
     found: dict[tuple[int, int], dict[str, None]] = defaultdict(dict)
-    for fact in list_facts(result):
+    for fact in result.facts:
         for string, label in fact.named_mentions:
             mention = as_mention(string)
             if mention.start is not None and mention.end is not None:

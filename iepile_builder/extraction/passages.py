@@ -7,11 +7,12 @@ from typing import NamedTuple
 
 import sentencex
 
+from iepile_builder.io import SURROGATE
+
 
 BLOCK = 4_000  # characters that are split at once: the time sentencex takes for unbalanced quotes is quadratic
 HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 WORD = re.compile(r"[^\W\d_\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+")
-SURROGATE = re.compile("[\ud800-\udfff]")
 
 # where to cut a sentence that is too long by itself, the best first
 CUTS = (re.compile(r"[;:]\s+|\s*\n\s*|[；：。！？]"), re.compile(r",\s+|[，、]"), re.compile(r"\s+"))

@@ -31,6 +31,8 @@ COUNTS = ("cut", "retried", "unparsed", "repaired", "left_out", "low_score")  # 
 class Result:
     """What the results of one task and of several have in common."""
 
+    facts: list[Fact]
+
     @property
     def results(self) -> list[Extraction]:
         """List the results of each task."""
@@ -228,7 +230,7 @@ class Extractions(dict[str, Extraction], Result):
         return self.results[0].text
 
     @property
-    def facts(self) -> list[Fact]:
+    def facts(self) -> list[Fact]:  # type: ignore[override]  # nobody sets it
         """List the facts of all tasks."""
         return [fact for result in self.results for fact in result.facts]
 

@@ -14,8 +14,9 @@ from iepile_builder.answers.grounding import Mention
 from iepile_builder.data.batching import SchemaBatching
 from iepile_builder.data.instructions import Description, check_language
 from iepile_builder.errors import InputError
-from iepile_builder.extraction.passages import SURROGATE, Passage
+from iepile_builder.extraction.passages import Passage
 from iepile_builder.extraction.result import Extraction
+from iepile_builder.io import SURROGATE
 from iepile_builder.schema import Schema, check_labels
 from iepile_builder.tasks import TASKS, find_task
 from iepile_builder.tasks.base import Task
@@ -63,19 +64,18 @@ def check_call(text: Any, task: Any, schema: Any, triggers: Any) -> None:
         raise InputError(f"the text is {show(text)}; give a string, a list of them, or read_document(path)")
     if not isinstance(task, (str, Mapping)) and not is_model(task):
         parts = [*_list_types(task), *(task if isinstance(task, (list, tuple)) else ()), type(task)]
-        if model := next(filter(is_model, parts), None):
-            raise InputError(
-                f"give the model itself, {model.__name__}, not {show(task)}: all of its instances in a text are asked "
-                "for, and are the `records` of the result"
-            )
+        model = next(filter(is_model, parts), None)
         raise InputError(
-            f'the task is {show(task)}; give its name and a schema, such as "NER", ["person"], or those of several, '
-            'such as {"entities": ["person"]}, or a Pydantic model'
+            f"give the model itself, {model.__name__}, not {show(task)}: all of its instances in a text are asked "
+            "for, and are the `records` of the result"
+            if model
+            else f'the task is {show(task)}; give its name and a schema, such as "NER", ["person"], or those of '
+            'several, such as {"entities": ["person"]}, or a Pydantic model'
         )
     if schema is not None and not isinstance(task, str):
         raise InputError(f'a schema has a task; give its name, such as "NER", not {str(task)[:80]}')
-    of_one = isinstance(triggers, (str, Mapping, Extraction)) or not isinstance(triggers, Iterable)
-    if triggers is not None and of_one and not isinstance(text, str):
+    several = isinstance(triggers, Iterable) and not isinstance(triggers, (str, Mapping))
+    if triggers is not None and not several and not isinstance(text, str):
         raise InputError("EEA with several texts needs the triggers of each: give a list of them")
 
 
