@@ -22,7 +22,7 @@ import base64
 import html
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -38,7 +38,7 @@ from iepile_builder.extraction.result import Result
 from iepile_builder.extraction.typed_schema import parse_schema, parse_schemas, parse_triggers
 from iepile_builder.extraction.work import start_clock
 from iepile_builder.html import render
-from iepile_builder.io import pluralize
+from iepile_builder.io import RESOURCES, pluralize
 from iepile_builder.tasks import TASKS, find_task
 
 
@@ -51,50 +51,8 @@ MAX_FACTS = 10_000  # that are drawn
 ROWS_TO_FILL = 3  # in each table of facts to correct
 SEVERAL = "several"  # tasks at once
 SEVERAL_HINT = "A heading for each task, then its labels: `# entities`, `# relations`, `# events`, `# attributes`, ..."
-PRESETS = {
-    "News: people, places, companies": (
-        "NER",
-        "person\ncompany\ncity\ncountry\nproduct\ndate",
-        "Ingrid Halvorsen, who runs the shipyard Nordlys Marine in Bergen, showed its first electric ferry, the "
-        "Havsule, on 3 May. It will sail between Norway and Denmark.",
-    ),
-    "Lives: founder, spouse, birthplace": (
-        "RE",
-        "founder\nspouse\nplace of birth\nlives in\nemployee of",
-        "Thomas Edison, born in Milan, Ohio, founded General Electric. He and his wife Mina Miller lived in West "
-        "Orange.",
-    ),
-    "Companies: hire, resign, acquire": (
-        "EE",
-        "hire: employer, employee, position, time\nresign: employee, employer, position, time\n"
-        "acquire: buyer, target, price, time",
-        "Clara Osei resigned as finance director of Tallis Foods on Monday. The company, which bought the bakery "
-        "Crumb for 40 million euros last year, hired Jonas Weber to replace her.",
-    ),
-    "Companies: several tasks at once": (
-        SEVERAL,
-        "# entities\nperson\ncompany\ncity\n\n# relations\nemployee of\nowned by\n\n# events\n"
-        "resign: employee, employer, time\nhire: employee, employer, position",
-        "Priya Raman left the chip maker Halden Micro in Dresden on Friday. Its owner, Osk Group, has hired Tomas "
-        "Lind as chief executive.",
-    ),
-    "Cities and people: attributes": (
-        "KG",
-        "person: birthplace, occupation, spouse\ncity: located in, population, mayor",
-        "Luang Prabang, a city in Laos with some 55,000 inhabitants, was the home of the weaver Keo Sirisombath, who "
-        "was born in Vientiane.",
-    ),
-    "新闻：人物、机构、地点": (
-        "NER",
-        "人物\n公司\n城市\n日期",
-        "5月3日，林晓彤在杭州宣布，她创办的清溪科技将在成都开设新的研究中心。",
-    ),
-    "公司事件：任命、辞职、收购": (
-        "EE",
-        "任命：公司，人物，职位，时间\n辞职：人物，公司，职位，时间\n收购：收购方，被收购方，价格，时间",
-        "周一，青禾食品宣布以三亿元收购面包品牌麦香。财务总监赵明宇同日辞职，由陈思远接任。",
-    ),
-}
+# Name to task, schema as it is typed, and text
+PRESETS: dict[str, list[str]] = json.loads((RESOURCES / "demo_presets.json").read_bytes())
 STYLE = f"""<style>
 .ie {{ --ink: var(--body-text-color); --soft: color-mix(in srgb, var(--body-text-color) 65%, transparent);
   --line: var(--border-color-primary); --page: var(--background-fill-primary);
@@ -198,22 +156,27 @@ def build_demo(extractor: Extractor, max_characters: int = 20_000, max_seconds: 
     from gradio.events import api
 
     def ask(
-        text: str, task: str, schema: Any, drop: bool = False, min_score: float | None = None, **options: Any
+        text: str,
+        task: str,
+        schema: Any,
+        drop: bool = False,
+        min_score: float | None = None,
+        progress: bool | Callable[[int, int], None] = extractor.progress,
+        **options: Any,
     ) -> Any:
         """Ask for the schema of a task, or of several, none of which may be the path of a file here."""
         for key, each in schema.items() if task == SEVERAL and isinstance(schema, dict) else ():
             if isinstance(each, str):
                 raise InputError(f"the schema of {key} is {each[:80]!r}; give a list or a dictionary of labels")
-        asked = replace(extractor, max_seconds=max_seconds, drop_ungrounded=drop, min_score=min_score or 0.0)
-        if "progress" in options:
-            asked = replace(asked, progress=options.pop("progress"))
+        score = min_score or 0.0
+        asked = replace(extractor, max_seconds=max_seconds, drop_ungrounded=drop, min_score=score, progress=progress)
         result = asked(text, schema, **options) if task == SEVERAL else asked(text, task, schema, **options)
         if len(result.facts) > MAX_FACTS:
             raise InputError(f"the answers hold {len(result.facts):,} facts, too many to show: give fewer labels")
         return result
 
     @contextmanager
-    def limits(text: str, *schema: str) -> Iterator[None]:
+    def limits(text: str = "", *schema: str) -> Iterator[None]:
         """Hold the limits on what is typed; say in one line what is wrong."""
         try:
             if len(text) > max_characters:
@@ -288,20 +251,14 @@ def build_demo(extractor: Extractor, max_characters: int = 20_000, max_seconds: 
     def add_records(found: str, collected: str, *rows: Sequence[Sequence[Any]]) -> tuple[str, str]:
         if not found:
             raise _message("extract from a text first")
-        try:
+        with limits():
             records = collect(found, collected, dict(zip(TASKS, rows, strict=True)))
-        except InputError as error:
-            raise _message(str(error)) from None
         link = _link("corpora.zip", "application/zip", pack(records))
         return dump(records), _embed(f'<p class="note">{pluralize(len(records), "record")}: {link}</p>')
 
     def shown_for(task: str) -> tuple[Any, Any]:
-        if task == SEVERAL:
-            return gr.update(info=SEVERAL_HINT), gr.update(visible=False)
-        return gr.update(info=TASKS[task].hint), gr.update(visible=TASKS[task].triggers_given)
-
-    def preset_chosen(name: str) -> tuple[str, str, str]:
-        return PRESETS[name]
+        hint, given = (SEVERAL_HINT, False) if task == SEVERAL else (TASKS[task].hint, TASKS[task].triggers_given)
+        return gr.update(info=hint), gr.update(visible=given)
 
     first = next(iter(PRESETS))
     with gr.Blocks(title="Information extraction", analytics_enabled=False) as demo:
@@ -384,7 +341,7 @@ def build_demo(extractor: Extractor, max_characters: int = 20_000, max_seconds: 
                     download = gr.HTML("", js_on_load=None, apply_default_css=False, elem_id="records")
                     kept = gr.Textbox("", visible=False)
                     collected = gr.Textbox("", visible=False)
-        preset.input(preset_chosen, preset, [task, schema, text], api_visibility="private")
+        preset.input(lambda name: PRESETS[name], preset, [task, schema, text], api_visibility="private")
         task.change(shown_for, task, [schema, triggers], api_visibility="private")
         button.click(
             extract,
