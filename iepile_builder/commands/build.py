@@ -27,8 +27,9 @@ import numpy as np
 import pyarrow.compute as pc
 from tqdm import tqdm
 
-from iepile_builder.data.convert import SUFFIXES, convert, in_place
+from iepile_builder.data.convert import convert
 from iepile_builder.data.corpus import SPLIT_FILES, Corpus, check_choices
+from iepile_builder.data.detect import SUFFIXES, in_place
 from iepile_builder.data.options import IEPileConfig, InstanceOptions
 from iepile_builder.data.output import MARKER, end_children_with_us, replace_folder
 from iepile_builder.data.statistics import count_instances, look_into, plot

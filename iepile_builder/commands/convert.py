@@ -33,8 +33,9 @@ Offsets (`start` and `end`, in characters) are kept. `iepile build --corpus_dir`
 from dataclasses import dataclass
 from pathlib import Path
 
-from iepile_builder.data.convert import SUFFIXES, convert
+from iepile_builder.data.convert import convert
 from iepile_builder.data.corpus import check_choices
+from iepile_builder.data.detect import SUFFIXES
 from iepile_builder.data.output import replace_folder
 
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from iepile_builder.commands import build, training
 from iepile_builder.commands.cli import parse_options, run
-from iepile_builder.data.convert import in_place
+from iepile_builder.data.detect import in_place
 from iepile_builder.errors import InputError
 from iepile_builder.hub.push import take_push
 from iepile_builder.io import first_line

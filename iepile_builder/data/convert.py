@@ -6,23 +6,25 @@ The format of a file is detected by its name and its first record, its split by 
 
 import re
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-from iepile_builder.data.columns import (
-    TAGS,
-    WORDS,
-    Record,
-    column_sentences,
-    load_from_hub,
-    read_conll,
-    read_datasets,
-    token_records,
-)
+from iepile_builder.data.columns import Record, load_from_hub, read_conll, read_datasets, token_records
 from iepile_builder.data.corpus import SPLIT_FILES, check_choices, check_languages, folder_roles, read_schema
+from iepile_builder.data.detect import (
+    DATA,
+    FIELDS,
+    JSON,
+    SPLITS,
+    SUFFIXES,
+    detect_format,
+    find_split_word,
+    list_files,
+)
 from iepile_builder.data.formats import (
     placed,
     read_brat,
@@ -34,39 +36,11 @@ from iepile_builder.data.formats import (
 )
 from iepile_builder.data.index import hash64
 from iepile_builder.data.readers import read_instances
-from iepile_builder.data.tables import TEXT, read_csv
+from iepile_builder.data.tables import read_csv
 from iepile_builder.errors import InputError
-from iepile_builder.io import PACKED, check_unpacked, find_encoding_error, pluralize, to_json
+from iepile_builder.io import find_encoding_error, pluralize, to_json
 from iepile_builder.schema import Schema
 from iepile_builder.tasks import TASKS, find_task
-
-
-FIELDS = tuple(dict.fromkeys(task.field for task in TASKS.values()))
-
-# Words in the names of files and folders
-SPLITS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("dev", "devel", "development", "valid", "val", "validation", "testa"), "validation"),
-    **dict.fromkeys(("test", "testb"), "test"),
-}
-JSON = (".json", ".jsonl", ".ndjson")
-COLUMNS = (".conll", ".bio", ".iob", ".iob2", ".bmes", ".bioes", ".iobes")
-SUFFIXES = {
-    "conll": (*COLUMNS, ".txt", ".tsv", *map(".{}".format, SPLITS)),  # `eng.testa`
-    "label_studio": JSON,
-    "doccano": JSON,
-    "brat": (".ann",),
-    "spacy": (".spacy", *JSON),
-    "datasets": (".parquet", ".arrow", *JSON),
-    "csv": (".csv", ".tsv"),
-    "instructie": JSON,
-    "unified": JSON,
-    "instances": JSON,
-}
-DATA = {suffix for suffixes in SUFFIXES.values() for suffix in suffixes}
-BESIDE = {  # of a corpus, and of a dataset that `datasets` saved
-    "schema.json", "hard_negatives.json", "dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json",
-}  # fmt: skip
 
 
 def read_instructie(path: Path, language: str) -> Iterator[Record]:
@@ -115,49 +89,6 @@ READERS: dict[str, Callable[[Path, str], Iterator[Record]]] = {
 }
 
 
-def detect_format(path: Path) -> str | None:
-    """Detect the format of a file by its name and its first record; `None` for one that is of none."""
-    suffix = path.suffix.lower()
-    certain = {".ann": "brat", ".spacy": "spacy", ".csv": "csv", ".parquet": "datasets", ".arrow": "datasets"}
-    certain |= dict.fromkeys(COLUMNS, "conll")
-    if suffix in certain:
-        return certain[suffix]
-    try:
-        if suffix in JSON:
-            return _format_of(next(read_rows(path))[1])
-        if suffix == ".tsv":
-            with path.open(encoding="utf-8-sig") as file:
-                if {*TEXT} & {*file.readline().lower().strip().split("\t")}:
-                    return "csv"
-        if suffix in SUFFIXES["conll"] and not path.with_suffix(".ann").exists():
-            next(column_sentences(path))
-            return "conll"
-    except (InputError, StopIteration, UnicodeDecodeError):
-        pass
-    return None
-
-
-def _format_of(row: Any) -> str | None:
-    """Detect the format of a JSON value by its keys."""
-    if isinstance(row, list):
-        return "spacy" if len(row) == 2 and isinstance(row[0], str) and isinstance(row[1], dict) else None
-    if not isinstance(row, dict):
-        return None
-    keys = row.keys()
-    for name, wanted in (
-        ("spacy", [{"paragraphs"}, {"classes", "annotations"}]),
-        ("label_studio", [{"data", "annotations"}, {"data", "completions"}, {"annotation_id"}, {"annotator", "id"}]),
-        ("instances", [{"task", "source", "instruction"}]),
-        ("instructie", [{"cate", "relation"}]),
-        ("datasets", [{words, tags} for words in WORDS for tags in TAGS]),
-        ("unified", [{"text", field} for field in FIELDS]),
-        ("doccano", [{"text", "label"}, {"text", "labels"}, {"data", "label"}, {"text", "entities"}]),
-    ):
-        if any(each <= keys for each in wanted):
-            return name
-    return None
-
-
 class Source(NamedTuple):
     """The records of a file, and where they go."""
 
@@ -182,7 +113,7 @@ class Converted(NamedTuple):
         """Say it in a line."""
         language, task, name = self.path.parts[-3:]
         records = ", ".join(f"{split} {count}" for split, count in self.records.items())
-        noun = "record" if records.endswith(" 1") else "records"
+        noun = "record" if sum(self.records.values()) == 1 else "records"
         origin = "of its records" if self.derived else "in its schema.json"
         labels = pluralize(self.labels, "label")
         return f"{task} {name} ({language.removeprefix('IE-')}): {records} {noun}; {labels}, {origin}"
@@ -233,16 +164,16 @@ def convert(
     trained: set[tuple[Path, str]] = set()  # the labels of training records
     ignored: list[Path] = []
     instances: dict[Path, str] = {}
-    left_out = unused = unread = 0
+    counts: Counter[str] = Counter()  # of what is not used, by what it is
     with ExitStack() as stack:
         found = (find_sources(place, input_format, languages, ignored, instances) for place in places)
         for source in chain.from_iterable(found):
             for number, record in enumerate(source.records, start=1):
                 names = _tasks_of(record, source.task, tasks)
                 split = source.split or _draw_split(record["text"], validation, test)
-                left_out += not names
-                unused += record.get("unused", 0)
-                unread += record.get("unread", 0)
+                counts["records without annotation, left out"] += not names
+                counts["second and further annotations of a text, not used"] += record.get("unused", 0)
+                counts["attributes, notes and other lines of brat, not used"] += record.get("unread", 0)
                 for task in map(find_task, names):
                     folder = output_dir / f"IE-{source.language}" / task.name / record.get("source", source.corpus)
                     if folder not in homes:
@@ -268,9 +199,7 @@ def convert(
                         files[path] = stack.enter_context(path.open("w", encoding="utf-8"))
                     files[path].write(to_json({"text": record["text"], task.field: record[task.field]}) + "\n")
     read_instances(instances, output_dir)
-    notes = [f"records without annotation, left out: {left_out}"] if left_out else []
-    notes += [f"second and further annotations of a text, not used: {unused}"] if unused else []
-    notes += [f"attributes, notes and other lines of brat, not used: {unread}"] if unread else []
+    notes = [f"{what}: {count}" for what, count in counts.items() if count]
     notes += [f"not read, of no known format: {_name_some([path.name for path in ignored])}"] if ignored else []
     for folder in homes:
         task = TASKS[folder.parent.name]
@@ -343,11 +272,11 @@ def find_sources(
             raise InputError(f"{place}: no such file or folder")
         yield from _hub_sources(place, languages)
         return
-    found = {path: input_format or detect_format(path) for path in _files(root, input_format)}
+    found = {path: input_format or detect_format(path) for path in list_files(root, input_format)}
     formats = {name: path for path, name in reversed(found.items()) if name is not None}
     unknown = [path for path, name in found.items() if name is None]
     for path in unknown:
-        if path.suffix.lower() in JSON and (not formats or _split_word(path)):
+        if path.suffix.lower() in JSON and (not formats or find_split_word(path)):
             next(read_rows(path), None)  # raises with the reason where it cannot be read
     if not formats:
         raise InputError(
@@ -364,7 +293,7 @@ def find_sources(
         folder = path.parent.resolve()
         of_folder = SPLITS.get(folder.name.lower(), "") if root.is_dir() and folder != root.resolve() else ""
         home = folder.parent if of_folder else folder
-        word = _split_word(path)
+        word = find_split_word(path)
         split = of_folder or SPLITS.get(word, "")
         if name == "instances":  # which say their corpus, task and language themselves
             instances[path] = split or "train"
@@ -397,49 +326,3 @@ def _hub_sources(name: str, languages: Sequence[str] | None) -> Iterator[Source]
         if split in SPLIT_FILES:
             records = token_records(iter(rows), rows.features, f"{name}, {split}", language)
             yield Source(name, None, corpus, split, "", language, records)
-
-
-def _files(root: Path, input_format: str | None) -> list[Path]:
-    """List the files that may hold records, of a format if it is given."""
-    if root.is_file():
-        if root.suffix in PACKED:
-            raise InputError(f"{root}: a compressed file: unpack it, and give what is in it")
-        return [root]
-    paths = (path for path in sorted(root.rglob("*")) if path.is_file() and path.name not in BESIDE)
-    paths = (path for path in paths if not any(part.startswith(".") for part in path.relative_to(root).parts))
-    paths = (path for path in paths if not (path.suffix == ".arrow" and path.name.startswith("cache-")))
-    listed = list(paths)
-    for path in listed:
-        if path.with_suffix("").suffix.lower() in DATA:
-            check_unpacked(path)
-    if input_format is None:
-        return listed
-    named = (path for path in listed if path.suffix.lower() in SUFFIXES[input_format])
-    return [path for path in named if path.suffix != ".txt" or _split_word(path)]
-
-
-def _split_word(path: Path) -> str:
-    """Find the word in a file's name that says its split."""
-    return next((word for word in re.findall("[a-z]+", path.name.lower()) if word in SPLITS), "")
-
-
-def in_place(place: str, input_format: str | None = None) -> bool:
-    """
-    Tell whether corpora are read where they are: a folder with a `train.json`, `dev.json` or `test.json` in JSON lines
-    that is of no other format, and no such file of another name (`valid.json`). What is not there is not converted.
-    """
-    if not Path(place).exists():
-        return "/" not in place or Path(place).is_absolute()  # not an id of the Hub
-    if Path(place).is_file() or input_format is not None:
-        return Path(place).is_dir() and input_format == "unified"
-    paths = _files(Path(place), "unified")
-    own = [path for path in paths if path.name in SPLIT_FILES.values()]
-    if not any(detect_format(path) in (None, "unified") and not _begins_with_list(path) for path in own):
-        return False
-    others = (path for path in paths if path not in own and _split_word(path))
-    return not any(detect_format(path) == "unified" for path in others)
-
-
-def _begins_with_list(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")

@@ -12,8 +12,9 @@ from helpers.columns import BIO, PEOPLE, RECORDS, make_dataset
 from helpers.corpora import SAMPLE_CORPUS, assert_one_clear_line, write_lines
 
 from iepile_builder import InputError
-from iepile_builder.data.convert import convert, in_place
+from iepile_builder.data.convert import convert
 from iepile_builder.data.corpus import SPLIT_FILES, Corpus, find_corpora
+from iepile_builder.data.detect import in_place
 from iepile_builder.data.index import read_split
 from iepile_builder.tasks import TASKS
 
@@ -297,6 +298,9 @@ def test_a_unified_validation_file_of_another_name_is_not_passed_over(tmp_path: 
     assert not in_place(str(tmp_path))
     (corpus,) = converted(tmp_path, tmp_path / "IE-en", languages=None).values()
     assert count(corpus) == (1, 1, 0)
+    shutil.rmtree(tmp_path / "out")
+    (described,) = (corpus.describe() for corpus in convert([str(tmp_path / "IE-en")], tmp_path / "out")[0])
+    assert described == "NER people (en): train 1, validation 1 records; 1 label, of its records"
 
 
 @pytest.mark.parametrize("name", ["train.conll", "train.csv", "train.ann", "train.json"])

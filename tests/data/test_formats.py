@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iepile_builder import InputError
-from iepile_builder.data.convert import detect_format, read_unified
+from iepile_builder.data.convert import read_unified
+from iepile_builder.data.detect import detect_format
 from iepile_builder.data.formats import make_entity, read_brat, read_doccano, read_label_studio, read_spacy
 from iepile_builder.data.tables import read_csv
 
