@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Mapping
+from types import FrameType
 from typing import Any
 
 from tqdm import tqdm
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerState
 
 from iepile_builder.training.curves import LOSSES, REWARDS, SCORES, format_value
@@ -56,8 +58,31 @@ class Progress(ProgressCallback):
             self.training_bar.write(f"step {state.global_step} of {state.max_steps}: {shown}")
 
 
+class StopAtInterrupt(TrainerCallback):
+    """End a run at Ctrl-C: at once, or at the end of the step if a library swallows the `KeyboardInterrupt`."""
+
+    def __init__(self) -> None:
+        self.interrupted = False
+
+    def interrupt(self, number: int, frame: FrameType | None) -> None:
+        """Handle the signal, in place of Python's own handler."""
+        self.interrupted = True
+        raise KeyboardInterrupt
+
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        self.before = signal.signal(signal.SIGINT, self.interrupt)
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        if self.interrupted:
+            raise KeyboardInterrupt
+
+    def on_train_end(self, *args: Any, **kwargs: Any) -> None:
+        signal.signal(signal.SIGINT, self.before)
+
+
 def show_progress(trainer: Trainer) -> None:
-    """Replace what a trainer shows by [`Progress`]."""
+    """Replace what a trainer shows by [`Progress`], and let Ctrl-C end it."""
     for each in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(each)
     trainer.add_callback(Progress)
+    trainer.add_callback(StopAtInterrupt)

@@ -1,14 +1,17 @@
 """What a training run shows: a bar with the loss on a terminal, lines elsewhere, never a dictionary."""
 
 import io
+import os
+import signal
 import sys
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from transformers import TrainerControl, TrainerState
 from trl import SFTConfig
 
-from iepile_builder.training.progress import Progress
+from iepile_builder.training.progress import Progress, StopAtInterrupt
 
 
 EVALUATION = {"eval_loss": 1.23456, "eval_ie_f1": 71.26, "eval_runtime": 3.0, "epoch": 1.0}
@@ -59,3 +62,16 @@ def test_a_bar_on_a_terminal(capsys: pytest.CaptureFixture, monkeypatch: pytest.
 def test_other_processes_show_nothing(capsys: pytest.CaptureFixture) -> None:
     train(main_process=False)
     assert capsys.readouterr() == ("", "")
+
+
+def test_an_interrupt_that_is_swallowed_ends_the_run_after_the_step() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    stop = StopAtInterrupt()
+    stop.on_train_begin()
+    stop.on_step_end()
+    with suppress(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        stop.on_step_end()
+    stop.on_train_end()
+    assert signal.getsignal(signal.SIGINT) == before
