@@ -200,6 +200,9 @@ def convert(
                     files[path].write(to_json({"text": record["text"], task.field: record[task.field]}) + "\n")
     read_instances(instances, output_dir)
     notes = [f"{what}: {count}" for what, count in counts.items() if count]
+    for split, share in (("validation", validation), ("test", test)):
+        if share and not any(path.name == SPLIT_FILES[split] for path in files):
+            notes.append(f"no record fell into {split}: of so few, {share:g} may be none; give a higher share")
     notes += [f"not read, of no known format: {_name_some([path.name for path in ignored])}"] if ignored else []
     for folder in homes:
         task = TASKS[folder.parent.name]

@@ -1,6 +1,7 @@
 """`iepile convert`: from an export to instances, and one clear line for what cannot be read."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -96,3 +97,19 @@ def test_what_cannot_be_read_ends_in_one_clear_line(run_command, tmp_path: Path,
     done = run_command(*arguments, "--languages", "en", check=False)
     assert_one_clear_line(done, "all.jsonl, line 1: offsets 0 and 9 are not in the text")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_share_of_few_records_may_be_none(tmp_path: Path, run_command: Callable) -> None:
+    write_lines(tmp_path / "a.jsonl", [{"text": "Ada left.", "label": [[0, 3, "person"]]}])
+    arguments = (
+        "convert",
+        "--corpus_dir",
+        tmp_path / "a.jsonl",
+        "--languages",
+        "en",
+        "--output_dir",
+        tmp_path / "out",
+    )
+    done = run_command(*arguments, "--validation", 0.4, "--test", 0.5)
+    notes = [line for line in done.stdout.splitlines() if line.startswith("no record fell into")]
+    assert len(notes) == 2 - any((tmp_path / "out").rglob("dev.json")) - any((tmp_path / "out").rglob("test.json"))
