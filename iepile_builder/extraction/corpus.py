@@ -20,10 +20,10 @@ from iepile_builder.engines.base import Completion, Engine, Request
 from iepile_builder.errors import InputError
 from iepile_builder.extraction.corpus_files import Document, DocumentOptions, Piece, read_documents
 from iepile_builder.extraction.extractor import MIN_ROOM, Extractor
-from iepile_builder.extraction.merge import add_units, move, place_key
+from iepile_builder.extraction.merge import add_units, drop_repeats, move, place_key
 from iepile_builder.extraction.passages import passages
 from iepile_builder.extraction.result import COUNTS, Extraction, compose
-from iepile_builder.io import first_line
+from iepile_builder.io import SURROGATE, first_line
 from iepile_builder.tasks import TASKS
 from iepile_builder.tasks.facts import Fact
 
@@ -280,7 +280,7 @@ class Answerer:
                     try:
                         [found[place]] = self._extract([text], language, schema)
                     except Exception as error:
-                        found[place] = first_line(error) or type(error).__name__
+                        found[place] = SURROGATE.sub("\ufffd", first_line(error)) or type(error).__name__
         return [found[place] for place in range(len(parts))]
 
     def _extract(self, texts: list[str], language: str, schema: str) -> list[Extraction]:
@@ -317,7 +317,7 @@ def join_parts(parts: Iterable[tuple[int, Extraction]]) -> Extraction:
         task,
         part.language,
         part.schema,
-        units.values(),
+        list(units.values()) if task.has_events else drop_repeats(list(units.values())),
         best,
         passages=asked_passages,
         answers=answers,

@@ -25,6 +25,7 @@ from iepile_builder.io import first_line, pluralize, write_whole
 
 RECEIPTS = ".shards"  # a file for each shard that is whole: a store may have no renaming
 BEGUN = f"{RECEIPTS}/begun"
+_NAME = r"(\d{5,})-(\d{5,})"  # of a shard: piece and number
 CARD = "---\nconfigs:\n- config_name: default\n  data_files: data/*.parquet\n---\n"
 TOTALS = ("documents", "failed", "facts", *COUNTS)
 # In a folder that counts as empty: what a killed run, a file system or the Hub puts there
@@ -113,17 +114,8 @@ class Shards:
 
     def remove(self) -> None:
         """Remove what an earlier run wrote, except `run.json`, which says whose folder it is, and no other file."""
-        names = self._find_receipts()
-        shards = {f"{name}.parquet" for name in names}
-        written = self._list("data").keys()
-        for name in sorted(written - shards):
-            if name.endswith(".parquet"):  # readers would take it for one of the new shards
-                raise InputError(
-                    f"{self.output_dir}: holds data/{name}, which no receipt in {RECEIPTS} names; move it, or give "
-                    "another folder"
-                )
-        leaving = [f"data/{name}" for name in shards & written]
-        leaving += [f"{RECEIPTS}/{name}.json" for name in names]
+        leaving = [f"data/{name}.parquet" for name in self._find_shards()]
+        leaving += [f"{RECEIPTS}/{name}.json" for name in self._find_receipts()]
         with self._clear_errors():
             for name in (*leaving, BEGUN, "report.json"):
                 if self.system.exists(f"{self.path}/{name}"):
@@ -131,15 +123,14 @@ class Shards:
 
     def resume(self, retry_failed: bool = False) -> None:
         """Find the shards that are whole; with `retry_failed`, without those that have a failed document."""
-        names, lost = self._find_receipts(), 0
+        names, written, lost = self._find_receipts(), self._find_shards(), 0
         paths = [f"{self.path}/{RECEIPTS}/{name}.json" for name in names]
-        written = {name for name, size in self._list("data").items() if size != 0}
         with self._clear_errors():
             # Many at a time, from a store; its `cat` would take "[" in a name for a pattern
             contents = self.system.cat_ranges(paths, None, None, on_error="raise")
         for content, (name, (piece, shard)) in zip(contents, names.items(), strict=True):
             receipt = _parse(content)
-            if f"{name}.parquet" not in written or not _is_receipt(receipt):
+            if written.get(name, 0) == 0 or not _is_receipt(receipt):
                 lost += 1
             elif not (retry_failed and receipt["failed"]):
                 self.done.setdefault(piece, set()).add(shard)
@@ -183,8 +174,18 @@ class Shards:
 
     def _find_receipts(self) -> dict[str, tuple[int, int]]:
         """Find the names of the shards that have receipts: piece and number."""
-        found = (re.fullmatch(r"((\d{5,})-(\d{5,}))\.json", name) for name in sorted(self._list(RECEIPTS)))
+        found = (re.fullmatch(rf"({_NAME})\.json", name) for name in sorted(self._list(RECEIPTS)))
         return {name[1]: (int(name[2]), int(name[3])) for name in found if name}
+
+    def _find_shards(self) -> dict[str, int | None]:
+        """Find the names and sizes of the shards, also of one whose run was killed before it wrote the receipt."""
+        found = {name: size for name, size in self._list("data").items() if name.endswith(".parquet")}
+        if other := next((name for name in sorted(found) if not re.fullmatch(rf"{_NAME}\.parquet", name)), None):
+            raise InputError(
+                f"{self.output_dir}: holds data/{other}, which readers would take for one of the shards; move it, or "
+                "give another folder"
+            )
+        return {name.removesuffix(".parquet"): size for name, size in found.items()}
 
     def _list(self, folder: str = "") -> dict[str, int | None]:
         """List what is in a folder, with sizes; nothing if there is none."""

@@ -116,6 +116,19 @@ def test_events_keep_their_arguments_together_over_parts(tmp_path: Path, monkeyp
         assert all(text[each["start"] : each["end"]] == each["text"] for f in of_event for each in f["strings"])
 
 
+def test_parts_drop_what_another_part_has_in_its_text(tmp_path: Path) -> None:
+    class Knows(RuleEngine):
+        def generate(self, requests: Sequence[Request], max_new_tokens: int) -> list[Completion]:
+            return [Completion('{"person": ["Bob Smith"], "city": ["Atlantis"]}') for _ in requests]
+
+    text = " ".join(f"In chapter {n}, someone leaves somewhere." for n in range(900)) + " Bob Smith."
+    run(write_corpus(tmp_path / "corpus.jsonl", [text]), tmp_path / "out", Knows(tagged))
+    facts = read_rows(tmp_path / "out")[0]["facts"]
+    assert [(fact["strings"][0]["text"], fact["strings"][0]["match"]) for fact in facts] == [
+        ("Bob Smith", "exact"), ("Atlantis", None),
+    ]  # fmt: skip
+
+
 def test_parts_have_the_higher_score_of_a_fact_that_both_have() -> None:
     extractor = Extractor(RuleEngine(tagged))
     one, two = extractor("Now person:Ada.", "NER", SCHEMA), extractor("person:Ada. Then person:Bob.", "NER", SCHEMA)
@@ -166,7 +179,7 @@ class Fails(RuleEngine):
         ):
             raise Killed
         if any("FAIL" in request.messages[-1]["content"] for request in requests):
-            raise RuntimeError("no answer to this\nand more")
+            raise RuntimeError("no answer to this\ud800\nand more")
         return super().generate(requests, max_new_tokens)
 
 
@@ -214,7 +227,7 @@ def test_what_is_answered_or_interrupted_was_not_killed(tmp_path: Path) -> None:
     documents = write_corpus(tmp_path / "corpus.jsonl", ["FAIL", "Now person:Ada."])
     for _ in range(5):
         run(documents, tmp_path / "out", Fails(), documents_at_once=1, retry_failed=True)
-        assert [row["error"] for row in read_rows(tmp_path / "out")] == ["no answer to this", None]
+        assert [row["error"] for row in read_rows(tmp_path / "out")] == ["no answer to this\ufffd", None]
     for _ in range(5):
         with pytest.raises(KeyboardInterrupt):
             run(documents, tmp_path / "out", Interrupted(tagged), documents_at_once=1, retry_failed=True)
@@ -228,7 +241,7 @@ def test_a_document_that_fails_is_a_row(tmp_path: Path, capsys: pytest.CaptureFi
     documents = write_corpus(tmp_path / "corpus.jsonl", texts)
     assert run(documents, tmp_path / "out", Fails())["failed"] == 3
     rows = read_rows(tmp_path / "out")
-    assert [rows[n]["error"] for n in (4, 6, 8)] == ["no answer to this", "no answer to this", "no text"]
+    assert [rows[n]["error"] for n in (4, 6, 8)] == ["no answer to this\ufffd"] * 2 + ["no text"]
     assert all(row["error"] is None and row["facts"] for n, row in enumerate(rows) if n not in (4, 6, 8))
     assert "3 failed: their rows have an error" in capsys.readouterr().err
     assert run(documents, tmp_path / "out", retry_failed=True)["failed"] == 1  # the engine of rules answers all
@@ -335,9 +348,14 @@ def test_overwrite_removes_the_shards_alone(tmp_path: Path) -> None:
     assert len(read_rows(output)) == 30
     (output / "data" / "more.parquet").write_bytes(b"mine")
     before = read_tree(output)
-    with pytest.raises(InputError, match="holds data/more.parquet, which no receipt in .shards names; move it"):
-        run(documents, output, overwrite=True)
-    assert read_tree(output) == before
+    for overwrite in (True, False):  # or to resume
+        with pytest.raises(InputError, match="holds data/more.parquet, which readers would take for"):
+            run(documents, output, overwrite=overwrite, shard_size=20)
+        assert read_tree(output) == before
+    (output / "data" / "more.parquet").unlink()
+    (output / ".shards" / "00000-00001.json").unlink()  # as if it was killed before
+    run(documents, output, overwrite=True, shard_size=30)
+    assert len(read_rows(output)) == 30
 
 
 @pytest.mark.parametrize(
