@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import lzma
 import os
 import re
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +29,7 @@ from iepile_builder.io import SURROGATE, first_line, read_json
 
 JSON_LINES = (".jsonl", ".json", ".ndjson")
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
+NO_TEXT = (".csv", ".tsv", ".xlsx", ".arrow", ".pdf", ".docx", ".zip", ".tar", ".tgz")  # nor lines of JSON
 PIECE_BYTES = 64 << 20  # of JSON lines, or of a Parquet file, that are read by one process
 PIECE_FILES = 1000  # text files that are
 ROWS = 256  # of a Parquet file that are in memory at once
@@ -96,15 +99,17 @@ def find_pieces(options: DocumentOptions) -> tuple[list[Piece], str]:
         `InputError`: If there are none, they cannot be read, or the first document has not the columns.
     """
     files = _find_files(options)
+    if wrong := next((name for name, _ in files if _bare(name).endswith(NO_TEXT)), None):
+        raise InputError(f"{wrong}: neither Parquet, JSON lines nor text; convert it, or leave it out")
     pieces: list[Piece] = []
     texts = [name for name, _ in files if _kind(name) == "text"]
     for name, size in files:
-        if _kind(name) == "parquet" and size > PIECE_BYTES:
+        if _kind(name) == "parquet" and size is not None and size > PIECE_BYTES:
             with _located(name):
                 groups = _open_parquet(name).num_row_groups
             each = max(1, groups * PIECE_BYTES // size)
             pieces += [Piece((name,), first, min(first + each, groups)) for first in range(0, groups, each)]
-        elif _kind(name) == "json" and not name.endswith(COMPRESSED):
+        elif _kind(name) == "json" and size is not None and not name.endswith(COMPRESSED):
             pieces += [Piece((name,), first, first + PIECE_BYTES) for first in range(0, size, PIECE_BYTES)]
         elif _kind(name) != "text":
             pieces.append(Piece((name,)))
@@ -156,14 +161,17 @@ def read_documents(piece: Piece, options: DocumentOptions, strict: bool = False)
             elif _kind(name) == "parquet":
                 group = f"{piece.start}:" if piece.start else ""
                 for number, row in enumerate(_read_parquet(name, piece, options), start=1):
-                    yield _to_document(row, f"{name}:{group}{number}", options)
+                    here = f"{name}:{group}{number}"
+                    yield Document(here, error=row) if isinstance(row, str) else _to_document(row, here, options)
             else:
                 yield from _read_json_lines(name, piece, options, strict)
 
 
-def _find_files(options: DocumentOptions) -> list[tuple[str, int]]:
-    """List the files of a corpus with their sizes, in the order of their names."""
+def _find_files(options: DocumentOptions) -> list[tuple[str, int | None]]:
+    """List the files of a corpus, in the order of their names, with their sizes, `None` where a server tells none."""
     name = options.documents
+    if "::" in name:  # the files in it would not be found by their names
+        raise InputError(f"{name}: a chained address cannot be read; unpack the files or copy them")
     try:
         system, path = fsspec.url_to_fs(name)
         exists = system.exists(path)  # else "[" in its name is of a glob
@@ -180,7 +188,11 @@ def _find_files(options: DocumentOptions) -> list[tuple[str, int]]:
                 if not any(part.startswith((".", "_")) for part in parts) and _bare(each).endswith(known)
             }
         elif is_glob:
-            found = {each: info for each, info in system.glob(path, detail=True).items() if info["type"] == "file"}
+            found = {
+                each: info
+                for each, info in system.glob(path, detail=True).items()
+                if info["type"] == "file" and not each.rpartition("/")[2].startswith(".")  # as in a shell
+            }
         else:
             found = {path: system.info(path)}
     except InputError:
@@ -192,12 +204,10 @@ def _find_files(options: DocumentOptions) -> list[tuple[str, int]]:
     if wrong := next((each for each in found if SURROGATE.search(each)), None):
         raise InputError(f"{wrong!r}: the name of this file is not UTF-8; rename it")
     local = isinstance(system, LocalFileSystem)
-    return sorted(
-        (each if local else system.unstrip_protocol(each), int(info["size"])) for each, info in found.items()
-    )
+    return sorted((each if local else system.unstrip_protocol(each), info["size"]) for each, info in found.items())
 
 
-def _find_on_hub(options: DocumentOptions) -> list[tuple[str, int]]:
+def _find_on_hub(options: DocumentOptions) -> list[tuple[str, int | None]]:
     """List the files of a split of a dataset on the Hub."""
     from datasets import load_dataset_builder
 
@@ -229,7 +239,7 @@ def _located(name: str) -> Iterator[None]:
     """Name the file in errors of reading it."""
     try:
         yield
-    except (OSError, EOFError, pa.ArrowException) as error:
+    except (OSError, EOFError, lzma.LZMAError, zlib.error, pa.ArrowException) as error:
         raise InputError(f"{name}: cannot be read: {first_line(error)}") from None
 
 
@@ -237,14 +247,30 @@ def _open_parquet(name: str) -> Any:
     return pq.ParquetFile(fsspec.open(name, "rb").open())
 
 
-def _read_parquet(name: str, piece: Piece, options: DocumentOptions) -> Iterator[dict[str, Any]]:
+def _read_parquet(name: str, piece: Piece, options: DocumentOptions) -> Iterator[dict[str, Any] | str]:
+    """Read rows; why there is none where one is not UTF-8."""
     with _open_parquet(name) as file:
         for column in options.columns:
             if column not in file.schema_arrow.names:
                 raise InputError(f"{name}: no column {column!r}, only {', '.join(file.schema_arrow.names)}")
         end = file.num_row_groups if piece.end is None else piece.end
         for batch in file.iter_batches(ROWS, row_groups=range(piece.start, end), columns=options.columns):
-            yield from batch.to_pylist()
+            try:
+                yield from batch.to_pylist()
+            except UnicodeDecodeError:
+                yield from map(_read_row, (batch.slice(number, 1) for number in range(len(batch))))
+
+
+def _read_row(batch: pa.RecordBatch) -> dict[str, Any] | str:
+    try:
+        [row] = batch.to_pylist()
+        return row
+    except UnicodeDecodeError as error:
+        return _describe_bytes(error)
+
+
+def _describe_bytes(error: UnicodeDecodeError) -> str:
+    return f"not UTF-8 ({error.reason} at byte {error.start})"
 
 
 def _read_json_lines(name: str, piece: Piece, options: DocumentOptions, strict: bool) -> Iterator[Document]:
@@ -282,20 +308,23 @@ def _read_text(name: str) -> Document:
     try:
         return _checked(Document(name, content.decode("utf-8-sig")))
     except UnicodeDecodeError as error:
-        return Document(name, error=f"not UTF-8 ({error.reason} at byte {error.start})")
+        return Document(name, error=_describe_bytes(error))
 
 
 def _to_document(row: dict[str, Any], here: str, options: DocumentOptions) -> Document:
     identity = row.get(options.id_column) if options.id_column is not None else None
+    name = here if identity is None else str(identity)
     schema = row.get(options.schema_column) if options.schema_column is not None else None
-    return _checked(
-        Document(
-            here if identity is None else str(identity),
-            row.get(options.text_column),  # type: ignore[arg-type]
-            row.get(options.language_column) if options.language_column is not None else None,
-            schema if isinstance(schema, str) or schema is None else orjson.dumps(_without_nulls(schema)).decode(),
-        )
-    )
+    try:
+        if schema is not None and not isinstance(schema, str):
+            schema = orjson.dumps(_without_nulls(schema)).decode()
+    except (TypeError, RecursionError) as error:
+        return Document(name, error=f"its schema cannot be JSON: {first_line(error)}")
+    language = row.get(options.language_column) if options.language_column is not None else None
+    document = _checked(Document(name, row.get(options.text_column), language, schema))  # type: ignore[arg-type]
+    if options.schema_column is not None and schema is None and document.error is None:
+        return Document(name, error="no schema")
+    return document
 
 
 def _without_nulls(value: Any) -> Any:

@@ -2,8 +2,13 @@
 
 import gzip
 import json
+import lzma
 from dataclasses import replace
+from decimal import Decimal
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import fsspec
 import pyarrow as pa
@@ -53,7 +58,8 @@ def test_every_form_gives_the_same_documents(form: str, tmp_path: Path, monkeypa
         pq.write_table(pa.Table.from_pylist(RECORDS[10:]), tmp_path / "in" / "b.parquet")
         (tmp_path / "in" / "_not" / "c.jsonl").write_text("no document")
         (tmp_path / "in" / "README.md").write_text("no document")
-        name = str(tmp_path / "in") if form == "folder" else str(tmp_path / "in" / "[ab].*")
+        (tmp_path / "in" / "._a.jsonl").write_text("no document")
+        name = str(tmp_path / "in") if form == "folder" else str(tmp_path / "in" / "*[ab].*")
     found = read_all(replace(OPTIONS, documents=name))
     assert [(each.id, each.text, each.error) for each in found] == [
         (str(record["key"]), record["body"], None) for record in RECORDS
@@ -106,6 +112,42 @@ def test_what_is_no_document_is_in_its_place(tmp_path: Path) -> None:
     assert "not one JSON object a line" in str(found[5].error)
 
 
+def test_a_row_of_parquet_that_is_not_utf8_is_in_its_place(tmp_path: Path) -> None:
+    buffers = pa.array([b"Ada", b"caf\xe9", b"Bob"]).buffers()
+    pq.write_table(pa.table({"text": pa.Array.from_buffers(pa.string(), 3, buffers)}), tmp_path / "a.parquet")
+    found = read_all(DocumentOptions(str(tmp_path)))
+    assert [(each.text, each.error) for each in found] == [
+        ("Ada", None), ("", "not UTF-8 (unexpected end of data at byte 3)"), ("Bob", None),
+    ]  # fmt: skip
+
+
+def test_a_schema_that_is_none_is_in_its_place(tmp_path: Path) -> None:
+    columns = {"text": ["Ada"] * 3, "ask": [None, [Decimal(1)], [Decimal(2)]]}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    found = read_all(DocumentOptions(str(tmp_path), schema_column="ask"))
+    assert [each.error for each in found] == [
+        "no schema", *["its schema cannot be JSON: Type is not JSON serializable: decimal.Decimal"] * 2,
+    ]  # fmt: skip
+
+
+def test_a_server_that_tells_no_sizes(tmp_path: Path) -> None:
+    class Quiet(SimpleHTTPRequestHandler):
+        def send_header(self, keyword: str, value: str) -> None:
+            if keyword.lower() != "content-length":
+                super().send_header(keyword, value)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    write_lines(tmp_path / "a.jsonl", RECORDS)
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path))) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        for name in ("a.jsonl", "*.jsonl", ""):
+            url = f"http://127.0.0.1:{server.server_port}/{name}"
+            assert len(read_all(replace(OPTIONS, documents=url))) == len(RECORDS)
+        server.shutdown()
+
+
 def test_a_schema_of_a_struct_has_no_nulls_of_other_rows(tmp_path: Path) -> None:
     rows = [{"text": "Ada", "ask": {"person": "who"}}, {"text": "Rome", "ask": {"city": "where"}}]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
@@ -145,6 +187,10 @@ def test_bad_input_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "broken.parquet").write_text("no Parquet")
     (tmp_path / "pretty.json").write_text("[\n{}\n]")
     (tmp_path / "none").mkdir()
+    (tmp_path / "table.csv.gz").touch()
+    packed = bytearray(lzma.compress(path.read_bytes()))
+    packed[40:60] = bytes(20)
+    (tmp_path / "damaged.jsonl.xz").write_bytes(packed)
     for name, message in {
         str(path): "no column 'text', only key, body",
         str(tmp_path / "a.parquet"): "no column 'text', only key, body",
@@ -155,6 +201,9 @@ def test_bad_input_is_one_clear_line(tmp_path: Path) -> None:
         str(tmp_path / "missing.jsonl"): "no such file or folder",
         str(tmp_path / "*.none"): "no Parquet, JSON lines",
         "nothing://here": "cannot be read",
+        str(tmp_path / "table.csv.gz"): "table.csv.gz: neither Parquet, JSON lines nor text; convert it",
+        str(tmp_path / "damaged.jsonl.xz"): "damaged.jsonl.xz: cannot be read: Corrupt input data",
+        f"zip://*.jsonl::{tmp_path}/a.zip": "a.zip: a chained address cannot be read; unpack the files",
     }.items():
         with pytest.raises(InputError, match=message):
             find_pieces(DocumentOptions(name))
