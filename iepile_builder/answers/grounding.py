@@ -110,7 +110,7 @@ class Mention(str):
         if self.start is None:
             return "not in the text"
         similarity = f", similarity {self.score:.2f}" if self.match == "fuzzy" else ""
-        answer = f", answered: {self.answer}" if self.answer != self else ""
+        answer = f", answered: {self.answer}" if self.answer.strip() != self else ""
         page = f"page {self.page}, " if self.page is not None else ""
         return f"{page}{self.start}:{self.end}{similarity}{answer}"
 
@@ -118,7 +118,7 @@ class Mention(str):
         """Give it as JSON values; `answer` is there where the model wrote it in another way, `page` in a document."""
         return {
             "text": str(self),
-            **({"answer": self.answer} if self.answer != self else {}),
+            **({"answer": self.answer} if self.answer.strip() != self else {}),
             "start": self.start,
             "end": self.end,
             **({"page": self.page} if self.page is not None else {}),
@@ -167,7 +167,8 @@ class Locator:
         return self.known[mention]
 
     def find(self, mention: str) -> list[Span]:
-        if not mention.strip():
+        mention = mention.strip()  # a model may copy the space before a word
+        if not mention:
             return []
         exact = [Span(start, start + len(mention)) for start in places(mention, self.text)]
         whole = [span for span in exact if self.is_whole(span)]

@@ -36,6 +36,7 @@ from iepile_builder.extraction.extractor import Extractor
 from iepile_builder.extraction.page import render_fragment, render_page
 from iepile_builder.extraction.result import Result
 from iepile_builder.extraction.typed_schema import parse_schema, parse_schemas, parse_triggers
+from iepile_builder.extraction.user_schema import show
 from iepile_builder.extraction.work import start_clock
 from iepile_builder.html import render
 from iepile_builder.io import RESOURCES, pluralize
@@ -234,11 +235,15 @@ def build_demo(extractor: Extractor, max_characters: int = 20_000, max_seconds: 
             min_score: Leave out facts that score less, from 0 to 1; for models that were loaded with scores.
 
         Returns:
-            An object with the facts of each task: "text" and its "start" and "end" in characters; a "match" of null
-            is a string that is not in the text.
+            An object with the facts of each task: "text" and its "start" and "end" in characters
+            and "match", which is null for a string that is not in the text.
         """
-        with limits(text, json.dumps(schema, ensure_ascii=False)):
-            return ask(text, SEVERAL, schema, min_score=min_score).to_dict()
+        text = text or ""
+        with limits(text, schema if isinstance(schema, str) else json.dumps(schema, ensure_ascii=False)):
+            asked = parse_schemas(schema) if isinstance(schema, str) else schema  # programs may send JSON as a string
+            if not isinstance(asked, dict):
+                raise InputError(f'the schema is {show(asked)}; give an object, such as {{"entities": ["person"]}}')
+            return ask(text, SEVERAL, asked, min_score=min_score).to_dict()
 
     def fill_tables(found: str) -> list[Any]:
         rows = json.loads(found)["rows"]

@@ -34,11 +34,12 @@ def column_sentences(
 ) -> Iterator[tuple[list[str], list[str]]]:
     """
     Read the words and tags of each sentence: a word and its tag on a line, and an empty line after a sentence.
-    `read_word` gives the word of a line's columns. The columns of Universal NER, a number before the word and two
-    notes after the tag, are known.
+    `read_word` gives the word of a line's columns. Numbers before the words are left out if the first sentence has
+    them, as in Universal NER, which has two notes after the tag, and in GermEval, whose second tags are those of
+    mentions within mentions.
     """
-    words: list[str] = []
-    tags: list[str] = []
+    rows: list[list[str]] = []
+    numbered: bool | None = None
     with path.open(encoding="utf-8-sig") as file:
         for number, line in enumerate(chain(file, [""]), start=1):
             # Not all white space separates columns: a word may be a no-break space
@@ -55,11 +56,14 @@ def column_sentences(
                         raise InputError(f"one column only: {line.strip()!r}; give a word and its tag")
                     if not is_tag(columns[tag_column]):
                         raise InputError(f"{columns[tag_column]!r} is no tag of BIO, IOBES or BMES")
-                words.append(read_word(columns))
-                tags.append(columns[tag_column])
-            elif words:
-                yield words, tags
-                words, tags = [], []
+                rows.append(columns)
+            elif rows:
+                if numbered is None and len(rows) > 1:
+                    numbered = all(len(row) > 2 and row[0] == str(place) for place, row in enumerate(rows, start=1))
+                if numbered:
+                    rows = [[row[1], row[2] if is_tag(row[2]) else row[-1]] for row in rows]
+                yield [read_word(row) for row in rows], [row[tag_column] for row in rows]
+                rows = []
 
 
 def tagged_spans(tags: Sequence[str]) -> list[tuple[int, int, str]]:

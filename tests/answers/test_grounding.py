@@ -26,6 +26,7 @@ def found(mention: str, text: str = TEXT) -> list[tuple[str, str | None]]:
     [
         ("Edison", [("Edison", "exact"), ("Edison", "exact")]),
         ("EDISON", [("EDISON", "exact")]),
+        (" moved", [("moved", "exact")]),  # the space belongs to no mention
         ("West Orange", [("West  Orange", "normalized")]),
         ("edison", [("Edison", "normalized"), ("EDISON", "normalized"), ("Edison", "normalized")]),
         ("Ada", [("Ａda", "normalized")]),
@@ -81,7 +82,7 @@ def test_what_is_in_the_text_is_found_exactly(before: str, mention: str, after: 
     for index, span in enumerate(spans):
         assert (spans[index - 1].end if index else 0) <= span.start < span.end <= len(text)
         if span.match == "exact":
-            assert text[span.start : span.end] == mention
+            assert text[span.start : span.end] == mention.strip()
         assert span.score == 1 or (span.match == "fuzzy" and 0.85 <= span.score < 1)
 
 

@@ -232,6 +232,11 @@ def test_a_program_gets_the_facts_of_several_tasks(server: str) -> None:
     assert found["text"] == text
     assert [fact["entity"] for fact in found["tasks"]["entities"]["facts"]][0]["start"] == text.index("Bergen")
     assert found["tasks"]["events"]["events"][0]["trigger"]["text"] == "resigned"
+    assert client.predict(text, json.dumps(schema), api_name="/extract_facts") == found
+    with pytest.raises(Exception, match="the schema is \\['city'\\] \\(list\\); give an object, such as"):
+        client.predict(text, ["city"], api_name="/extract_facts")
+    with pytest.raises(Exception, match="text 1 is empty"):
+        client.predict(None, schema, api_name="/extract_facts")
     with pytest.raises(Exception, match="unknown task 'people'; known: entities"):
         client.predict(text, {"people": ["person"]}, api_name="/extract_facts")
     with pytest.raises(Exception, match="the schema of entities is '/etc/passwd'; give a list"):  # not read

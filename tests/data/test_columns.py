@@ -29,6 +29,16 @@ UNIVERSAL_NER = """# newdoc id = weblog
 # sent_id = 2
 1	Nothing	O	-	-
 """
+GERMEVAL = """#	http://de.wikipedia.org/wiki/FC_K%C3%B6ln [2010-01-17]
+1	Der	O	O
+2	FC	B-ORG	O
+3	Köln	I-ORG	B-LOC
+4	siegt	O	O
+
+#	http://de.wikipedia.org/wiki/Ja [2010-01-17]
+1	Ja	O	O
+"""
+CONLL_2003 = "1 CD I-NP O\n, , O O\nParis NNP I-NP B-LOC\n\n1 CD I-NP O\n2 CD I-NP O\n"
 MULTICONER = "# id 7\tdomain=en\nNothing _ _ O\n\n# id 8\tdomain=en\n# _ _ O\n"
 
 
@@ -36,6 +46,19 @@ MULTICONER = "# id 7\tdomain=en\nNothing _ _ O\n\n# id 8\tdomain=en\n# _ _ O\n"
 def test_columns(tmp_path: Path, content: str) -> None:
     (tmp_path / "train.conll").write_text(content)
     assert list(read_conll(tmp_path / "train.conll", "en")) == RECORDS
+
+
+def test_numbers_before_words(tmp_path: Path) -> None:
+    (tmp_path / "NER-de-train.tsv").write_text(GERMEVAL, encoding="utf-8")
+    first, second = read_conll(tmp_path / "NER-de-train.tsv", "de")
+    assert first["text"] == "Der FC Köln siegt"
+    assert first["entity"] == [{"entity": "FC Köln", "entity_type": "ORG", "start": 4, "end": 11}]
+    assert second == {"text": "Ja", "entity": []}
+
+
+def test_words_that_are_numbers(tmp_path: Path) -> None:
+    (tmp_path / "eng.train").write_text(CONLL_2003)
+    assert [record["text"] for record in read_conll(tmp_path / "eng.train", "en")] == ["1 , Paris", "1 2"]
 
 
 def test_comments_and_a_word_like_one(tmp_path: Path) -> None:
