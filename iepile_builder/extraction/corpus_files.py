@@ -217,7 +217,10 @@ def _find_on_hub(options: DocumentOptions) -> list[tuple[str, int | None]]:
     try:
         files = load_dataset_builder(name).config.data_files or {}
     except Exception as error:  # of many kinds, of which the Hub's own have several
-        raise InputError(f"{name}: no such file or folder, and no dataset on the Hub: {first_line(error)}") from None
+        raise InputError(
+            f"{name}: no such file or folder, and no dataset that the Hub gives by its name alone "
+            f"({first_line(error)}); one of several configurations is hf://datasets/{name}/FOLDER"
+        ) from None
     if options.split not in files:
         raise InputError(f"{name}: no {options.split} split, only {', '.join(map(str, files))}")
     system = fsspec.filesystem("hf")

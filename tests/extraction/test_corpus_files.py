@@ -163,13 +163,24 @@ def test_a_dataset_on_the_hub(hub: LocalHub, tmp_path: Path) -> None:
             path_or_fileobj=tmp_path / f"{split}.parquet", path_in_repo=f"data/{split}-00000-of-00001.parquet",
             repo_id="user/corpus", repo_type="dataset",
         )  # fmt: skip
+    hub.api().create_repo("user/two", repo_type="dataset")
+    configs = [{"config_name": name, "data_files": f"{name}/*.jsonl"} for name in ("one", "two")]
+    contents = {f"{name}/a.jsonl": json.dumps({"body": name}) for name in ("one", "two")}
+    contents["README.md"] = f"---\nconfigs: {configs}\n---\n"
+    for name, content in contents.items():
+        hub.api().upload_file(
+            path_or_fileobj=content.encode(), path_in_repo=name, repo_id="user/two", repo_type="dataset"
+        )
     code = """
 import json
 from iepile_builder.errors import InputError
 from iepile_builder.extraction.corpus_files import DocumentOptions, find_pieces, read_documents
 found = []
-for split in ("train", "test", "none"):
-    options = DocumentOptions("user/corpus", split, "body")
+for name, split in (
+    ("user/corpus", "train"), ("user/corpus", "test"), ("user/corpus", "none"), ("user/two", "train"),
+    ("hf://datasets/user/two/two", "train"),
+):
+    options = DocumentOptions(name, split, "body")
     try:
         found.append([each.text for piece in find_pieces(options)[0] for each in read_documents(piece, options)])
     except InputError as error:
@@ -177,7 +188,14 @@ for split in ("train", "test", "none"):
 print(json.dumps(found))
 """
     bodies = [record["body"] for record in RECORDS]
-    assert json.loads(hub.run(code)) == [bodies, bodies[:3], "user/corpus: no none split, only train, test"]
+    assert json.loads(hub.run(code)) == [
+        bodies,
+        bodies[:3],
+        "user/corpus: no none split, only train, test",
+        "user/two: no such file or folder, and no dataset that the Hub gives by its name alone (Config name is "
+        "missing.); one of several configurations is hf://datasets/user/two/FOLDER",
+        ["two"],
+    ]
 
 
 def test_bad_input_is_one_clear_line(tmp_path: Path) -> None:
