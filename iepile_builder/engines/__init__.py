@@ -119,11 +119,18 @@ def choose_model(options: EngineOptions) -> None:
     """
     Fill in the model, if the options name neither one nor a server: that of the adapter, else the one of this package
     with its adapter.
+
+    Raises:
+        `InputError`: If there is no such adapter, or the look-up has no records to look up.
     """
     from iepile_builder.engines.loading import find_base, find_weights, shipped_model
 
     model, adapter = options.model_name_or_path, options.adapter_name_or_path
-    if options.engine == "lookup" or options.base_url is not None:
+    if options.base_url is not None:
+        return
+    if options.engine == "lookup":
+        if model is None:
+            raise InputError("--engine lookup: give the instances to look up, a build, as --model_name_or_path")
         return
     if model is None and adapter is None:
         options.model_name_or_path, options.adapter_name_or_path = shipped_model()
@@ -207,8 +214,7 @@ def load_engine(options: EngineOptions) -> Engine:
         return EndpointEngine(
             options.base_url, options.model_name_or_path, concurrency=options.batch_size or 16, scores=options.scores
         )
-    if options.model_name_or_path is None:
-        raise InputError("no model: give --model_name_or_path, or --base_url of a server")
+    assert options.model_name_or_path is not None  # chosen above
     if options.engine == "lookup":
         if options.scores:
             raise InputError("--scores: not available with --engine lookup")

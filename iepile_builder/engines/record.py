@@ -50,8 +50,7 @@ def describe_engine(options: EngineOptions) -> dict[str, Any]:
 
         model = options.model_name_or_path or EndpointEngine(options.base_url).model
         return {"engine": "server", "model": model, "constrain": options.constrain != "off"} | decoding
-    if options.model_name_or_path is None:
-        raise InputError("no model: give --model_name_or_path, or --base_url of a server")
+    assert options.model_name_or_path is not None  # chosen above
     engine: dict[str, Any] = {"engine": options.engine, "model": options.model_name_or_path}
     if options.engine == "lookup":
         place = Path(options.model_name_or_path)

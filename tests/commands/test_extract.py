@@ -102,7 +102,7 @@ def test_relations_in_the_terminal(run: Callable[..., str], task: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--text", "a", "--engine", "lookup"], "no model: give --model_name_or_path, or --base_url of a server"),
+        (["--text", "a", "--engine", "lookup"], "--engine lookup: give the instances to look up"),
         (["--text", "a", "--file", "b"], "give --text or --file, not both"),
         (["--file", "no/such.txt"], "no/such.txt: No such file or directory; give a text, PDF, HTML or DOCX file"),
         (["--text", "caf\udce9"], "--text: not UTF-8"),

@@ -23,7 +23,7 @@ from iepile_builder.engines.transformers import TransformersEngine
     ("options", "message"),
     [
         (EngineOptions(adapter_name_or_path="no/adapter"), "no/adapter: no adapter can be loaded from it"),
-        (EngineOptions(engine="lookup"), "no model: give --model_name_or_path, or --base_url of a server"),
+        (EngineOptions(engine="lookup"), "--engine lookup: give the instances to look up"),
         (EngineOptions("m", copied=True, constrain="off"), "--copied needs constrained answers"),
         (EngineOptions("m", copied=True, base_url="http://127.0.0.1:9/v1"), "--copied: not available with a server"),
         (EngineOptions("m", "a", base_url="http://127.0.0.1:9/v1"), "--base_url: start the server with the adapter"),

@@ -73,7 +73,7 @@ def test_without_grammars_no_answer_is_held_to_the_text(tmp_path: Path, monkeypa
 
 
 def test_what_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no model: give --model_name_or_path"):
+    with pytest.raises(InputError, match="--engine lookup: give the instances to look up"):
         describe_engine(EngineOptions(engine="lookup"))
     with pytest.raises(InputError, match="none.jinja: No such file"):
         describe_engine(EngineOptions(str(tmp_path), chat_template_path=str(tmp_path / "none.jinja")))
