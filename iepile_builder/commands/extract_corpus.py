@@ -147,11 +147,11 @@ def extract_corpus(
         if isinstance(shards.system, LocalFileSystem):
             stack.enter_context(locked(Path(shards.path, "run.json")))
         earlier = shards.find_run()
-        if earlier is not None and options.overwrite:
+        differences = "; ".join(each[:200] for each in find_differences(earlier, run)) if earlier else ""
+        if earlier is not None and (options.overwrite or (differences and not shards.find_receipts())):
             shards.remove()
             earlier = None
         if earlier is not None:
-            differences = "; ".join(each[:200] for each in find_differences(earlier, run))
             if differences:
                 raise InputError(
                     f"{options.output_dir}: its rows were made with {differences}: give another --output_dir, or "

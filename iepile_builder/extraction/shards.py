@@ -115,7 +115,7 @@ class Shards:
     def remove(self) -> None:
         """Remove what an earlier run wrote, except `run.json`, which says whose folder it is, and no other file."""
         leaving = [f"data/{name}.parquet" for name in self._find_shards()]
-        leaving += [f"{RECEIPTS}/{name}.json" for name in self._find_receipts()]
+        leaving += [f"{RECEIPTS}/{name}.json" for name in self.find_receipts()]
         with self._clear_errors():
             for name in (*leaving, BEGUN, "report.json"):
                 if self.system.exists(f"{self.path}/{name}"):
@@ -123,7 +123,7 @@ class Shards:
 
     def resume(self, retry_failed: bool = False) -> None:
         """Find the shards that are whole; with `retry_failed`, without those that have a failed document."""
-        names, written, lost = self._find_receipts(), self._find_shards(), 0
+        names, written, lost = self.find_receipts(), self._find_shards(), 0
         paths = [f"{self.path}/{RECEIPTS}/{name}.json" for name in names]
         with self._clear_errors():
             # Many at a time, from a store; its `cat` would take "[" in a name for a pattern
@@ -172,7 +172,7 @@ class Shards:
         if self.open or len(self.ended | self._documents.keys()) < pieces:
             raise InputError(f"{self.output_dir}: some documents have no answer; the same command resumes")
 
-    def _find_receipts(self) -> dict[str, tuple[int, int]]:
+    def find_receipts(self) -> dict[str, tuple[int, int]]:
         """Find the names of the shards that have receipts: piece and number."""
         found = (re.fullmatch(rf"({_NAME})\.json", name) for name in sorted(self._list(RECEIPTS)))
         return {name[1]: (int(name[2]), int(name[3])) for name in found if name}

@@ -311,6 +311,13 @@ def test_rows_of_other_options_are_not_continued(tmp_path: Path) -> None:
     assert len(read_rows(tmp_path / "out")) == 11
 
 
+def test_other_options_go_on_where_there_are_no_rows(tmp_path: Path) -> None:
+    documents = write_corpus(tmp_path / "corpus.jsonl", make_texts(10))
+    with pytest.raises(InputError, match="the model's context leaves no room"):
+        run(documents, tmp_path / "out", RuleEngine(tagged, room=300))
+    assert run(documents, tmp_path / "out", passage_tokens=100)["documents"] == 10
+
+
 def read_tree(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
