@@ -11,7 +11,7 @@ With a [`Calibration`], which `iepile calibrate` fits on validation records, it 
 is right.
 """
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import exp, expm1, inf, isfinite, log, log1p
 from pathlib import Path
@@ -101,6 +101,21 @@ def _list_items(value: Any) -> list[Any]:
     if isinstance(value, list):
         return [[item] for item in value]
     return [{name: item} for name, item in value.items()] if isinstance(value, dict) else [value]
+
+
+def keep_likeliest(labelled: Sequence[tuple[Hashable, str]], scores: Sequence[float | None]) -> list[bool]:
+    """
+    Tell which of a text's facts, each a mention and its label, to keep so that a mention has one label: that of its
+    highest score, the first of equal ones. A mention with a fact without a score keeps all of its labels.
+    """
+    best: dict[Hashable, tuple[float, str]] = {}
+    unscored = set()
+    for (mention, label), score in zip(labelled, scores, strict=True):
+        if score is None:
+            unscored.add(mention)
+        elif mention not in best or score > best[mention][0]:
+            best[mention] = score, label
+    return [mention in unscored or best[mention][1] == label for mention, label in labelled]
 
 
 def check_decisions(decisions: object) -> None:

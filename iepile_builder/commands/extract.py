@@ -62,6 +62,8 @@ class ExtractOptions:
             Leave out facts with a string that is not in the text.
         min_score (`float`, *optional*, defaults to 0.0):
             Leave out facts with a lower score, from 0 to 1. `--scores` alone shows the scores.
+        multi_label (`bool`, *optional*, defaults to `False`):
+            Give an entity all labels that the model gives it, not only the likeliest.
         output_file (`list[Path]`, *optional*, defaults to `[]`):
             Files to write: .html (a page), .json, the graph as .graphml, .cypher or .ttl, or .zip (a training record
             for `iepile build`, to be corrected); - prints the JSON alone.
@@ -78,6 +80,7 @@ class ExtractOptions:
     passage_tokens: int = 384
     drop_ungrounded: bool = False
     min_score: float = 0.0
+    multi_label: bool = False
     output_file: list[Path] = field(default_factory=list)
 
 
@@ -105,6 +108,7 @@ def main(options: ExtractOptions, engine_options: EngineOptions) -> None:
         passage_tokens=options.passage_tokens,
         drop_ungrounded=options.drop_ungrounded,
         min_score=options.min_score,
+        multi_label=options.multi_label,
         progress=True,
     )
     result = extractor(

@@ -66,6 +66,8 @@ class ExtractCorpusOptions:
             Leave out facts with a string that is not in the text.
         min_score (`float`, *optional*, defaults to 0.0):
             Leave out facts with a lower score, from 0 to 1. `--scores` alone writes the scores.
+        multi_label (`bool`, *optional*, defaults to `False`):
+            Give an entity all labels that the model gives it, not only the likeliest.
         keep_text (`bool`, *optional*, defaults to `False`):
             Write the text as well.
         shard_size (`int`, *optional*, defaults to 1000):
@@ -88,6 +90,7 @@ class ExtractCorpusOptions:
     passage_tokens: int = 384
     drop_ungrounded: bool = False
     min_score: float = 0.0
+    multi_label: bool = False
     keep_text: bool = False
     shard_size: int = 1000
     documents_at_once: int = 64
@@ -135,7 +138,15 @@ def extract_corpus(
         "examples": len(asked["examples"]),
         **{
             name: getattr(options, name)
-            for name in ("split_num", "passage_tokens", "drop_ungrounded", "min_score", "keep_text", "shard_size")
+            for name in (
+                "split_num",
+                "passage_tokens",
+                "drop_ungrounded",
+                "min_score",
+                "multi_label",
+                "keep_text",
+                "shard_size",
+            )
         },
         "documents_at_once": options.documents_at_once,
     }
@@ -233,6 +244,7 @@ def build_answerer(
         passage_tokens=options.passage_tokens,
         drop_ungrounded=options.drop_ungrounded,
         min_score=options.min_score,
+        multi_label=options.multi_label,
         requests_at_once=max(64, options.documents_at_once),
     )
     return Answerer(extractor, options.task, asked, begin, end)

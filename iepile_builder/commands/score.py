@@ -64,6 +64,9 @@ class ScoreOptions:
             Also read answers that are only nearly JSON.
         min_score (`float`, *optional*, defaults to 0.0):
             Leave out predicted facts with a lower score, from 0 to 1. Scores come from the `decisions` in the file.
+        multi_label (`bool`, *optional*, defaults to `True`):
+            Whether an entity of NER may have several labels. If not, the one that scores highest counts, as in
+            `iepile extract`.
         calibration (`Path`, *optional*):
             A `calibration.json` of `iepile calibrate`, which makes scores probabilities.
         hard_negatives (`Path`, *optional*):
@@ -89,6 +92,7 @@ class ScoreOptions:
     json: bool = False
     repair: bool = False
     min_score: float = 0.0
+    multi_label: bool = True
     calibration: Path | None = None
     hard_negatives: Path | None = None
     trained_labels: Path | None = None
@@ -137,7 +141,8 @@ def main(options: ScoreOptions, matching: Matching) -> None:
         scorer, confidence, name = None, report.get("confidence"), f"{len(options.partial)} parts"
     else:
         assert options.predictions_file is not None
-        scorer = read_predictions(options.predictions_file, options.repair, options.min_score, calibration)
+        reading = (options.repair, options.min_score, options.multi_label, calibration)
+        scorer = read_predictions(options.predictions_file, *reading)
         if options.save_partial is not None:
             write_partial(options.save_partial, scorer, matching)
             print(f"{len(scorer.records)} records: {options.save_partial}")
@@ -146,6 +151,8 @@ def main(options: ScoreOptions, matching: Matching) -> None:
         report["settings"] = asdict(matching) | {"repair": options.repair}
         if options.min_score > 0:
             report["settings"]["min_score"] = options.min_score
+        if not options.multi_label:
+            report["settings"]["multi_label"] = False
         report["confusable"] = count_confusable(scorer, given, str(options.hard_negatives))
         if (confidence := report_confidence(scorer)) is not None:
             report["confidence"] = confidence
@@ -157,7 +164,7 @@ def main(options: ScoreOptions, matching: Matching) -> None:
         report["settings"] |= {name: getattr(options, name) for name in ("bootstrap", "confidence", "seed")}
     resamples = options.bootstrap or 1000
     if options.compare is not None and scorer is not None:
-        other = read_predictions(options.compare, options.repair, options.min_score, calibration)
+        other = read_predictions(options.compare, *reading)
         report["comparison"] = scorer.compare(other, matching, resamples, options.confidence, options.seed)
 
     text = to_json_text(report)
@@ -196,6 +203,7 @@ def _print_scores(report: dict[str, Any], options: ScoreOptions, name: str) -> N
     names += [f"{options.confidence:.0%} interval"] if options.bootstrap else []
     least = report["settings"].get("min_score")
     left = f", facts that score at least {least:g}" if least else ""
+    left += "" if report["settings"].get("multi_label", True) else ", one label an entity"
     scores = _make_table(f"{name} ({report['settings']['mode']}{left})", names)
     for block, of in list_scores(report):
         valid = 100 - 100 * of["unparsed"] / of["answers"]

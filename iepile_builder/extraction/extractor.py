@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import chain, islice, repeat
+from functools import partial
+from itertools import chain, islice, repeat, takewhile
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from tqdm import tqdm
@@ -33,7 +34,7 @@ from iepile_builder.extraction.user_schema import (
     read_triggers,
     show,
 )
-from iepile_builder.extraction.work import Job, Work, merge_answers, start_clock
+from iepile_builder.extraction.work import Job, Work, merge_answers, score_rivals, start_clock
 from iepile_builder.io import SURROGATE
 from iepile_builder.tasks import TASKS, find_task
 from iepile_builder.tasks.facts import Annotation
@@ -84,6 +85,9 @@ class Extractor:
         min_score (`float`, *optional*, defaults to 0.0):
             Leave out facts with a lower score, or with none; 0 for all facts. The engine must be loaded with
             `scores=True`.
+        multi_label (`bool`, *optional*, defaults to `False`):
+            Whether an entity of NER may have several labels. If not, the one with the highest score is kept; answers
+            that give several are scored for it. With an endpoint that is not loaded with `scores=True`, all are kept.
         calibration ([`~iepile_builder.answers.scores.Calibration`], *optional*):
             Makes scores probabilities; [`Extractor.from_pretrained`] takes that of the adapter or model.
         drop_ungrounded (`bool`, *optional*, defaults to `False`):
@@ -107,6 +111,7 @@ class Extractor:
     overlap: int = 1
     min_similarity: float = 0.85
     min_score: float = 0.0
+    multi_label: bool = False
     calibration: Calibration | None = None
     drop_ungrounded: bool = False
     max_seconds: float | None = None
@@ -283,7 +288,16 @@ class Extractor:
         works: deque[list[Work]] = deque()
         check_time = start_clock(self.max_seconds)
         at_once = self.requests_at_once if self.max_seconds is None else REQUESTS_TIMED
-        options = self.repair, self.min_similarity, self.min_score, self.calibration, self.drop_ungrounded
+        merge = partial(
+            merge_answers,
+            repair=self.repair,
+            min_similarity=self.min_similarity,
+            min_score=self.min_score,
+            multi_label=self.multi_label,
+            calibration=self.calibration,
+            drop_ungrounded=self.drop_ungrounded,
+            show_scores=getattr(self.engine, "scores", True),
+        )
 
         def jobs() -> Iterator[Job]:
             of_texts = iter(triggers)
@@ -308,8 +322,12 @@ class Extractor:
                 yield from chain.from_iterable(planned)
 
         def finished() -> Iterator[list[Extraction]]:
-            while works and not any(work.open for work in works[0]):
-                yield [merge_answers(work, *options) for work in works.popleft()]
+            done = list(takewhile(lambda of_text: not any(work.open for work in of_text), works))
+            if not self.multi_label:
+                score_rivals(chain.from_iterable(done), self.engine)
+            for of_text in done:
+                works.popleft()
+                yield [merge(work) for work in of_text]
 
         waiting = jobs()
         hidden = None if self.progress is True else True  # None: unless on a terminal

@@ -93,6 +93,7 @@ def list_remarks(result: Result) -> list[str]:
         (sum(each.unparsed for each in several), "answer", "no JSON"),
         (sum(each.repaired for each in several), "answer", "JSON only after repair"),
         (sum(each.left_out for each in several), "fact", "left out: not asked for, or without a usable form"),
+        (sum(each.less_likely for each in several), "fact", "left out: the same mention has a likelier label"),
         (
             sum(each.low_score for each in several),
             "fact",

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import networkx
 
 
-COUNTS = ("cut", "retried", "unparsed", "repaired", "left_out", "low_score")  # of an `Extraction`
+COUNTS = ("cut", "retried", "unparsed", "repaired", "left_out", "less_likely", "low_score")  # of an `Extraction`
 
 
 class Result:
@@ -130,6 +130,8 @@ class Extraction(Result):
             Number of answers that are a JSON object only after repair.
         left_out (`int`):
             Number of facts left out because their label was not asked for or their value is not of the task's form.
+        less_likely (`int`):
+            Number of facts left out because their mention is likelier to have another label.
         low_score (`int`):
             Number of facts left out because they score less than `min_score` or have no score.
         min_score (`float`):
@@ -152,6 +154,7 @@ class Extraction(Result):
     unparsed: int = 0
     repaired: int = 0
     left_out: int = 0
+    less_likely: int = 0
     low_score: int = 0
     min_score: float = 0.0
 

@@ -22,7 +22,7 @@ from iepile_builder.scoring.scorer import Scorer
 from iepile_builder.scoring.tally import Cell, Counts, Tally, report_tally
 
 
-VERSION = 2
+VERSION = 3
 
 
 def write_partial(path: Path, scorer: Scorer, matching: Matching) -> None:
@@ -31,7 +31,12 @@ def write_partial(path: Path, scorer: Scorer, matching: Matching) -> None:
     calibration = None if scorer.calibration is None else asdict(scorer.calibration)
     content = {
         "matching": asdict(matching),
-        "reading": {"repair": scorer.repair, "min_score": scorer.min_score, "calibration": calibration},
+        "reading": {
+            "repair": scorer.repair,
+            "min_score": scorer.min_score,
+            "multi_label": scorer.multi_label,
+            "calibration": calibration,
+        },
         "records": [_hash(key) for key in scorer.records],
         "rows": [[*cell, rows.tolist()] for cell, rows in tally.rows.items()],
         "facts": [[*cell, vars(counts)] for cell, counts in tally.facts.items()],
@@ -94,6 +99,8 @@ def combine_partial(
     report["settings"] = first["matching"] | {"repair": first["reading"]["repair"]}
     if min_score := first["reading"]["min_score"]:
         report["settings"]["min_score"] = min_score
+    if not first["reading"]["multi_label"]:
+        report["settings"]["multi_label"] = False
     report["confusable"] = count_confusable(located, hard_negatives, name)
     if has_decisions:
         report["confidence"] = describe_tasks({task: _join(parts) for task, parts in ranked.items()})

@@ -175,6 +175,7 @@ def write_report(
         ],
         confidences=list(_plots(confidences)) if confidences is not None else None,
         min_score=scorer.min_score,
+        multi_label=scorer.multi_label,
         calibrated=scorer.calibration is not None,
         heat_labels=HEAT_LABELS,
         confusions=list(_count_confusions(diagnoses)),

@@ -19,7 +19,14 @@ import numpy as np
 import orjson
 
 from iepile_builder.answers.parse import Answer, load_answer, load_json, parse_answer
-from iepile_builder.answers.scores import Calibration, Decision, check_decisions, decide_facts, score_decision
+from iepile_builder.answers.scores import (
+    Calibration,
+    Decision,
+    check_decisions,
+    decide_facts,
+    keep_likeliest,
+    score_decision,
+)
 from iepile_builder.data.index import collector_off
 from iepile_builder.data.instructions import read_asked
 from iepile_builder.errors import InputError
@@ -54,13 +61,22 @@ class Scorer:
             Also read answers that are only nearly JSON; see [`repair_json`].
         min_score (`float`, *optional*, defaults to 0.0):
             Leave out predicted facts with a lower score, or with none; 0 for all facts.
+        multi_label (`bool`, *optional*, defaults to `True`):
+            Whether an entity of NER may have several labels; if not, that of its highest score counts.
         calibration ([`Calibration`], *optional*):
             Turns scores into probabilities.
     """
 
-    def __init__(self, repair: bool = False, min_score: float = 0.0, calibration: Calibration | None = None) -> None:
+    def __init__(
+        self,
+        repair: bool = False,
+        min_score: float = 0.0,
+        multi_label: bool = True,
+        calibration: Calibration | None = None,
+    ) -> None:
         self.repair = repair
         self.min_score = min_score
+        self.multi_label = multi_label
         self.calibration = calibration
         self.has_decisions = self.repeated = False
         self.records: dict[RecordKey, ScoredRecord] = {}
@@ -123,6 +139,11 @@ class Scorer:
         else:
             record.facts += answer.facts
             record.decisions += decisions
+        if not self.multi_label and TASKS[task].one_label:
+            scores = [self.score(decision, key.task) for decision in record.decisions]
+            kept = keep_likeliest([(fact.mentions[0], fact.asked_label) for fact in record.facts], scores)
+            record.facts = list(compress(record.facts, kept))
+            record.decisions = list(compress(record.decisions, kept))
         record.repaired += answer.repaired
         record.outside_schema += answer.outside
         if not answer.parsed:
@@ -131,8 +152,9 @@ class Scorer:
     def _leave_out(self, labels: frozenset[str], answer: Answer, record: ScoredRecord, key: RecordKey) -> Answer:
         """Leave out what an answer says of labels that the record was asked for before, which must be the same."""
         place = f"record {key.id!r} of {key.source!r} ({key.task})"
-        if self.min_score > 0:  # what the record has is filtered
-            raise InputError(f"{place} was asked for {min(labels)!r} twice, which --min_score cannot use; keep one")
+        if self.min_score > 0 or not self.multi_label:  # what the record has is filtered
+            option = "--min_score" if self.min_score > 0 else "--multi_label false"
+            raise InputError(f"{place} was asked for {min(labels)!r} twice, which {option} cannot use; keep one")
         before, now = (
             Counter(fact for fact in facts if fact.asked_label in labels) for facts in (record.facts, answer.facts)
         )
@@ -276,24 +298,29 @@ class Scorer:
 
 
 def read_predictions(
-    path: Path, repair: bool = False, min_score: float = 0.0, calibration: Calibration | None = None
+    path: Path,
+    repair: bool = False,
+    min_score: float = 0.0,
+    multi_label: bool = True,
+    calibration: Calibration | None = None,
 ) -> Scorer:
     """
     Read the answers of a file of JSON lines into a [`Scorer`] with these options, line by line.
 
     Raises:
-        `InputError`: With file and line, if an instance cannot be scored; if there is a `min_score` and no answer
-            has decisions.
+        `InputError`: With file and line, if an instance cannot be scored; if there is a `min_score`, or no
+            `multi_label`, and no answer has decisions.
     """
-    scorer = Scorer(repair, min_score, calibration)
+    scorer = Scorer(repair, min_score, multi_label, calibration)
     with collector_off():
         for number, row in read_objects(path):
             with located(path, number):
                 scorer.add(row)
     if not scorer.records:
         raise InputError(f"{path}: no predictions in it")
-    if min_score > 0 and not scorer.has_decisions:
-        raise InputError(f"{path}: {NO_SCORES}; leave out --min_score, or predict with --scores")
+    if (min_score > 0 or not multi_label) and not scorer.has_decisions:
+        option = "--min_score" if min_score > 0 else "--multi_label false"
+        raise InputError(f"{path}: {NO_SCORES}; leave out {option}, or predict with --scores")
     return scorer
 
 

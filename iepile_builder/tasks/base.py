@@ -62,6 +62,7 @@ class Task:
         blocks (`tuple[str, ...]`): the kinds of facts with scores of their own; `("",)` where all are scored together.
         also_serves (`tuple[str, ...]`): the tasks that a corpus of this one can serve, too.
         labels_in_annotations (`bool`): whether a schema without labels has those of the annotations.
+        one_label (`bool`): whether a mention has one label, so that of several the likeliest is the answer.
         copied (`bool`): whether answers are held to strings of the text by default: where this was measured to score
             better (see docs/method.md).
     """
@@ -85,6 +86,7 @@ class Task:
     blocks: tuple[str, ...] = ("",)
     also_serves: tuple[str, ...] = ()
     labels_in_annotations = False
+    one_label = False
     copied = False
 
     def __init__(self) -> None:

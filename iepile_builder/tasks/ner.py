@@ -21,6 +21,7 @@ class NER(Task):
     split_num = 6
     label_name = "entity type"
     form = ["person", "city"]
+    one_label = True
     copied = True
     examples = {
         "en": Example(

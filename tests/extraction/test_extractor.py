@@ -261,7 +261,8 @@ def test_answers_that_are_not_as_they_should_be(task: str, answer: Any, facts: i
     result = extract(answer, task)
     assert len(result.facts) == facts, result.facts
     assert result.to_dict()["answers"] == {
-        "all": 1, "cut": 0, "retried": 0, "unparsed": 0, "repaired": 0, "left_out": 0, "low_score": 0, **counts,
+        "all": 1, "cut": 0, "retried": 0,
+        "unparsed": 0, "repaired": 0, "left_out": 0, "less_likely": 0, "low_score": 0, **counts,
     }  # fmt: skip
 
 

@@ -85,6 +85,57 @@ def test_min_score_leaves_out_facts_and_says_so() -> None:
     assert extract(Sure(ANSWER, None), min_score=0.1).facts == []
 
 
+RIVALS = {"person": ["Ada", "Rome"], "city": ["Rome"]}
+RIVAL_DECISIONS = {"person": [HIGH, HALF, END], "city": [HIGH, END]}
+
+
+class Later(Sure):
+    """An engine that scores answers afterwards."""
+
+    scores = False
+
+    def __init__(self, answer: dict[str, Any], *decisions: dict[str, list] | None) -> None:
+        super().__init__(answer, *decisions)
+        self.calls: list[int] = []
+
+    def generate(self, requests: Sequence[Request], max_new_tokens: int) -> list[Completion]:
+        return [Completion(json.dumps(self.answer))] * len(requests)
+
+    def score_decisions(self, requests: Sequence[Request], answers: Sequence[str]) -> list[dict[str, list] | None]:
+        assert set(answers) == {json.dumps(self.answer)}
+        self.calls.append(len(requests))
+        return [self.decisions[0]] * len(requests)
+
+
+def labels_of(result: Extraction) -> list[tuple[str, str]]:
+    return [(fact.entity_type, str(fact.entity)) for fact in result.facts]
+
+
+def test_an_entity_has_its_likeliest_label() -> None:
+    engine = Sure(RIVALS, RIVAL_DECISIONS)
+    every = [("person", "Ada"), ("person", "Rome"), ("city", "Rome")]
+    assert labels_of(extract(engine, multi_label=True)) == every
+    result = extract(engine)
+    assert (labels_of(result), result.less_likely) == ([every[0], every[2]], 1)
+    assert "1 fact left out: the same mention has a likelier label" in result.to_html()
+    assert labels_of(extract(Sure(RIVALS, {**RIVAL_DECISIONS, "city": [LOW, END]}))) == every[:2]
+    assert labels_of(extract(Sure(RIVALS, None))) == every  # nobody knows which is likelier
+    assert extract(engine, min_score=0.5).low_score == 0  # the other label of Rome is counted once
+
+
+def test_only_answers_with_rivals_are_scored_afterwards() -> None:
+    engine = Later(RIVALS, RIVAL_DECISIONS)
+    result = extract(engine)
+    assert (labels_of(result), result.less_likely) == ([("person", "Ada"), ("city", "Rome")], 1)
+    assert result.scores == [None, None]  # which were not asked for
+    assert len(extract(engine, multi_label=True).facts) == 3
+    assert labels_of(extract(Later(ANSWER, DECISIONS))) == [("person", "Ada"), ("person", "Bob"), ("city", "Rome")]
+    assert engine.calls == [1]
+    several = list(Extractor(engine)(["Ada met Bob in Rome."] * 3, "NER", PERSONS_AND_CITIES, split_num=1))
+    assert [each.less_likely for each in several] == [1] * 3  # between two answers, too
+    assert engine.calls == [1, 6]
+
+
 def test_an_event_has_the_score_of_its_item() -> None:
     decisions = {"meet": [HALF, END]}
     result = extract(Sure(EVENT, decisions), "EE", {"meet": ["who"]})

@@ -112,6 +112,24 @@ def test_a_higher_min_score_keeps_no_more(one: float, other: float) -> None:
     assert high <= low
 
 
+def test_without_multi_label_an_entity_has_its_likeliest_label() -> None:
+    """Of both persons and cities, in two answers: the label with the higher score; of one without a score, both."""
+    gold = entities(person=["Ada"], city=["Rome"])
+    first = instance("NER", ["person"], gold, {"person": ["Ada", "Rome", "Eve"]})
+    second = instance("NER", ["city"], gold, {"city": ["Rome", "Ada"]})
+    rows = [
+        {**first, "decisions": {"person": [[2.0, 0.0], [1.0, -1.0], [-2.0, None]]}},
+        {**second, "decisions": {"city": [[3.0, 0.0], [1.0, -1.0], [-2.0, None]]}},
+        instance("NER", ["river"], gold, {"river": ["Eve"]}),
+    ]
+    for ordered in (rows, rows[::-1]):
+        found = scorer_of(ordered, multi_label=False).report()["overall"]
+        assert (found["tp"], found["pred"]) == (2, 4)
+    assert scorer_of(rows).report()["overall"]["pred"] == 6
+    with pytest.raises(InputError, match="asked for 'river' twice, which --multi_label false cannot use"):
+        scorer_of([*rows, instance("NER", ["river", "lake"], gold, {"river": ["Eve"], "lake": []})], multi_label=False)
+
+
 def test_decisions_change_no_score_of_the_answers() -> None:
     plain = [{name: value for name, value in row.items() if name != "decisions"} for row in decided_rows()]
     assert scorer_of(decided_rows()).report() == scorer_of(plain).report()

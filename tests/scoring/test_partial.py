@@ -32,7 +32,9 @@ def decided(number: int) -> dict:
     return {**instance("NER", ["person", "city"], gold, answer, id=str(number)), "decisions": decisions}
 
 
-@pytest.mark.parametrize("options", [(), ("--mode", "set", "--repair"), ("--min_score", 0.4)])
+@pytest.mark.parametrize(
+    "options", [(), ("--mode", "set", "--repair"), ("--min_score", 0.4), ("--multi_label", "false")]
+)
 def test_parts_combine_into_the_report_of_all(
     options: tuple, predictions: list[list[dict]], tmp_path: Path, run_command: Callable
 ) -> None:
