@@ -3,10 +3,13 @@ Measure one call of `Extractor` for a short text and four labels, and what packe
 
     OMP_NUM_THREADS=1 python benchmarks/one_text.py
 
+With `--torchao` (`pip install torchao`), also weights of 8 bits.
+
 The shipped model, the texts of the sample corpus, CPU seconds. Every text is asked of all variants in turn, so that
 the load of the machine is the same for each; intervals are a bootstrap over texts.
 """
 
+import copy
 import json
 import time
 from typing import Any
@@ -26,6 +29,7 @@ def main() -> None:
     parser = ArgumentParser(description=__doc__.splitlines()[1])
     parser.add_argument("--labels", type=list[str], default=["person", "company", "city", "date"])
     parser.add_argument("--max_samples", type=int, default=200)
+    parser.add_argument("--torchao", action="store_true")
     arguments = parser.parse_args()
     model, adapter = shipped_model()
     plain: Any = load_model(model, adapter)
@@ -39,6 +43,12 @@ def main() -> None:
         "packed weights": Extractor(TransformersEngine(engine.model, engine.tokenizer)),
         "packed weights, kept prefixes": kept,
     }
+    if arguments.torchao:
+        from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+        eight = copy.deepcopy(plain)
+        quantize_(eight, Int8WeightOnlyConfig())
+        variants["8-bit weights of torchao"] = Extractor(TransformersEngine(eight, load_tokenizer(model)))
     lines = [
         line for file in sorted(SAMPLE_CORPUS.glob("IE-en/*/*/test.json")) for line in file.open(encoding="utf-8")
     ]
