@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from warnings import catch_warnings, simplefilter
 
@@ -22,6 +23,8 @@ from iepile_builder.io import first_line
 
 STORE = 512 << 20  # bytes of shared memory that Ray may take on this machine: parcels are small
 SECONDS = 5  # to reach a cluster
+TOKEN = Path("~/.ray/auth_token")  # which Ray makes when it starts on a machine, and then asks for
+TOKENS = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}  # where else it may be
 
 
 @dataclass
@@ -68,6 +71,8 @@ def connected(options: ClusterOptions) -> Iterator[None]:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_task_events_report_interval_ms", "0")  # else Ray keeps what 100,000 tasks did
+    if options.ray_address is not None and (os.environ.keys() & TOKENS or TOKEN.expanduser().is_file()):
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # as `ray start` does, but not `ray.init`
     try:
         import ray
         import ray.data
@@ -87,6 +92,10 @@ def connected(options: ClusterOptions) -> Iterator[None]:
                 ray.init(address=options.ray_address, **quiet)
     except (OSError, RuntimeError, ValueError) as error:
         where = "on this machine" if options.ray_address is None else f"at {options.ray_address}"
+        if isinstance(error.__cause__, ray.exceptions.AuthenticationError):
+            raise InputError(
+                f"the Ray cluster {where} wants a token: copy its head's {TOKEN} to this machine"
+            ) from None
         raise InputError(f"no Ray cluster can be reached {where}: {first_line(error)}") from None
     try:
         yield
