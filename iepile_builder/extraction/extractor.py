@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
     M = TypeVar("M", bound=BaseModel)
 
-REQUESTS_TIMED = 16  # that an engine is given between two looks at the clock, where there is a time limit
+REQUESTS_TIMED = 8  # that an engine is given between two looks at the clock, where there is a time limit
 MIN_ROOM = 32  # tokens for a passage
 MISSING = object()  # in place of triggers, where a list of them is too short
 SAMPLE = 20_000  # characters whose tokens are counted
@@ -337,14 +337,16 @@ class Extractor:
                 while batch:
                     check_time()
                     part, batch = batch[:at_once], batch[at_once:]
+                    if callable(self.progress):
+                        self.progress(answered, bar.total)
                     completions = self.engine.generate([job.request for job in part], self.max_new_tokens)
                     again = list(map(self._receive, part, completions))
                     batch += chain.from_iterable(again)
                     bar.total += sum(map(len, again))
                     bar.update(len(part))
                     answered += len(part)
-                    if callable(self.progress):
-                        self.progress(answered, bar.total)
+                if callable(self.progress):
+                    self.progress(answered, bar.total)
                 yield from finished()
         yield from finished()
 

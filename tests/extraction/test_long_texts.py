@@ -55,6 +55,16 @@ def born(item: object, text: str) -> list[dict]:
     ]
 
 
+def test_progress_is_told_from_the_start_and_between() -> None:
+    text, _ = planted(300, every=7)
+    told: list[tuple[int, int]] = []
+    extractor = Extractor(RuleEngine(tagged), max_seconds=60, progress=lambda done, of: told.append((done, of)))
+    extractor(text, "NER", ["person"])
+    numbers = [done for done, _ in told]
+    assert numbers[0] == 0 and numbers[-1] == told[-1][1] and len(numbers) > 2
+    assert numbers == sorted(numbers)
+
+
 @pytest.mark.parametrize("chinese", [False, True])
 def test_a_long_text(chinese: bool) -> None:
     text, expected = planted(4200, every=7, chinese=chinese)
