@@ -76,6 +76,9 @@ class BenchmarkOptions:
             Leave CrossNER's label `misc` out (`drop`), as UniversalNER's files do, or `keep` it.
         mode (`str`, *optional*, defaults to `"strict"`):
             When a fact is right, see `iepile score`; `squad` is how UniversalNER scores.
+        multi_label (`bool`, *optional*, defaults to `True`):
+            Whether an entity of NER may have several labels. If not, the one that scores highest counts, and answers
+            are scored for it.
         trained_labels (`Path`, *optional*):
             The label names that training has seen: a text file, one a line, or a folder with the `training.json` of an
             adapter or model; by default what the training of this model recorded.
@@ -100,6 +103,7 @@ class BenchmarkOptions:
     max_records: int | None = None
     misc: Literal["drop", "keep"] = "drop"
     mode: Mode = "strict"
+    multi_label: bool = True
     trained_labels: Path | None = None
     bootstrap: int = 1000
     confidence: float = 0.95
@@ -127,6 +131,8 @@ def main(options: BenchmarkOptions, engine_options: EngineOptions) -> None:
     if options.hub_dataset is not None and options.max_records is not None:
         raise InputError("--hub_dataset publishes scores of whole sets: leave out --max_records")
     check_apart(options.output_dir / "report.json", [options.data_dir])
+    if not options.multi_label:
+        engine_options = replace(engine_options, scores=True)
     matching = Matching(options.mode)
     trained = find_trained_labels(options, engine_options) if matching.labelled else None
 
@@ -181,10 +187,10 @@ def main(options: BenchmarkOptions, engine_options: EngineOptions) -> None:
     if not state.is_main_process:
         return
 
-    whole = Scorer()
+    whole = Scorer(multi_label=options.multi_label)
     rows: list[dict[str, Any]] = []
     for each in (each for each in sets if each.name in made):
-        scorer = Scorer()
+        scorer = Scorer(multi_label=options.multi_label)
         for folder in made[each.name]:
             for _, _, line in read_lines(folder / "answers.jsonl"):
                 scorer.add(read_json(line))
@@ -200,6 +206,7 @@ def main(options: BenchmarkOptions, engine_options: EngineOptions) -> None:
     report["benchmark"] = {
         "engine": {**description, **{name: public(description[name]) for name in names}} if description else "lookup",
         "misc": options.misc,
+        "multi_label": options.multi_label,
         "split_num": {name: TASKS[name].split_num for name in dict.fromkeys(row["task"] for row in rows)},
         "max_records": options.max_records,
         "rows": rows,
@@ -315,7 +322,8 @@ def print_rows(benchmark: dict[str, Any], shown: list[str], with_labels: bool, o
     engine = benchmark["engine"]
     name = engine if engine == "lookup" else engine.get("adapter", engine["model"])
     part = "" if options.max_records is None else f", the first {options.max_records} records of each corpus"
-    table = Table("set", title=f"{name}: F1, {options.mode}{part}", title_justify="left", box=box.SIMPLE_HEAD)
+    kept = "" if options.multi_label else ", one label an entity"
+    table = Table("set", title=f"{name}: F1, {options.mode}{kept}{part}", title_justify="left", box=box.SIMPLE_HEAD)
     rows = [row for row in benchmark["rows"] if row["published"] or not row["corpus"]]
     systems = [system for system in shown if any(system in row["published"] for row in rows)]
     columns = ["records", "facts", "P", "R", "F1", f"{options.confidence:.0%} interval"]

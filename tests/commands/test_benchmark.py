@@ -4,14 +4,17 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import yaml
 from helpers.corpora import ROOT, write_lines
+from helpers.tiny import save_tiny_model
 from huggingface_hub import ModelCard, parse_eval_result_entries
 
 from iepile_builder.commands.cli import run
+from iepile_builder.engines.base import Completion, Request
 from iepile_builder.hub.cards import ModelFacts, model_card
 
 
@@ -95,6 +98,40 @@ def test_another_engine_answers_all_sets_and_a_second_run_answers_nothing_anew(
     assert len(loads) == 1  # for all corpora
     assert benchmark(data, tmp_path / "output", *options) == report
     assert len(loads) == 1
+
+
+class Torn:
+    """An engine that finds Ada twice, and is surer that she is a researcher."""
+
+    scores = True
+
+    def context_left(self, request: Request, max_new_tokens: int) -> None:
+        return None
+
+    def generate(self, requests: Sequence[Request], max_new_tokens: int) -> list[Completion]:
+        answer = json.dumps({"programlang": ["Ada"], "researcher": ["Ada"]})
+        sure, unsure, end = (2.0, 0.0), (0.0, 0.0), (-2.0, None)
+        return [Completion(answer, decisions={"programlang": [unsure, end], "researcher": [sure, end]})] * len(
+            requests
+        )
+
+
+def test_an_entity_may_have_its_likeliest_label_alone(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    from iepile_builder.commands import benchmark as command
+
+    asked = []
+    monkeypatch.setattr(command, "load_engine", lambda options: asked.append(options.scores) or Torn())
+    model = save_tiny_model(tmp_path / "tiny")
+    options = ["--model_name_or_path", str(model), "--sets", "CrossNER", "--multi_label"]
+    for multi_label, pred in ("true", 4), ("false", 2):
+        report = benchmark(data, tmp_path / multi_label, *options, multi_label)
+        ai = next(row for row in report["benchmark"]["rows"] if row["corpus"] == "CrossNER_AI")
+        assert (ai["pred"], ai["recall"]) == (pred, pytest.approx(100 / 3))
+        assert report["benchmark"]["multi_label"] is (multi_label == "true")
+    assert asked == [False, True]
+    assert "one label an entity" in capsys.readouterr().out
 
 
 def test_records_that_cannot_be_used_are_left_out_and_counted(
