@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from warnings import catch_warnings, simplefilter
 
@@ -23,8 +22,6 @@ from iepile_builder.io import first_line
 
 STORE = 512 << 20  # bytes of shared memory that Ray may take on this machine: parcels are small
 SECONDS = 5  # to reach a cluster
-TOKEN = Path("~/.ray/auth_token")  # which Ray makes when it starts on a machine, and then asks for
-TOKENS = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"}  # where else it may be
 
 
 @dataclass
@@ -71,8 +68,8 @@ def connected(options: ClusterOptions) -> Iterator[None]:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_task_events_report_interval_ms", "0")  # else Ray keeps what 100,000 tasks did
-    if options.ray_address is not None and (os.environ.keys() & TOKENS or TOKEN.expanduser().is_file()):
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # as `ray start` does, but not `ray.init`
+    if options.ray_address is not None:
+        os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "1")  # else 20 minutes long, where something else answers
     try:
         import ray
         import ray.data
@@ -94,7 +91,8 @@ def connected(options: ClusterOptions) -> Iterator[None]:
         where = "on this machine" if options.ray_address is None else f"at {options.ray_address}"
         if isinstance(error.__cause__, ray.exceptions.AuthenticationError):
             raise InputError(
-                f"the Ray cluster {where} wants a token: copy its head's {TOKEN} to this machine"
+                f"the Ray cluster {where} wants a token: export RAY_AUTH_MODE=token, and copy its head's "
+                "~/.ray/auth_token to this machine"
             ) from None
         raise InputError(f"no Ray cluster can be reached {where}: {first_line(error)}") from None
     try:
@@ -149,6 +147,7 @@ def answer_on_ray(
         simplefilter("ignore", DeprecationWarning)  # of Ray's own fields
         context = ray.data.DataContext.get_current().copy()
     context.enable_progress_bars = False
+    context.max_consecutive_actor_init_deaths = 3  # workers that die while they load the model; by default none may
     context.target_max_block_size = 1  # a parcel is a block, so that it is dealt out by itself
     with ray.data.DataContext.current(context):
         rows = [{"piece": pickle.dumps(piece)} for piece in pieces]

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -56,6 +57,9 @@ class Rules:
 
     def __init__(self, folder: str, seconds: float = 0.0) -> None:
         self.folder, self.seconds = Path(folder), seconds
+        with suppress(FileNotFoundError):
+            (self.folder / "loading").unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def context_left(self, request: Any, max_new_tokens: int) -> None:
         return None
@@ -108,11 +112,16 @@ def read_rows(output_dir: Path) -> list[dict[str, Any]]:
 
 
 def test_killed_workers_change_no_row(cluster: Any, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
-    """One is killed once, and one document kills whatever answers it; one fails, and one has many parts."""
+    """
+    A worker is killed while it loads the model, another one once, and one document kills whatever answers it; one
+    fails, and one has many parts.
+    """
     texts = make_texts(60)
     texts[20], texts[33], texts[48] = "ONCE upon a time came person20.", "FAIL of person33.", "POISON of person48."
+    (tmp_path / "loading").touch()
     report = run(tmp_path, texts, "spread", num_workers=2)
-    assert (tmp_path / "once").exists() and len((tmp_path / "killed").read_text().splitlines()) == 4
+    assert not (tmp_path / "loading").exists() and (tmp_path / "once").exists()
+    assert len((tmp_path / "killed").read_text().splitlines()) == 4
     plain = list(texts)
     plain[48] = "person48."  # as one process would not survive it
     assert run(tmp_path, plain, "plain")["failed"] == 1
