@@ -50,7 +50,7 @@ class VLLMEngine:
             off.
         scores (`bool`, *optional*, defaults to `False`):
             Whether completions have `decisions`, from the 20 likeliest tokens; costs one more pass over prompts and
-            answers. Not yet run: held against the arguments of 0.33 alone.
+            answers, one at a time with an adapter: merge it first.
         **kwargs:
             Passed to [`~vllm.LLM`]: `dtype`, `quantization="bitsandbytes"`, `tensor_parallel_size`, `max_model_len`
             (by default the longest that fits into the memory), `gpu_memory_utilization`, ...
@@ -167,7 +167,10 @@ class VLLMEngine:
         # The prompt's log-probabilities are the model's own; those of an answer would be what its grammar leaves
         params = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=_TOP, detokenize=False)
         prompts = [{"prompt_token_ids": ids} for ids in tokens]
-        outputs = self._run(prompts, params)
+        # With an adapter, vLLM 0.32 computes the log-probabilities of one prompt at a time, and fails at several
+        at_once = len(prompts) if self._adapter is None else 1
+        batches = (prompts[start : start + at_once] for start in range(0, len(prompts), at_once))
+        outputs = [output for batch in batches for output in self._run(batch, params)]
         decisions = []
         for prompt, answer, output in zip(asked, told, outputs, strict=True):
             texts = self.vocabulary.texts

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import accelerate
+import numpy as np
 import pytest
 import torch
 from helpers.corpora import ROOT
@@ -114,6 +115,13 @@ def test_an_adapter_and_copied_tokens(model: Path, adapter: Path) -> None:
     engine = VLLMEngine(str(model), str(adapter), speculative_tokens=4, dtype="float32", enforce_eager=True)
     assert [answer.text for answer in engine.generate(REQUESTS, 16)] == plain_answers(model, adapter, 16)
     assert json.loads(engine.generate([ask("Rome", CITY)], 64)[0].text)
+    texts = ['{"city": ["Rome"]}', '{"city": []}', '{"city": ["Rome", "Oslo"]}']
+    requests = [ask(text, CITY) for text in ("Rome", "No city at all in this text", "Rome and Oslo")]
+    together = engine.score_decisions(requests, texts)
+    alone = [engine.score_decisions([request], [text])[0] for request, text in zip(requests, texts, strict=True)]
+    for one, other, pairs in zip(together, alone, (2, 1, 3), strict=True):
+        assert one is not None and other is not None and len(one["city"]) == pairs
+        assert np.array(one["city"], float) == pytest.approx(np.array(other["city"], float), nan_ok=True)
 
 
 @needs_vllm
@@ -281,6 +289,7 @@ def test_the_extra_is_not_installed_with_what_it_excludes() -> None:
     assert "iepile-builder[" not in extra
 
 
+@pytest.mark.skipif(find_spec("vllm") is not None, reason="vllm's transformers is too old for the own decoder")
 def test_decisions_are_read_in_a_second_pass(
     calls: dict[str, dict], model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
