@@ -106,16 +106,13 @@ def _list_items(value: Any) -> list[Any]:
 def keep_likeliest(labelled: Sequence[tuple[Hashable, str]], scores: Sequence[float | None]) -> list[bool]:
     """
     Tell which of a text's facts, each a mention and its label, to keep so that a mention has one label: that of its
-    highest score, the first of equal ones. A mention with a fact without a score keeps all of its labels.
+    highest score, in whatever order the facts are. A mention without any score keeps all of its labels.
     """
     best: dict[Hashable, tuple[float, str]] = {}
-    unscored = set()
     for (mention, label), score in zip(labelled, scores, strict=True):
-        if score is None:
-            unscored.add(mention)
-        elif mention not in best or score > best[mention][0]:
-            best[mention] = score, label
-    return [mention in unscored or best[mention][1] == label for mention, label in labelled]
+        if score is not None:
+            best[mention] = max(best.get(mention, (score, label)), (score, label))
+    return [mention not in best or best[mention][1] == label for mention, label in labelled]
 
 
 def check_decisions(decisions: object) -> None:

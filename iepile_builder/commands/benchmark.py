@@ -132,6 +132,8 @@ def main(options: BenchmarkOptions, engine_options: EngineOptions) -> None:
         raise InputError("--hub_dataset publishes scores of whole sets: leave out --max_records")
     check_apart(options.output_dir / "report.json", [options.data_dir])
     if not options.multi_label:
+        if engine_options.engine == "lookup":
+            raise InputError("--multi_label false needs the scores of facts, which --engine lookup does not give")
         engine_options = replace(engine_options, scores=True)
     matching = Matching(options.mode)
     trained = find_trained_labels(options, engine_options) if matching.labelled else None
@@ -140,7 +142,7 @@ def main(options: BenchmarkOptions, engine_options: EngineOptions) -> None:
 
     from iepile_builder.commands.predict import PredictOptions, join_processes, predict
     from iepile_builder.engines.record import describe_engine
-    from iepile_builder.scoring.scorer import Scorer
+    from iepile_builder.scoring.scorer import NO_SCORES, Scorer
 
     own_lookup = engine_options.engine == "lookup" and engine_options.model_name_or_path is None
     description = None if own_lookup else describe_engine(engine_options)
@@ -194,6 +196,8 @@ def main(options: BenchmarkOptions, engine_options: EngineOptions) -> None:
         for folder in made[each.name]:
             for _, _, line in read_lines(folder / "answers.jsonl"):
                 scorer.add(read_json(line))
+        if not options.multi_label and TASKS[each.task].one_label and not scorer.has_decisions:
+            raise InputError(f"{each.name}: {NO_SCORES}; leave out --multi_label false")
         whole.records |= scorer.records
         corpora = [folder.name for folder in made[each.name]]
         by_training = None if trained is None else score_by_training(scorer, trained, matching)[each.task]

@@ -35,8 +35,6 @@ logger = logging.getLogger(__name__)
 # The servers have no common error code for a prompt that is too long; this is what their messages have in common.
 _TOO_LONG = re.compile(r"context[ _](size|length|window)|maximum (model|context) len", re.IGNORECASE)
 
-# JSON can write half a surrogate pair, which no file of answers can hold.
-
 # 20 log-probabilities of each token take 2 kB.
 _MAX_BYTES = 64 << 20
 
@@ -222,6 +220,7 @@ class EndpointEngine:
             raise InputError(f"{self.base_url}: the server answers with {said}")
         if other:
             raise InputError(f"{self.base_url}: the server has no model {self.model!r}: name {self._models()}")
+        # JSON can write half a surrogate pair, which no file of answers can hold
         said = SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
         distinct = said if schema is None else without_repeats(said)
         steps = _read_steps(choice, text) if self.scores and distinct == text else None

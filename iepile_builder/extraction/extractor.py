@@ -87,7 +87,7 @@ class Extractor:
             `scores=True`.
         multi_label (`bool`, *optional*, defaults to `False`):
             Whether an entity of NER may have several labels. If not, the one with the highest score is kept; answers
-            that give several are scored for it. With an endpoint that is not loaded with `scores=True`, all are kept.
+            that give several are scored for it. With vLLM or a server, unless loaded with `scores=True`, all are kept.
         calibration ([`~iepile_builder.answers.scores.Calibration`], *optional*):
             Makes scores probabilities; [`Extractor.from_pretrained`] takes that of the adapter or model.
         drop_ungrounded (`bool`, *optional*, defaults to `False`):
@@ -323,7 +323,8 @@ class Extractor:
 
         def finished() -> Iterator[list[Extraction]]:
             done = list(takewhile(lambda of_text: not any(work.open for work in of_text), works))
-            if not self.multi_label:
+            # vLLM's scores have not run on a GPU: only where they are asked for
+            if not self.multi_label and not isinstance(self.engine, VLLMEngine):
                 score_rivals(chain.from_iterable(done), self.engine)
             for of_text in done:
                 works.popleft()

@@ -73,7 +73,7 @@ def score_rivals(works: Iterable[Work], engine: Engine) -> None:
             schema = read_asked(job.instruction, task.name)[0].schema
             for fact in parse_answer(completion.text, task.name, schema).facts:
                 if fact.asked_label in job.labels:
-                    labels[fact.mentions[0]][fact.asked_label] = number
+                    labels[fact.mentions[0].casefold()][fact.asked_label] = number
         numbers = {number for of_mention in labels.values() if len(of_mention) > 1 for number in of_mention.values()}
         rivals += [(work, number) for number in sorted(numbers)]
     if not rivals:

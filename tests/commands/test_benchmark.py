@@ -104,6 +104,7 @@ class Torn:
     """An engine that finds Ada twice, and is surer that she is a researcher."""
 
     scores = True
+    silent = False  # as a server that tells no log-probabilities
 
     def context_left(self, request: Request, max_new_tokens: int) -> None:
         return None
@@ -111,9 +112,8 @@ class Torn:
     def generate(self, requests: Sequence[Request], max_new_tokens: int) -> list[Completion]:
         answer = json.dumps({"programlang": ["Ada"], "researcher": ["Ada"]})
         sure, unsure, end = (2.0, 0.0), (0.0, 0.0), (-2.0, None)
-        return [Completion(answer, decisions={"programlang": [unsure, end], "researcher": [sure, end]})] * len(
-            requests
-        )
+        decisions = None if self.silent else {"programlang": [unsure, end], "researcher": [sure, end]}
+        return [Completion(answer, decisions=decisions)] * len(requests)
 
 
 def test_an_entity_may_have_its_likeliest_label_alone(
@@ -132,6 +132,9 @@ def test_an_entity_may_have_its_likeliest_label_alone(
         assert report["benchmark"]["multi_label"] is (multi_label == "true")
     assert asked == [False, True]
     assert "one label an entity" in capsys.readouterr().out
+    monkeypatch.setattr(Torn, "silent", True)
+    with pytest.raises(SystemExit, match="CrossNER: its answers have no 'decisions'.*leave out --multi_label false"):
+        benchmark(data, tmp_path / "silent", *options, "false")
 
 
 def test_records_that_cannot_be_used_are_left_out_and_counted(
@@ -218,6 +221,7 @@ def test_the_report_feeds_the_card_and_the_hub(data: Path, tmp_path: Path) -> No
         ),
         (["--hub_dataset", "user/ie", "--max_records", "1"], "whole sets: leave out --max_records"),
         (["--bootstrap", "0"], "give bootstrap a number"),
+        (["--engine", "lookup", "--multi_label", "false"], "which --engine lookup does not give"),
         (["--trained_labels", "nowhere.txt", "--engine", "lookup"], "nowhere.txt"),
         (["--data_dir", "nowhere"], "nowhere: no such folder"),
     ],

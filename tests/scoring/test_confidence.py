@@ -1,6 +1,7 @@
 """How well scores of facts separate right from wrong ones: by hand, and against scikit-learn."""
 
 from collections import Counter
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -113,20 +114,23 @@ def test_a_higher_min_score_keeps_no_more(one: float, other: float) -> None:
 
 
 def test_without_multi_label_an_entity_has_its_likeliest_label() -> None:
-    """Of both persons and cities, in two answers: the label with the higher score; of one without a score, both."""
+    """In any order of the answers: of a mention the label with the highest score; without any score, all labels."""
     gold = entities(person=["Ada"], city=["Rome"])
     first = instance("NER", ["person"], gold, {"person": ["Ada", "Rome", "Eve"]})
     second = instance("NER", ["city"], gold, {"city": ["Rome", "Ada"]})
     rows = [
         {**first, "decisions": {"person": [[2.0, 0.0], [1.0, -1.0], [-2.0, None]]}},
         {**second, "decisions": {"city": [[3.0, 0.0], [1.0, -1.0], [-2.0, None]]}},
-        instance("NER", ["river"], gold, {"river": ["Eve"]}),
+        instance("NER", ["river"], gold, {"river": ["Eve", "Ada", "Oder"]}),
+        instance("NER", ["lake"], gold, {"lake": ["Oder"]}),
     ]
-    for ordered in (rows, rows[::-1]):
-        found = scorer_of(ordered, multi_label=False).report()["overall"]
-        assert (found["tp"], found["pred"]) == (2, 4)
-    assert scorer_of(rows).report()["overall"]["pred"] == 6
-    with pytest.raises(InputError, match="asked for 'river' twice, which --multi_label false cannot use"):
+    for ordered in permutations(rows):
+        [record] = scorer_of(ordered, multi_label=False).records.values()
+        labels = sorted((fact.asked_label, fact.mentions[0]) for fact in record.facts)
+        kept = [("city", "Rome"), ("lake", "Oder"), ("person", "Ada"), ("person", "Eve")]
+        assert labels == [*kept, ("river", "Eve"), ("river", "Oder")]
+    assert scorer_of(rows).report()["overall"]["pred"] == 9
+    with pytest.raises(InputError, match="asked for 'lake' twice, which --multi_label false cannot use"):
         scorer_of([*rows, instance("NER", ["river", "lake"], gold, {"river": ["Eve"], "lake": []})], multi_label=False)
 
 
