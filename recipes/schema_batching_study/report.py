@@ -42,6 +42,8 @@ MEASURES = {
     "calibrated": "F1 with a fitted cut",
 }
 
+PRIORS = ("confusable", "other")  # measures that the frequency of the labels has, too
+
 # A measure of a run as a function of how often each record is drawn
 Measure = Callable[[np.ndarray], float]
 
@@ -78,6 +80,8 @@ def write_report(output_dir: Path) -> str:
             f"{about['records']} validation records"
         )
         parts.append(table_of_arms(runs, about["records"], lookups, priors))
+        if lookups:
+            parts.append(stop_rule(runs, about["records"], lookups, priors))
         parts.append(table_of_comparisons({name: runs}, {name: about["records"]}))
     if len(corpora) > 1:
         parts.append("## All corpora: the mean of their differences, seed by seed")
@@ -185,23 +189,40 @@ def count_after_cut(scorer: Scorer, log_odds: np.ndarray, labels: list[str]) -> 
 
 def ranked_precision(log_odds: np.ndarray, gold: np.ndarray, kept: np.ndarray) -> Measure:
     """
-    Prepare the average precision of ranking the kept cells of a table (records by labels) by their log-odds.
+    Prepare the average precision of ranking the kept cells of a table (records by labels) by their log-odds: the
+    precision at each of them, weighted by the recall that it adds.
 
     Returns:
-        `Measure`: In per cent; each record counts as often as it was drawn. Of equal log-odds, gold labels come last.
+        `Measure`: In per cent; each record counts as often as it was drawn.
     """
     rows, columns = np.nonzero(kept)
     hits, scores = gold[rows, columns], log_odds[rows, columns]
-    order = np.lexsort((hits, -scores))
-    rows, hits = rows[order], hits[order]
+    order = np.argsort(-scores, kind="stable")
+    rows, hits, scores = rows[order], hits[order], scores[order]
+    last = np.flatnonzero(np.append(scores[1:] != scores[:-1], True))  # of equal log-odds, as those of a frequency are
 
     def measure(weights: np.ndarray) -> float:
         drawn = weights[rows]
-        right = np.cumsum(drawn * hits)
-        precision = right / np.maximum(np.cumsum(drawn), 1e-9)
-        return 100 * float((drawn * hits * precision).sum() / max(right[-1], 1e-9))
+        right, ranked = np.cumsum(drawn * hits)[last], np.cumsum(drawn)[last]
+        precision = right / np.maximum(ranked, 1e-9)
+        return 100 * float((np.diff(right, prepend=0.0) * precision).sum() / max(right[-1], 1e-9))
 
     return measure
+
+
+def stop_rule(
+    runs: dict[tuple[str, int], Run], records: int, lookups: dict[int, float], priors: dict[int, dict[str, float]]
+) -> str:
+    """Say whether arm R beats the baselines, in the mean over its seeds: if not, nothing is concluded."""
+    of_arm = {seed: run for (arm, seed), run in runs.items() if arm == "R"}
+    parts, passed = [], True
+    for measure in ("f1", *PRIORS):
+        mine = np.mean([run.measures[measure](np.ones(records)) for run in of_arm.values()])
+        name = "look-up" if measure == "f1" else "label frequency"
+        other = np.mean([lookups[seed] if measure == "f1" else priors[seed][measure] for seed in of_arm])
+        parts.append(f"{MEASURES[measure]} {mine:.1f}, {name} {other:.1f}")
+        passed &= bool(mine > other)
+    return f"Stop rule: R {'beats' if passed else 'does not beat'} the baselines ({'; '.join(parts)})."
 
 
 def table_of_arms(
@@ -224,7 +245,7 @@ def table_of_arms(
         ])  # fmt: skip
     empty = [""] * 5
     if priors:
-        share_of_labels = [spread([prior[name] for prior in priors.values()]) for name in ("confusable", "other")]
+        share_of_labels = [spread([prior[name] for prior in priors.values()]) for name in PRIORS]
         lines.append(["label frequency", *empty, *share_of_labels, "", "", "", "", ""])
         lines.append(["look-up", *empty, "", "", spread(list(lookups.values())), "", "", "", ""])
     return markdown(

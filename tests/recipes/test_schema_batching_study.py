@@ -72,9 +72,10 @@ def test_arms_see_the_same_stream_of_records_up_to_the_same_tokens(
     assert made["A"][1]["records"] < made["M"][1]["records"]
 
 
-def test_average_precision_is_that_of_scikit_learn(report: ModuleType) -> None:
+@pytest.mark.parametrize("decimals", [9, 0])  # with few values, as a frequency has them, many are equal
+def test_average_precision_is_that_of_scikit_learn(report: ModuleType, decimals: int) -> None:
     rng = np.random.default_rng(3)
-    log_odds, gold = rng.normal(size=(20, 7)), rng.random((20, 7)) < 0.3
+    log_odds, gold = rng.normal(size=(20, 7)).round(decimals), rng.random((20, 7)) < 0.3
     kept = gold | (rng.random((20, 7)) < 0.5)
     measure = report.ranked_precision(log_odds, gold, kept)
     expected = 100 * average_precision_score(gold[kept], log_odds[kept])
@@ -97,6 +98,24 @@ def test_only_negatives_of_the_kind_count(report: ModuleType) -> None:
 
     assert tabulated({"born": 1.0, "died": 2.0, "wed": 0.0}) == {"confusable": 50.0, "other": 100.0}
     assert tabulated({"born": 1.0, "died": 0.0, "wed": 2.0}) == {"confusable": 100.0, "other": 50.0}
+
+
+def test_the_stop_rule_needs_every_baseline_to_be_beaten(report: ModuleType) -> None:
+    def run(**values: float) -> object:
+        return report.Run({name: lambda weights, value=value: value for name, value in values.items()}, {}, 0, (0, 0))
+
+    runs = {
+        ("R", 1): run(f1=10.0, confusable=30.0, other=20.0), ("R", 2): run(f1=30.0, confusable=10.0, other=20.0),
+        ("M", 1): run(f1=90.0, confusable=90.0, other=90.0),
+    }  # fmt: skip
+    priors = {seed: {"confusable": 19.0, "other": 19.0} for seed in (1, 2)}
+    assert report.stop_rule(runs, 1, {1: 19.0, 2: 19.0}, priors) == (
+        "Stop rule: R beats the baselines (F1 20.0, look-up 19.0; AP on confusable labels 20.0, label frequency 19.0; "
+        "AP on other labels 20.0, label frequency 19.0)."
+    )
+    assert "R does not beat" in report.stop_rule(runs, 1, {1: 19.0, 2: 22.0}, priors)
+    priors[1]["other"] = 22.0
+    assert "R does not beat" in report.stop_rule(runs, 1, {1: 19.0, 2: 19.0}, priors)
 
 
 def test_the_sign_flip_test_and_holms_correction(report: ModuleType) -> None:
@@ -142,7 +161,11 @@ def test_a_run_from_records_to_tables(
     run([])
     folder = tmp_path / "out" / "NER-daily_news"
     text = (tmp_path / "out" / "report.md").read_text()
-    assert "| M - R | AP on confusable labels | primary | 1 |" in text and "| look-up |" in text
+    assert (
+        "| M - R | AP on confusable labels | primary | 1 |" in text
+        and "| look-up |" in text
+        and "\nStop rule: R " in text
+    )
     rows = report.read_rows(folder / "M-1" / "answers.jsonl")
     assert len({row["id"] for row in rows}) == 2
     for row in rows:
