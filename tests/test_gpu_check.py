@@ -4,9 +4,11 @@ import json
 import os
 import subprocess
 import sys
+import time
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -53,6 +55,48 @@ def test_every_cell_is_measured(lines: list[dict]) -> None:
         assert line["answers_s"] > 0
         assert "float32" not in line["cell"] or "constrained" in line["cell"] or line["equal"] == line["answers"] == 4
     assert all(line["ms"] > 0 for line in cells["passes"])
+
+
+def test_stages_that_are_left_out_leave_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    share_seconds = import_module("check").share_seconds
+    assert share_seconds(["passes", "decode"], 400) == pytest.approx({"decode": 300, "passes": 100})
+    assert sum(share_seconds(["env", "commands", "train", "decode", "passes"], 540).values()) == pytest.approx(540)
+
+
+def test_the_tokenizer_is_that_of_the_bundle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["check.py"])
+    with pytest.raises(SystemExit, match=r"^\.gpu/tokenizer: no such folder"):
+        import_module("check").main()
+    assert "path/to/SmolLM2-135M-Instruct .gpu" in (FOLDER / "bundle.sh").read_text()
+
+
+def test_no_prompt_is_answered_twice_and_an_error_is_a_result(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    cells, check = import_module("cells"), import_module("check")
+    monkeypatch.setattr(cells, "SIZES", dict.fromkeys(cells.SIZES, cells.SIZES["tiny"]))
+    asked: list[list[Any]] = []
+    measure_way = cells.measure_way
+
+    def measure(results: Any, cell: str, ask: Any, requests: list[Any], instances: list[Any], *rest: Any) -> Any:
+        asked.append([request.messages[-1]["content"] for request in requests])
+        return measure_way(results, cell, lambda some: ["{}"], requests[:2], instances[:2], *rest)  # one is missing
+
+    monkeypatch.setattr(cells, "measure_way", measure)
+    splits = {
+        name: [{"task": "NER", "instruction": f'{{"schema": ["city"], "input": "{name} {number}"}}', "output": "{}"}
+               for number in range(3)] * 2
+        for name in ("train", "test")
+    }  # fmt: skip
+    monkeypatch.setattr(cells, "load_instances", lambda *args: splits)
+    results = check.Results(tmp_path / "results.jsonl", "given")
+    cells.measure_answers(results, save_tiny_model(tmp_path / "tiny"), tmp_path, time.time() + 60, tiny=False)
+    assert [len(prompts) for prompts in asked[:4]] == [6] * 4  # of both splits
+    assert all(len(set(prompts)) == len(prompts) for prompts in asked[:4])
+    lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert len(lines) == 4 and all("ValueError" in line["error"] for line in lines)
 
 
 def test_the_commands_take_their_options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -152,7 +152,7 @@ def measure_training(results: Any, tokenizer_name: str, work: Path, until: float
         try:
             results.add("train", label, **train_cell(cell, tokenizer, tokenizer_name, rows, work))
         except Exception as error:  # which one is the result
-            results.add("train", label, error=f"{type(error).__name__}: {str(error)[:200]}")
+            results.fail("train", label, error)
 
 
 def train_cell(cell: Cell, tokenizer: Any, tokenizer_name: str, rows: Any, work: Path) -> dict[str, Any]:
@@ -227,10 +227,17 @@ def measure_passes(results: Any, tokenizer_name: str, until: float, tiny: bool) 
         model = make(name, tokenizer).eval()
         for count, context in [(2, 16)] if tiny else [(1, 512), (16, 512), (64, 512), (128, 512)]:
             for width in (1, 2) if tiny else (1, 4, 9):
+                label = f"{name}: {count} rows x {width} over {context}"
+                if not results.wants(label):
+                    continue
                 if time.time() > until:
-                    return
-                ms = time_pass(model, count, context, width, 3 if tiny else 8)
-                results.add("passes", f"{name}: {count} rows x {width} over {context}", ms=ms, peak_gb=peak_gb())
+                    results.add("passes", label, error="not run: no time left")
+                    continue
+                try:
+                    ms = time_pass(model, count, context, width, 3 if tiny else 8)
+                    results.add("passes", label, ms=ms, peak_gb=peak_gb())
+                except Exception as error:  # which one is the result
+                    results.fail("passes", label, error)
         del model
 
 
@@ -255,10 +262,13 @@ def time_pass(model: Any, count: int, context: int, width: int, times: int) -> f
 
 def measure_answers(results: Any, folder: Path, data: Path, until: float, tiny: bool) -> None:
     """Answer the training instances in several ways; add answers a second, and how many equal the first way's."""
-    instances = list(load_instances(str(data), ("instruction", "output"))["train"])[: 4 if tiny else None]
+    splits = load_instances(str(data), ("instruction", "output"))
+    instances = list(splits["train"])[: 4 if tiny else None]
     limit, many = (8, 2) if tiny else (128, 128)
     tokenizer = load_tokenizer(str(folder))
-    measure_given_answers(results, instances, tokenizer, until, tiny)
+    # Each once: a prompt that was answered before would be drafted from its own answer
+    distinct = {instance["instruction"]: instance for split in splits.values() for instance in split}
+    measure_given_answers(results, list(distinct.values())[: 4 if tiny else None], tokenizer, until, tiny)
     requests = [to_request(instance) for instance in instances]
     for dtype in ("bfloat16", "float32"):
         free()
@@ -287,7 +297,6 @@ def measure_given_answers(
     Answer with models that are too large to train here: of random weights, and with logits that are raised where the
     reference answer has its next token. The passes, drafts and masks are those of a model that knows the answers.
     """
-    instances = instances * (1 if tiny else 3)
     requests = [to_request(instance) for instance in instances]
     forward = GreedyDecoder.forward
     for name in ["tiny"] if tiny else ["q4", "q8"]:
@@ -349,14 +358,14 @@ def measure_way(
         texts = ask(requests)
         sync()
         seconds = time.perf_counter() - start
+        results.add(
+            "decode", cell, answers_s=round(len(texts) / seconds, 1), peak_gb=peak_gb(), answers=len(texts),
+            equal=sum(one == other for one, other in zip(texts, first or texts, strict=True)),
+            right=sum(text == instance["output"] for text, instance in zip(texts, instances, strict=True)),
+        )  # fmt: skip
     except Exception as error:  # which one is the result
-        results.add("decode", cell, error=f"{type(error).__name__}: {str(error)[:200]}")
+        results.fail("decode", cell, error)
         return None
-    results.add(
-        "decode", cell, answers_s=round(len(texts) / seconds, 1), peak_gb=peak_gb(), answers=len(texts),
-        equal=sum(one == other for one, other in zip(texts, first or texts, strict=True)),
-        right=sum(text == instance["output"] for text, instance in zip(texts, instances, strict=True)),
-    )  # fmt: skip
     return texts
 
 

@@ -22,19 +22,22 @@ from jsonargparse import ArgumentParser
 
 
 STAGES = ("env", "commands", "train", "decode", "passes")
-# Share of the seconds that a stage may take; a command or cell that has begun is not stopped.
+# Share of the seconds that a stage may take, if all run; a command or cell that has begun is not stopped.
 SHARES = {"commands": 0.45, "train": 0.35, "decode": 0.15, "passes": 0.05}
+TOKENIZER = ".gpu/tokenizer"  # where bundle.sh puts it
 
 
 def main() -> None:
     parser = ArgumentParser(description=__doc__.strip().splitlines()[0])
-    parser.add_argument("--tokenizer", type=str, required=True, help="folder of a tokenizer with a chat template")
+    parser.add_argument("--tokenizer", type=str, default=TOKENIZER, help="folder of a tokenizer with a chat template")
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/gpu"), help="folder for results and logs")
     parser.add_argument("--stages", type=str, nargs="+", default=list(STAGES), help=f"of {', '.join(STAGES)}")
     parser.add_argument("--seconds", type=float, default=540, help="of all stages")
     parser.add_argument("--only", type=str, default="", help="regular expression of the cells to run")
     parser.add_argument("--tiny", type=bool, default=False, help="a few thousand weights, on a CPU")
     args = parser.parse_args()
+    if not Path(args.tokenizer).is_dir():
+        sys.exit(f"{args.tokenizer}: no such folder: give that of a tokenizer with a chat template (--tokenizer)")
 
     os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
@@ -48,20 +51,27 @@ def main() -> None:
     from cells import make_folder, measure_answers, measure_passes, measure_training
 
     model = make_folder("tiny" if args.tiny else "m135", args.tokenizer, work)
-    for stage, share in SHARES.items():
-        until = time.time() + share * args.seconds
-        if stage not in args.stages:
-            continue
-        if stage == "commands":
-            run_commands(results, model, data, work, args.tiny)
-        elif stage == "train":
-            measure_training(results, args.tokenizer, work, until, args.tiny)
-        elif stage == "decode":
-            trained = work / "full"
-            measure_answers(results, trained if (trained / "config.json").exists() else model, data, until, args.tiny)
-        else:
-            measure_passes(results, args.tokenizer, until, args.tiny)
+    for stage, seconds in share_seconds(args.stages, args.seconds).items():
+        until = time.time() + seconds
+        try:
+            if stage == "commands":
+                run_commands(results, model, data, work, args.tiny)
+            elif stage == "train":
+                measure_training(results, args.tokenizer, work, until, args.tiny)
+            elif stage == "decode":
+                full = work / "full"
+                measure_answers(results, full if (full / "config.json").exists() else model, data, until, args.tiny)
+            else:
+                measure_passes(results, args.tokenizer, until, args.tiny)
+        except Exception as error:
+            results.fail(stage, "the rest of the stage", error)
     results.print()
+
+
+def share_seconds(stages: list[str], seconds: float) -> dict[str, float]:
+    """Divide the seconds among the stages that run."""
+    shares = {stage: share for stage, share in SHARES.items() if stage in stages}
+    return {stage: seconds * share / sum(shares.values()) for stage, share in shares.items()}
 
 
 class Results:
@@ -78,6 +88,9 @@ class Results:
         values = {name: value for name, value in values.items() if value is not None}
         with self.file.open("a") as lines:
             lines.write(json.dumps({"stage": stage, "cell": cell, **values}) + "\n")
+
+    def fail(self, stage: str, cell: str, error: Exception) -> None:
+        self.add(stage, cell, error=f"{type(error).__name__}: {str(error)[:200]}")
 
     def print(self) -> None:
         for line in map(json.loads, self.file.read_text().splitlines()):
