@@ -115,7 +115,11 @@ def convert(
                 parts.setdefault(name, {}).setdefault(split, []).append({"text": record["text"], task.field: of_part})
 
     for name, of_splits in parts.items():
-        roles = {label: [*task.roles(label, given)] for label in task.labels(given) if label not in dropped}
+        roles = {
+            benchmark.labels.get(label, label): [*task.roles(label, given)]
+            for label in task.labels(given)
+            if label not in dropped and (not benchmark.split_by_type or _part(label, corpus) == name)
+        }
         if not roles:
             every = [each for of_split in of_splits.values() for record in of_split for each in record[task.field]]
             for label in sorted({each[key] for each in every}):
@@ -150,6 +154,11 @@ def _check_records(records: list[Record], place: str, field: str, key: str) -> N
 
 
 def _split_by_type(annotations: list[Record], key: str, corpus: str) -> Iterator[tuple[str, list[Record]]]:
-    """Split annotations by the first part of their label, `Life.Die`, with the name of the corpus of each part."""
-    for part in sorted({each[key].partition(".")[0] for each in annotations}):
-        yield f"{corpus}_{part}", [each for each in annotations if each[key].partition(".")[0] == part]
+    """Split annotations by the first part of their label, with the name of the corpus of each part."""
+    for part in sorted({_part(each[key], corpus) for each in annotations}):
+        yield part, [each for each in annotations if _part(each[key], corpus) == part]
+
+
+def _part(label: str, corpus: str) -> str:
+    """Name the corpus of a label by its first part, `Life.Die`."""
+    return f"{corpus}_{label.partition('.')[0]}"

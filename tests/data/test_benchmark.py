@@ -104,6 +104,25 @@ def test_a_corpus_may_be_there_in_the_unified_format(tmp_path: Path) -> None:
     assert Schema.read(tmp_path / "tree" / "IE-en" / "NER" / "cross" / "schema.json").types == ("person", "city")
 
 
+def test_the_schema_of_a_unified_corpus_has_the_names_and_the_labels_of_its_part(tmp_path: Path) -> None:
+    write_lines(tmp_path / "schema.json", [["programlang", "city"], [], {}])
+    record = {"text": "Prolog", "entity": [{"entity": "Prolog", "entity_type": "programlang"}]}
+    write_lines(tmp_path / "test.json", [record])
+    files = {"test": [tmp_path / "test.json"]}
+    convert(NER, "cross", "unified", files, tmp_path / "tree", unchecked=True)
+    folder = tmp_path / "tree" / "IE-en" / "NER" / "cross"
+    assert Schema.read(folder / "schema.json").types == ("program language", "city")
+
+    roles = {"Life.Die": ["Who"], "Life.Birth": [], "Contact.Meet": []}
+    write_lines(tmp_path / "schema.json", [list(roles), ["Who"], roles])
+    event = {"event_trigger": "x", "event_type": "Life.Die", "arguments": []}
+    write_lines(tmp_path / "test.json", [{"text": "x", "event": [event]}])
+    benchmark = BenchmarkSet("W", "ee", "EE", "en", {"W": {}}, split_by_type=True)
+    assert convert(benchmark, "W", "unified", files, tmp_path / "tree") == ["W_Life"]
+    folder = tmp_path / "tree" / "IE-en" / "EE" / "W_Life"
+    assert Schema.read(folder / "schema.json").types == ("Life.Die", "Life.Birth")
+
+
 def test_the_order_of_labels_is_drawn_with_the_seed(tmp_path: Path) -> None:
     words = "".join(f"w{number}\tB-label {number:02}\n".replace("label ", "label") for number in range(20))
     write_cross(tmp_path, words)
