@@ -18,6 +18,7 @@ looks up the training part of each corpus.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -51,7 +52,7 @@ from iepile_builder.scoring.significance import (
 from iepile_builder.scoring.tally import Tally
 from iepile_builder.scoring.trained import score_by_training
 from iepile_builder.tasks import TASKS
-from iepile_builder.training.record import public, read_labels, read_trained_labels
+from iepile_builder.training.record import RECORD, public, read_labels, read_trained_labels
 
 
 @dataclass
@@ -121,6 +122,8 @@ def main(options: BenchmarkOptions, engine_options: EngineOptions) -> None:
     check_choices("set", options.sets, [each.name for each in every])
     sets = [each for each in every if options.suites is None or each.suite in options.suites]
     sets = [each for each in sets if options.sets is None or each.name in options.sets]
+    if not sets:
+        raise InputError(f"none of the sets {', '.join(options.sets or ())} is in these suites: leave out --suites")
     if not options.data_dir.is_dir():
         raise InputError(f"{options.data_dir}: no such folder; --data_dir holds the files of the test sets")
     if options.list_sets:
@@ -136,7 +139,6 @@ def main(options: BenchmarkOptions, engine_options: EngineOptions) -> None:
             raise InputError("--multi_label false needs the scores of facts, which --engine lookup does not give")
         engine_options = replace(engine_options, scores=True)
     matching = Matching(options.mode)
-    trained = find_trained_labels(options, engine_options) if matching.labelled else None
 
     from accelerate.utils import broadcast_object_list
 
@@ -146,6 +148,8 @@ def main(options: BenchmarkOptions, engine_options: EngineOptions) -> None:
 
     own_lookup = engine_options.engine == "lookup" and engine_options.model_name_or_path is None
     description = None if own_lookup else describe_engine(engine_options)
+    # Now that the default model and adapter are chosen
+    trained = find_trained_labels(options, engine_options) if matching.labelled else None
     load = cache(lambda: load_engine(engine_options))
     state = join_processes(engine_options)
 
@@ -194,8 +198,10 @@ def main(options: BenchmarkOptions, engine_options: EngineOptions) -> None:
     for each in (each for each in sets if each.name in made):
         scorer = Scorer(multi_label=options.multi_label)
         for folder in made[each.name]:
-            for _, _, line in read_lines(folder / "answers.jsonl"):
-                scorer.add(read_json(line))
+            files_of = folder / "answers.jsonl", folder / "instances" / "test.jsonl"
+            for (_, _, line), (_, _, instance) in zip(*map(read_lines, files_of), strict=True):
+                # The annotation of the files as they are now: an earlier run may have answered another version
+                scorer.add(read_json(line) | {"label": read_json(instance)["label"]})
         if not options.multi_label and TASKS[each.task].one_label and not scorer.has_decisions:
             raise InputError(f"{each.name}: {NO_SCORES}; leave out --multi_label false")
         whole.records |= scorer.records
@@ -213,6 +219,7 @@ def main(options: BenchmarkOptions, engine_options: EngineOptions) -> None:
         "multi_label": options.multi_label,
         "split_num": {name: TASKS[name].split_num for name in dict.fromkeys(row["task"] for row in rows)},
         "max_records": options.max_records,
+        "unchecked": options.unchecked,
         "rows": rows,
         "skipped": skipped,
         "notes": {each.name: each.notes for each in sets if each.name in made},
@@ -229,8 +236,13 @@ def find_trained_labels(options: BenchmarkOptions, engine_options: EngineOptions
     """Read which label names training has seen, from the user's file or the record beside the adapter or model."""
     if options.trained_labels is not None:
         return read_trained_labels(options.trained_labels)
-    name = engine_options.adapter_name_or_path or engine_options.model_name_or_path
-    return read_labels(name) if name else None
+    model, adapter = engine_options.model_name_or_path, engine_options.adapter_name_or_path
+    if engine_options.engine == "lookup" or (engine_options.base_url is not None and not os.path.isdir(model or "")):
+        return None
+    from iepile_builder.engines.loading import find_file
+
+    file = find_file(RECORD, model, adapter)
+    return None if file is None else read_labels(str(file.parent))
 
 
 def build_instances(corpus: Path, folder: Path, max_records: int | None, with_train: bool) -> None:
@@ -298,13 +310,20 @@ def write_eval_results(options: BenchmarkOptions, rows: list[dict[str, Any]]) ->
             task_id=re.sub(r"\W+", "_", f"{row['set']} {row['block']}".strip()).lower(),
             value=round(row["f1"], 2),
             date=date.today().isoformat(),
-            notes=f"F1, {options.mode}, mean of corpora: {row['corpora']}, misc: {options.misc}",
+            notes=f"F1, {options.mode}, mean of corpora: {row['corpora']}, misc: {options.misc}" + _unusual(options),
         )
         for row in rows
         if not row["corpus"] and row["complete"]
     ]
     text = yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False, allow_unicode=True)
     write_whole(options.output_dir / ".eval_results" / "benchmark.yaml", text)
+
+
+def _unusual(options: BenchmarkOptions) -> str:
+    """Say in what the protocol was left."""
+    one_label = "" if options.multi_label else ", one label an entity"
+    part = "" if options.max_records is None else f", the first {options.max_records} records of each corpus"
+    return one_label + part + (", numbers of records not checked" if options.unchecked else "")
 
 
 def print_sets(sets: list[BenchmarkSet], data_dir: Path) -> None:
@@ -325,9 +344,8 @@ def print_rows(benchmark: dict[str, Any], shown: list[str], with_labels: bool, o
     """Print the table, what to know about its published scores, and what is missing."""
     engine = benchmark["engine"]
     name = engine if engine == "lookup" else engine.get("adapter", engine["model"])
-    part = "" if options.max_records is None else f", the first {options.max_records} records of each corpus"
-    kept = "" if options.multi_label else ", one label an entity"
-    table = Table("set", title=f"{name}: F1, {options.mode}{kept}{part}", title_justify="left", box=box.SIMPLE_HEAD)
+    title = f"{name}: F1, {options.mode}{_unusual(options)}"
+    table = Table("set", title=title, title_justify="left", box=box.SIMPLE_HEAD)
     rows = [row for row in benchmark["rows"] if row["published"] or not row["corpus"]]
     systems = [system for system in shown if any(system in row["published"] for row in rows)]
     columns = ["records", "facts", "P", "R", "F1", f"{options.confidence:.0%} interval"]
@@ -337,7 +355,7 @@ def print_rows(benchmark: dict[str, Any], shown: list[str], with_labels: bool, o
     for row in rows:
         of = f", mean of {row['corpora']}" if row["corpora"] > 1 else ""
         of += "" if row["complete"] else ", incomplete"
-        title = f"  {row['corpus']}" if row["corpus"] else f"{row['set']}{of}"
+        of_set = f"  {row['corpus']}" if row["corpus"] else f"{row['set']}{of}"
         cells = [f"{row['records']:,}", f"{row['gold']:,.0f}"]
         cells += [f"{row[measure]:.1f}" for measure in ("precision", "recall", "f1")]
         cells += [format_interval(row["interval"], row["records"] / row["corpora"], "{:.1f} to {:.1f}")]
@@ -345,9 +363,9 @@ def print_rows(benchmark: dict[str, Any], shown: list[str], with_labels: bool, o
             labels = [row.get(part, {}) for part in ("seen", "unseen")]
             cells += [f"{part['f1']:.1f}" if part.get("gold") else "" for part in labels]
         cells += [f"{row['published'][system]:.2f}" if system in row["published"] else "" for system in systems]
-        table.add_row(f"{title} {row['block']}".rstrip(), *cells)
+        table.add_row(f"{of_set} {row['block']}".rstrip(), *cells)
     console = Console(markup=False, highlight=False)
-    console.width = max(console.width, 160)
+    console.width = max(console.width, 180)
     console.print(table)
 
     sets_of: dict[str, list[str]] = {}

@@ -223,7 +223,7 @@ def read_done(file: Path, dataset: Iterable[dict[str, Any]]) -> tuple[int, int]:
             if not same:
                 raise InputError(
                     f"{file}, line {done + 1}: not an answer to instance {done + 1} of this dataset: "
-                    "give another --output_file, or delete this one"
+                    "give another output, or delete this file"
                 )
             done += 1
             complete += len(line)
@@ -243,7 +243,7 @@ def check_run(record: Path, run: dict[str, Any], found: str) -> None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         differences = [f"an unknown model: {record} is missing or damaged"]
     if differences:
-        raise InputError(f"{found}{'; '.join(differences)}: give another --output_file, or delete this one")
+        raise InputError(f"{found}{'; '.join(differences)}: give another output, or delete this file")
 
 
 def answer(engine: Engine, instances: Dataset, first: int, options: EngineOptions) -> list[Answer]:

@@ -93,6 +93,8 @@ def convert(
         "records": len(records["test"]),
         "annotations": sum(len(record.get(task.field) or ()) for record in records["test"]),
     }
+    if not counts["annotations"]:
+        raise InputError(f"{files['test'][0]}: no record has an annotation to score answers with")
     for name, number in counts.items():
         expected = benchmark.corpora[corpus].get(name, number)
         if number != expected and not unchecked:

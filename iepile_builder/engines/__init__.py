@@ -164,14 +164,14 @@ def find_empty_bias(options: EngineOptions) -> float | dict[str, float]:
 
 def _tell_calibration(options: EngineOptions) -> None:
     """Say on the standard error which bias `iepile calibrate` found for the model, and whether it is applied."""
-    from iepile_builder.answers.scores import load_calibration
-    from iepile_builder.engines.loading import find_calibration_file
+    from iepile_builder.answers.scores import CALIBRATION, load_calibration
+    from iepile_builder.engines.loading import find_file
 
     model, adapter = options.model_name_or_path, options.adapter_name_or_path
     is_remote = options.base_url is not None and not os.path.isdir(model or "")  # a name of the server's
     if is_remote or options.engine == "lookup" or options.empty_bias is not None:
         return
-    file = find_calibration_file(model, adapter)
+    file = find_file(CALIBRATION, model, adapter)
     if file is None:
         return
     bias = {task: value for task, value in load_calibration(file).empty_bias.items() if value}

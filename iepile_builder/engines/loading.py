@@ -103,23 +103,23 @@ def find_calibration(model: str | None, adapter: str | None) -> Calibration | No
     Raises:
         `InputError`: If its file is damaged.
     """
-    file = find_calibration_file(model, adapter)
+    file = find_file(CALIBRATION, model, adapter)
     return None if file is None else load_calibration(file)
 
 
-def find_calibration_file(model: str | None, adapter: str | None) -> Path | None:
-    """Find the file of [`find_calibration`]."""
+def find_file(name: str, model: str | None, adapter: str | None) -> Path | None:
+    """Find a file of an adapter (folder or Hub id), or of a model without one; `None` if it has none."""
     place = adapter or model
     if place is None:
         return None
     if Path(place).exists():  # a file is the dataset of a look-up
-        file = Path(place, CALIBRATION)
+        file = Path(place, name)
         return file if file.exists() else None
     check_name(place)
     from transformers.utils.hub import cached_file
 
     try:
-        path: Any = cached_file(place, CALIBRATION)
+        path: Any = cached_file(place, name)
     except OSError:  # the repository has none, or is not reached
         return None
     return Path(path)

@@ -61,6 +61,7 @@ def test_looks_up_the_training_parts_and_tells_what_is_missing(
     assert ai["published"]["InstructUIE"] == 49.0
     assert mean["published"] == {}  # that of five corpora is not comparable
     assert report["benchmark"]["split_num"] == {"NER": 6}
+    assert report["benchmark"]["unchecked"] is True
     assert report["benchmark"]["files"].keys() == {
         f"CrossNER/ner_data/{domain}/{split}.txt" for domain in ("ai", "music") for split in ("test", "train")
     }
@@ -68,7 +69,7 @@ def test_looks_up_the_training_parts_and_tells_what_is_missing(
     bars = {line.split("|")[0].split(":")[0] for line in progress.replace("\r", "\n").splitlines() if line.strip()}
     assert bars == {"Answering"}  # one for all corpora, and nothing else
     assert "3/3" in progress
-    assert "lookup: F1, strict" in shown
+    assert "lookup: F1, strict, numbers of records not checked" in shown
     assert "CrossNER, mean of 2, incomplete" in shown
     skipped = "CrossNER (CrossNER_literature, CrossNER_politics, CrossNER_science), RAMS, FewFC"
     assert f"skipped (no training part to look up in, or no files; see --list_sets): {skipped}" in shown
@@ -149,6 +150,17 @@ def test_records_that_cannot_be_used_are_left_out_and_counted(
     assert "FewFC, test: 1 records left out: " in capsys.readouterr().out
 
 
+def test_answers_are_scored_against_the_annotation_as_it_is_now(data: Path, tmp_path: Path) -> None:
+    instruction = {"instruction": "x", "schema": ["researcher"], "input": "Ada ran."}
+    train = {"task": "NER", "instruction": json.dumps(instruction), "output": '{"researcher": ["Ada"]}'}
+    write_lines(known := tmp_path / "known.jsonl", [train])
+    options = ["--engine", "lookup", "--model_name_or_path", str(known), "--sets", "CrossNER"]
+    for annotation, recall in (AI, 100 / 3), (AI.replace("Joan\tB-researcher", "Joan\tO"), 50):
+        (data / "CrossNER" / "ner_data" / "ai" / "test.txt").write_text(annotation)
+        _, ai, _ = benchmark(data, tmp_path / "output", *options)["benchmark"]["rows"]
+        assert ai["recall"] == pytest.approx(recall)
+
+
 def test_two_processes_give_the_same_report_though_one_has_nothing_to_answer(data: Path, tmp_path: Path) -> None:
     options = ["--data_dir", str(data), "--engine", "lookup", "--sets", "CrossNER", "--unchecked", "--bootstrap", "50"]
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
@@ -172,7 +184,9 @@ def test_labels_that_training_has_seen_are_scored_apart(data: Path, tmp_path: Pa
     assert "seen" not in mean  # a mode that ignores labels
 
 
-def test_labels_that_a_training_recorded_are_found_beside_the_model(data: Path, tmp_path: Path) -> None:
+def test_labels_that_a_training_recorded_are_found_beside_the_model(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from iepile_builder.commands.benchmark import BenchmarkOptions, find_trained_labels
     from iepile_builder.engines import EngineOptions
 
@@ -181,8 +195,25 @@ def test_labels_that_a_training_recorded_are_found_beside_the_model(data: Path, 
     recorded = {"NER": ["Program_Language"], "RE": ["spouse"]}
     assert find_trained_labels(options, EngineOptions("m", str(tmp_path))) == recorded
     assert find_trained_labels(options, EngineOptions(str(tmp_path), str(data))) is None
+    monkeypatch.setattr("transformers.utils.hub.cached_file", lambda *_: str(tmp_path / "training.json"))
+    assert find_trained_labels(options, EngineOptions("m", "user/adapter")) == recorded
+    assert find_trained_labels(options, EngineOptions("m", base_url="http://127.0.0.1:1/v1")) is None
     (tmp_path / "training.json").write_text("{}")
     assert find_trained_labels(options, EngineOptions("m", str(tmp_path))) is None
+
+
+def test_the_labels_of_the_default_adapter_are_scored_apart(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from iepile_builder.commands import benchmark as command
+
+    (adapter := tmp_path / "adapter").mkdir()
+    (adapter / "training.json").write_text(json.dumps({"labels": {"NER": ["researcher"]}}))
+    shipped = str(save_tiny_model(tmp_path / "tiny")), str(adapter)
+    monkeypatch.setattr("iepile_builder.engines.loading.shipped_model", lambda: shipped)
+    monkeypatch.setattr(command, "load_engine", lambda options: Torn())
+    mean, *_ = benchmark(data, tmp_path / "output", "--sets", "CrossNER")["benchmark"]["rows"]
+    assert (mean["seen"]["gold"], mean["unseen"]["gold"]) == (2, 3)
 
 
 def test_the_report_feeds_the_card_and_the_hub(data: Path, tmp_path: Path) -> None:
@@ -199,7 +230,7 @@ def test_the_report_feeds_the_card_and_the_hub(data: Path, tmp_path: Path) -> No
     benchmark(data, output, *options)
     (entry,) = parse_eval_result_entries(yaml.safe_load((output / ".eval_results" / "benchmark.yaml").read_text()))
     assert (entry.dataset_id, entry.task_id, entry.value) == ("user/ie", "crossner", 80)
-    assert "misc: keep" in entry.notes
+    assert entry.notes == "F1, strict, mean of corpora: 5, misc: keep, numbers of records not checked"
 
     (folder := tmp_path / "adapter").mkdir()
     card = model_card("adapter", folder, "user/a", ModelFacts(report_file=output / "report.json", split="test"))
@@ -214,6 +245,7 @@ def test_the_report_feeds_the_card_and_the_hub(data: Path, tmp_path: Path) -> No
     [
         (["--sets", "CrossNERR"], "unknown set 'CrossNERR'"),
         (["--suites", "nerd"], "unknown suite 'nerd'"),
+        (["--sets", "RAMS", "--suites", "ner"], "none of the sets RAMS is in these suites: leave out --suites"),
         (["--sets", "RAMS", "--engine", "lookup"], "no files of RAMS; --list_sets says"),
         (
             ["--sets", "CrossNER", "--adapter_name_or_path", "no/adapter"],

@@ -155,8 +155,8 @@ def test_another_model_or_other_options_are_refused(
         with pytest.raises(InputError) as refused:
             answer(**args)
         assert str(refused.value) == (
-            f"{tmp_path / 'preds.jsonl'}: its 10 answers were made with {message}: give another --output_file, or "
-            "delete this one"
+            f"{tmp_path / 'preds.jsonl'}: its 10 answers were made with {message}: give another output, or "
+            "delete this file"
         )
         assert (tmp_path / "preds.jsonl").read_bytes() == content
     record = tmp_path / "preds.run.json"
@@ -355,7 +355,7 @@ def test_strings_of_the_text_are_the_default(answer: Callable[..., list[dict]], 
     # A run that was begun without the default is continued as it was, or not at all
     lines = (tmp_path / "False.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "False.jsonl").write_text("".join(lines[:5]))
-    with pytest.raises(InputError, match=r"copied False, not \['NER', 'RE', 'EE'\]: give another --output_file"):
+    with pytest.raises(InputError, match=r"copied False, not \['NER', 'RE', 'EE'\]: give another output"):
         answer("False.jsonl", **same)
     assert answer("False.jsonl", copied=False, **same) == free
 

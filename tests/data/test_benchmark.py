@@ -54,6 +54,9 @@ def test_the_table_is_whole() -> None:
     assert {each.reader for each in SETS} == READERS.keys()
     assert {each.suite for each in SETS} == {"ner", "re", "ee", "zh", "supervised"}
     by_name = {each.name: each for each in SETS}
+    for benchmark in SETS:  # each has something to be compared with in the printed table
+        blocks = [benchmark.published] if TASKS[benchmark.task].blocks == ("",) else benchmark.published.values()
+        assert any(set(SHOWN) & of_block.keys() for of_block in blocks), benchmark.name
     # of the image of the paper's repository, and the mean that stands there over the five domains of another
     assert by_name["CrossNER"].published["OneKE"] == 60.91
     domains = [of_corpus["published"]["YAYI-UIE"] for of_corpus in by_name["CrossNER"].corpora.values()]
@@ -123,6 +126,13 @@ def test_the_schema_of_a_unified_corpus_has_the_names_and_the_labels_of_its_part
     assert Schema.read(folder / "schema.json").types == ("Life.Die", "Life.Birth")
 
 
+def test_the_folder_of_any_release_of_rams_is_found(tmp_path: Path) -> None:
+    (folder := tmp_path / "RAMS_1.0c" / "data").mkdir(parents=True)
+    (folder / "test.jsonlines").touch()
+    rams = next(benchmark for benchmark in SETS if benchmark.name == "RAMS")
+    assert rams.find_files("RAMS", tmp_path) == ("rams", {"test": [folder / "test.jsonlines"]})
+
+
 def test_the_order_of_labels_is_drawn_with_the_seed(tmp_path: Path) -> None:
     words = "".join(f"w{number}\tB-label {number:02}\n".replace("label ", "label") for number in range(20))
     write_cross(tmp_path, words)
@@ -166,6 +176,7 @@ def test_events_are_split_by_the_first_part_of_their_type(tmp_path: Path) -> Non
     [
         ("", "test.json: no records"),
         ('{"entity": []}', "test.json: record 1 has no text"),
+        ('{"text": "Ada"}', "test.json: no record has an annotation"),
         ('{"text": "Ada", "entity": "Ada"}', "test.json: record 1 has no text, or no list 'entity'"),
         ('{"text": "Ada", "entity": ["Ada"]}', "record 1: an entry of 'entity' has no 'entity_type'"),
         ('{"text": "Ada", "entity": [{"entity": "Ada", "entity_type": ["x"]}]}', "has no 'entity_type'"),
