@@ -269,7 +269,9 @@ class SchemaBatching:
 
     def names(self, seeds: np.ndarray) -> list[Sequence[str]]:
         """Draw what each record calls the labels that may be asked for."""
-        return draw_names(self.asked_labels(), self.label_synonyms, seeds)
+        asked = self.asked_labels()
+        held_out = {*TASKS[self.task].labels(self.schema)} - {*asked}
+        return draw_names(asked, self.label_synonyms, seeds, held_out)
 
     def batches(self, found: list[Found], seeds: np.ndarray) -> list[list[list[int]]]:
         """Choose the labels that each record is asked for, by index, a list for each instruction."""

@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass, fields, replace
 from hashlib import sha256
 from importlib.resources import files
+from itertools import chain
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -276,13 +277,24 @@ class IEPileConfig(InstanceOptions, datasets.BuilderConfig):
         )
         if split != "train":
             return replace(batching, negatives="all", schema_order="schema")
-        synonyms = load_synonyms(self.label_synonyms) if self.label_synonyms is not None else {}
         return replace(
             batching,
             negatives_schedule=self.negatives_schedule or (),
             label_dropout=self.label_dropout,
-            label_synonyms=select_corpus(synonyms, corpus.task, corpus.source),
+            label_synonyms=self.find_synonyms(corpus),
         )
+
+    def find_synonyms(self, corpus: Corpus) -> dict[str, list[str]]:
+        """Find the names of a corpus's labels; none without a table."""
+        if self.label_synonyms is None:
+            return {}
+        found = select_corpus(load_synonyms(self.label_synonyms), corpus.task, corpus.source)
+        try:
+            for name in chain.from_iterable(found.values()):
+                TASKS[corpus.task].answer_key(name)
+        except InputError as error:
+            raise InputError(f"{self.label_synonyms}: {error}") from None
+        return found
 
     def asked_labels(self, corpus: Corpus, split: str) -> tuple[str, ...] | None:
         """List the labels that a split of a corpus may ask for if some are held out."""

@@ -1,7 +1,7 @@
 """Other names of labels: the table of them, and which of them a record's instructions use."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -59,14 +59,17 @@ def synonym_notes(table: Mapping[str, Any], corpora: Sequence[Corpus]) -> list[s
     return notes
 
 
-def draw_names(labels: Sequence[str], synonyms: Mapping[str, Sequence[str]], seeds: np.ndarray) -> list[Sequence[str]]:
+def draw_names(
+    labels: Sequence[str], synonyms: Mapping[str, Sequence[str]], seeds: np.ndarray, held_out: Iterable[str] = ()
+) -> list[Sequence[str]]:
     """
     Draw for each record a name for each label, one of its synonyms; a label without any keeps its own.
 
-    No two labels of a record get the same name, and no label gets that of another one, whatever their case; a label
-    for which no name is left keeps its own. A label's own name is drawn only if it is among its synonyms.
+    No two labels of a record get the same name, and no label gets that of another one or of one that is held out,
+    whatever their case; a label for which no name is left keeps its own. A label's own name is drawn only if it is
+    among its synonyms.
     """
-    owners = Counter(label.casefold() for label in labels)
+    owners = Counter(label.casefold() for label in (*labels, *held_out))
     choices = {}
     for number, label in enumerate(labels):
         own = label.casefold()

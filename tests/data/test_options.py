@@ -111,6 +111,23 @@ def test_other_names_are_for_training_alone(tmp_path: Path) -> None:
     assert IEPile(**options).config_id != first.config_id  # the contents of the file count
 
 
+def test_no_training_record_is_asked_by_the_name_of_a_label_that_is_held_out(tmp_path: Path) -> None:
+    folder = write_ner(tmp_path / "IE-en" / "NER" / "named", {"city": 20, "town": 2})
+    (tmp_path / "names.json").write_text('{"city": ["Town", "place"]}')
+    options = {"data_dir": str(folder), "cache_dir": str(tmp_path), "label_synonyms": str(tmp_path / "names.json")}
+    rows = IEPile(held_out_labels={"named": ["town"]}, **options).as_dataset(split="train")
+    assert {json.loads(row["instruction"])["schema"][0] for row in rows} == {"place"}
+
+
+def test_a_name_that_its_task_cannot_ask_for(tmp_path: Path) -> None:
+    record = {"head": "a", "head_type": "x", "relation": "p", "tail": "b", "tail_type": "y"}
+    train = [{"text": "a b", "relation": [record]}]
+    folder = write_corpus(tmp_path / "IE-en" / "SPO" / "typed", [["x_p_y"], ["p"], {}], train=train)
+    (tmp_path / "names.json").write_text('{"x_p_y": ["x_q_y", "relative"]}')
+    with pytest.raises(InputError, match=r"names\.json: label 'relative' is not of the form subjecttype_"):
+        IEPile(data_dir=str(folder), cache_dir=str(tmp_path), label_synonyms=str(tmp_path / "names.json")).as_dataset()
+
+
 @pytest.mark.parametrize(
     "options",
     [
