@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from iepile_builder.answers.decisions import mark_answer
 from iepile_builder.answers.repair import repair_json, without_repeats
 from iepile_builder.errors import InputError
 from iepile_builder.io import to_json
@@ -99,6 +100,22 @@ def _nothing(schema: Mapping[str, Any]) -> Any:
     return {} if schema["type"] == "object" else []
 
 
+def close_answer(schema: Mapping[str, Any], text: str) -> str:
+    """
+    Close an answer that was cut: without its last item, which may be unfinished, and with nothing for the labels that
+    it has not reached. Items that their list has already are left out.
+    """
+    found = repair_json(text) or {}
+    nothing: dict[str, Any] = {key: _nothing(value) for key, value in schema["properties"].items()}
+    if found and (last := found[list(found)[-1]]):
+        if isinstance(last, dict):
+            last.popitem()
+        elif isinstance(last, list):
+            last.pop()
+    closed = without_repeats(to_json({key: found.get(key, value) for key, value in nothing.items()}))
+    return closed if mark_answer(schema, closed) is not None else to_json(nothing)
+
+
 class Grammars:
     """
     Make matchers, which tell the tokens that may come next, and keep the last `size` compiled grammars.
@@ -127,24 +144,6 @@ class Grammars:
         text = to_json({key: _nothing(value) for key, value in schema["properties"].items()})
         tokens: list[int] = self.tokenizer.tokenize_str(text)
         return tokens
-
-    def close(self, schema: Mapping[str, Any], text: str) -> str:
-        """
-        Close an answer that was cut: without its last item, which may be unfinished, and with nothing for the labels
-        that it has not reached. Items that their list has already are left out.
-        """
-        found = repair_json(text) or {}
-        nothing: dict[str, Any] = {key: _nothing(value) for key, value in schema["properties"].items()}
-        if found and (last := found[list(found)[-1]]):
-            if isinstance(last, dict):
-                last.popitem()
-            elif isinstance(last, list):
-                last.pop()
-        closed = without_repeats(to_json({key: found.get(key, value) for key, value in nothing.items()}))
-        matcher = self.matcher(schema)
-        tokens = self.tokenizer.tokenize_str(closed)
-        valid = matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_stopped()
-        return closed if valid else to_json(nothing)
 
     def _compile(self, grammar: str) -> LLMatcher:
         from llguidance import LLMatcher, LLParserLimits

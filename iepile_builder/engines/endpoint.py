@@ -17,11 +17,13 @@ from contextlib import contextmanager
 from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from iepile_builder.answers.grammar import close_answer
+from iepile_builder.answers.parse import load_answer
 from iepile_builder.answers.repair import without_repeats
-from iepile_builder.engines.base import Completion, Request
+from iepile_builder.engines.base import Completion, Decisions, Request
 from iepile_builder.engines.decisions import TopSteps, read_decisions
 from iepile_builder.errors import InputError
-from iepile_builder.io import SURROGATE, first_line
+from iepile_builder.io import SURROGATE, first_line, to_json
 
 
 if TYPE_CHECKING:
@@ -186,7 +188,10 @@ class EndpointEngine:
 
         if self.structured and request.answer_schema is not None:
             try:
-                return await self._ask(request, max_new_tokens, request.answer_schema)
+                completion = await self._ask(request, max_new_tokens, request.answer_schema)
+                if completion.cut and load_answer(completion.text) is None:
+                    return completion._replace(text=close_answer(request.answer_schema, completion.text))
+                return completion
             except (BadRequestError, UnprocessableEntityError) as error:
                 if _TOO_LONG.search(_message(error)):
                     raise
@@ -223,10 +228,11 @@ class EndpointEngine:
         # JSON can write half a surrogate pair, which no file of answers can hold
         said = SURROGATE.sub("\N{REPLACEMENT CHARACTER}", text)
         distinct = said if schema is None else without_repeats(said)
-        steps = _read_steps(choice, text) if self.scores and distinct == text else None
-        if self.scores and steps is None and distinct == text:
+        steps = _read_steps(choice, text) if self.scores else None
+        if self.scores and steps is None and said == text:
             self._warn("tells no log-probabilities: scores are not available", "scores")
-        return Completion(distinct, cut, None if steps is None else read_decisions(steps))
+        decisions = None if steps is None else read_decisions(steps)
+        return Completion(distinct, cut, decisions if distinct == said else _without_repeats(decisions, said))
 
     def _find_out_structured(self) -> None:
         from openai import APIStatusError
@@ -363,6 +369,16 @@ def _read_steps(choice: dict[str, Any], text: str) -> TopSteps | None:
     except (AttributeError, KeyError, TypeError, ValueError):
         pass
     return None
+
+
+def _without_repeats(decisions: Decisions | None, text: str) -> Decisions | None:
+    """Leave out the decisions of items that their list has already, as [`without_repeats`] leaves out the items."""
+    value, kept = load_answer(text) or {}, {}
+    for label, pairs in (decisions or {}).items():
+        items = [without_repeats(to_json({label: [item]})) for item in value[label]]
+        first = {item: index for index, item in reversed([*enumerate(items)])}
+        kept[label] = [pairs[index] for index in sorted(first.values())] + pairs[-1:]
+    return None if decisions is None else kept
 
 
 def _token_bytes(token: dict[str, Any]) -> bytes:

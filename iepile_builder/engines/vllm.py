@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from iepile_builder.answers.grammar import lark_grammar
+from iepile_builder.answers.grammar import close_answer, lark_grammar
+from iepile_builder.answers.parse import load_answer
 from iepile_builder.answers.repair import without_repeats
 from iepile_builder.chat import break_control_tokens, encode, load_tokenizer, render
 from iepile_builder.engines.base import Completion, Decisions, Request, check_room
-from iepile_builder.engines.decisions import TopSteps, Vocabulary, read_decisions
+from iepile_builder.engines.decisions import TopSteps, Vocabulary, find_points, find_repeat, read_decisions
 from iepile_builder.engines.loading import tokenizer_of
 from iepile_builder.errors import InputError
 from iepile_builder.io import first_line
@@ -120,27 +121,29 @@ class VLLMEngine:
 
         token_ids = [self.prompt_ids(request) for request in requests]
         check_room(token_ids, max_new_tokens, self.context)
-        params = [
-            SamplingParams(
-                temperature=0.0,
-                max_tokens=max_new_tokens,
-                stop_token_ids=[self.tokenizer.eos_token_id],
-                detokenize=False,  # vLLM leaves out a character that is cut in its middle
-                structured_outputs=None
-                if request.answer_schema is None
-                else StructuredOutputsParams(grammar=lark_grammar(request.answer_schema)),
-            )
-            for request in requests
-        ]
-        prompts = [{"prompt_token_ids": ids} for ids in token_ids]
-        outputs = self._run(prompts, params)
-        completions = []
-        for request, output in zip(requests, outputs, strict=True):
-            answer = output.outputs[0]
-            text: Any = self.tokenizer.decode(answer.token_ids, skip_special_tokens=True)
-            if request.answer_schema is not None:
-                text = without_repeats(text)
-            completions.append(Completion(text, cut=answer.finish_reason == "length"))
+        greedy = {"temperature": 0.0, "max_tokens": max_new_tokens, "stop_token_ids": [self.tokenizer.eos_token_id]}
+        greedy["detokenize"] = False  # vLLM leaves out a character that is cut in its middle
+        completions = [Completion("")] * len(requests)
+        waiting = {index: request.answer_schema for index, request in enumerate(requests)}
+        while waiting:
+            params = [
+                SamplingParams(
+                    structured_outputs=None if grammar is None else StructuredOutputsParams(grammar=grammar), **greedy
+                )
+                for grammar in (None if schema is None else lark_grammar(schema) for schema in waiting.values())
+            ]
+            outputs = self._run([{"prompt_token_ids": token_ids[index]} for index in waiting], params)
+            again: dict[int, dict[str, Any] | None] = {}
+            for (index, schema), output in zip(waiting.items(), outputs, strict=True):
+                answer, asked = output.outputs[0], requests[index].answer_schema
+                text: Any = self.tokenizer.decode(answer.token_ids, skip_special_tokens=True)
+                cut = answer.finish_reason == "length"
+                if schema is not None and (fixed := fix_before_repeat(schema, text)) is not None:
+                    again[index] = fixed
+                elif asked is not None:
+                    text = close_answer(asked, text) if cut and load_answer(text) is None else without_repeats(text)
+                completions[index] = Completion(text, cut)
+            waiting = again
         if not self.scores:
             return completions
         decisions = self.score_decisions(requests, [completion.text for completion in completions])
@@ -188,6 +191,25 @@ class VLLMEngine:
 
         tokenizer: Any = self.tokenizer
         return Vocabulary(from_tokenizer(tokenizer))
+
+
+def fix_before_repeat(schema: Mapping[str, Any], text: str) -> dict[str, Any] | None:
+    """
+    Fix what an answer says up to an item that its label's list has already, in the schema of its next attempt: there
+    the list ends before it, and the labels after it are free. `None` if no label repeats an item.
+    """
+    said, start = text.encode(), 0
+    while (start := find_repeat(said, start) or 0) > 0:
+        point = find_points(said[: start + 1])[-1]
+        if point.place == start:  # of the label's own list, not of one within an item
+            values = json.loads(without_repeats((said[:start] + point.close + b"}").decode()))
+            properties = {
+                label: {"const": values[label]} if label in values else node
+                for label, node in schema["properties"].items()
+            }
+            return {**schema, "properties": properties}
+        start += 1
+    return None
 
 
 def take_gpus(number: int) -> None:

@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from iepile_builder import IEPile, InputError, Schema, SchemaBatching
-from iepile_builder.answers.grammar import Grammars
+from iepile_builder.answers.grammar import Grammars, close_answer
 from iepile_builder.chat import load_tokenizer
 from iepile_builder.engines.base import Request
 from iepile_builder.engines.transformers import TransformersEngine
@@ -163,11 +163,11 @@ def test_a_cut_answer_is_closed(task: str, judge: Judge, data: st.DataObject) ->
     schema, text, annotations = data.draw(annotated(task))
     for items, output in batches(task, schema, text, annotations):
         wanted = TASKS[task].answer_schema(items)
-        closed = judge.grammars.close(wanted, output[: data.draw(st.integers(0, len(output)))])
+        closed = close_answer(wanted, output[: data.draw(st.integers(0, len(output)))])
         assert judge.accepts(wanted, closed)
 
 
-def test_what_a_cut_answer_keeps(judge: Judge) -> None:
+def test_what_a_cut_answer_keeps() -> None:
     schema = TASKS["RE"].answer_schema(["a", "b"])
     fact, other = '{"subject": "x", "object": "y"}', '{"subject": "y", "object": "x"}'
     for cut, closed in [
@@ -178,7 +178,7 @@ def test_what_a_cut_answer_keeps(judge: Judge) -> None:
         (f'{{"a": [{fact}, {other}, {fact}, {other}, {{"subject": "z", "obj', f'{{"a": [{fact}, {other}], "b": []}}'),
         ("", '{"a": [], "b": []}'),
     ]:
-        assert judge.grammars.close(schema, cut) == closed
+        assert close_answer(schema, cut) == closed
 
 
 def test_long_texts(judge: Judge) -> None:

@@ -17,10 +17,11 @@ from helpers.servers import FaultyServer, OddServer, unused_url
 from helpers.tiny import is_installed, make_instances
 
 from iepile_builder import InputError
-from iepile_builder.engines.base import Request
+from iepile_builder.engines.base import Completion, Request
 from iepile_builder.engines.endpoint import EndpointEngine
 from iepile_builder.engines.loading import embedded_gguf
 from iepile_builder.engines.transformers import TransformersEngine
+from iepile_builder.tasks import TASKS
 
 
 pytest.importorskip("openai")
@@ -275,6 +276,28 @@ def test_decisions_are_read_off_the_log_probabilities(odd: OddServer, caplog: py
     assert [record.message for record in caplog.records] == [
         f"{odd.url} tells no log-probabilities: scores are not available"
     ]
+
+
+def test_what_a_server_repeats_is_left_out_and_what_it_cuts_is_closed(odd: OddServer) -> None:
+    engine = EndpointEngine(odd.url, max_retries=0, scores=True)
+    engine.structured = True
+    asked = ask("Say hi", TASKS["NER"].answer_schema(["city", "river"]))
+
+    def answer(pieces: list[str], end: str) -> Completion:
+        content = [told(piece, -0.1 * (index + 1)) for index, piece in enumerate(pieces)]
+        choice = {"message": {"content": "".join(pieces)}, "finish_reason": end, "logprobs": {"content": content}}
+        odd.reply = {"model": "m", "choices": [choice]}
+        return engine.generate([asked], 8)[0]
+
+    once = answer(['{"city": ["', 'R"', ', "', 'S"', '], "river": [', "]}"], "stop")
+    text, cut, decisions = answer(['{"city": ["', 'R"', ', "', 'S"', ', "', 'R"', '], "river": [', "]}"], "stop")
+    assert (text, cut) == once[:2] == ('{"city": ["R", "S"], "river": []}', False)
+    assert {label: len(pairs) for label, pairs in decisions.items()} == {"city": 3, "river": 1}
+    assert decisions["city"][:1] == once.decisions["city"][:1]
+
+    assert answer(['{"city": ["R", "R", "S", "', "R"], "length") == ('{"city": ["R", "S"], "river": []}', True, None)
+    whole = '{"city": ["R"], "river": []}'
+    assert answer([whole], "length")[:2] == (whole, True)
 
 
 @pytest.mark.parametrize(

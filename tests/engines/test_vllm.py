@@ -21,6 +21,7 @@ from helpers.tiny import save_tiny_model
 
 from iepile_builder import Extractor, InputError
 from iepile_builder.answers.grammar import lark_grammar
+from iepile_builder.chat import encode
 from iepile_builder.commands import benchmark, demo, extract, predict
 from iepile_builder.commands.cli import parse_options
 from iepile_builder.engines import EngineOptions, load_engine, vllm
@@ -29,6 +30,7 @@ from iepile_builder.engines.loading import load_model
 from iepile_builder.engines.record import describe_engine
 from iepile_builder.engines.transformers import TransformersEngine
 from iepile_builder.engines.vllm import VLLMEngine, take_gpus
+from iepile_builder.tasks import TASKS
 
 
 CONTRACT = json.loads(Path(__file__).with_name("vllm_contract.json").read_text())
@@ -43,6 +45,8 @@ def ask(text: str, schema: dict | None = None) -> Request:
 
 
 ENDS = ["stop", "length"]
+GIVEN = {"entity_type": "person", "attributes": ["born"]}
+FIRE = {"event_type": "fire", "trigger": True, "arguments": ["by"]}
 VLLM_OPTIONS = ["--engine", "vllm", "--vllm_args", '{"max_model_len": 64, "tensor_parallel_size": 2}']
 REQUESTS = [ask(f"town {number} by train by train by train") for number in range(6)]
 
@@ -183,7 +187,8 @@ def test_the_arguments_are_those_of_vllm(calls: dict[str, dict], model: Path, ad
     assert calls["LoRARequest"]["lora_path"] == str(adapter)
 
     answers = engine.generate([ask("a"), ask("b", CITY)], 16)
-    assert answers == [Completion(engine.tokenizer.decode([300 + index]), cut=bool(index)) for index in range(2)]
+    assert answers[0] == Completion(engine.tokenizer.decode([300]))
+    assert answers[1] == Completion('{"city": "Rome"}', cut=True)  # closed
     free, constrained = calls["LLM.generate"]["sampling_params"]
     assert free.structured_outputs is None and free.temperature == 0 and free.max_tokens == 16
     assert constrained.structured_outputs.grammar == lark_grammar(CITY)
@@ -191,6 +196,46 @@ def test_the_arguments_are_those_of_vllm(calls: dict[str, dict], model: Path, ad
     ids = local.prompt_ids(ask("a"))
     assert calls["LLM.generate"]["prompts"][0] == {"prompt_token_ids": ids}
     assert engine.context_left(ask("a"), 16) == 100 - 16 - len(ids)
+
+
+def test_a_list_ends_before_an_item_that_it_has(
+    calls: dict[str, dict], model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = VLLMEngine(str(model))
+    schemas = [
+        TASKS[task].answer_schema(items) for task, items in (("NER", ["a", "b"]), ("KG", [GIVEN]), ("EE", [FIRE]))
+    ]
+    fire = '{"trigger": "fire", "arguments": {"by": ["x", "y", "x"]}}'
+    said = [
+        ['{"a": ["x", "y", "x", "y", "x", ', '{"a": ["x", "y"], "b": ["z", "z", "z', '{"a": ["x", "y"], "b": ["z"]}'],
+        ['{"person": {"Ada": {"born": "1"}, "Ada": {"born": "2"}, "Bo', '{"person": {"Ada": {"born": "1"}}}'],
+        [f'{{"fire": [{fire}]}}'],  # what is repeated within an item is only left out
+    ]
+    rounds: list[list[str]] = []
+
+    def generate(prompts: list, params: list, **kwargs: object) -> list:
+        rounds.append([each.structured_outputs.grammar for each in params])
+        texts = [texts.pop(0) for texts in said if texts]
+        ends = [SimpleNamespace(token_ids=encode([text], engine.tokenizer)[0], finish_reason="stop") for text in texts]
+        return [SimpleNamespace(outputs=[end]) for end in ends]
+
+    monkeypatch.setattr(engine._llm, "generate", generate)
+    answers = engine.generate([ask("x", schema) for schema in schemas], 16)
+    assert [answer.text for answer in answers] == [
+        '{"a": ["x", "y"], "b": ["z"]}',
+        '{"person": {"Ada": {"born": "1"}}}',
+        '{"fire": [{"trigger": "fire", "arguments": {"by": ["x", "y"]}}]}',
+    ]
+    assert [len(each) for each in rounds] == [3, 2, 1]
+    local = TransformersEngine.from_pretrained(str(model))
+    for grammar, fits, other in (
+        (rounds[1][0], '{"a": ["x", "y"], "b": ["w"]}', '{"a": ["x"], "b": ["w"]}'),
+        (rounds[2][0], '{"a": ["x", "y"], "b": ["z"]}', '{"a": ["x", "y"], "b": []}'),
+    ):
+        for text, taken in ((fits, True), (other, False)):
+            matcher = local.grammars._compiled(grammar).deep_copy()
+            tokens = encode([text], local.tokenizer)[0]
+            assert (matcher.try_consume_tokens(tokens) == len(tokens)) == taken
 
 
 def test_the_options_of_the_command_reach_vllm(calls: dict[str, dict], model: Path) -> None:
@@ -219,8 +264,8 @@ def test_every_command_that_answers_takes_vllm() -> None:
 def test_a_prompt_is_encoded_once(calls: dict[str, dict], model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = VLLMEngine(str(model))
     encoded: list[str] = []
-    encode = vllm.encode
-    monkeypatch.setattr(vllm, "encode", lambda texts, tokenizer: encoded.extend(texts) or encode(texts, tokenizer))
+    usual = vllm.encode
+    monkeypatch.setattr(vllm, "encode", lambda texts, tokenizer: encoded.extend(texts) or usual(texts, tokenizer))
     requests = [ask("a"), ask("b")]
     assert all(engine.context_left(request, 16) > 0 for request in requests)
     engine.generate(requests, 16)

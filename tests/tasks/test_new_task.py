@@ -155,7 +155,7 @@ def test_the_schema_of_a_user() -> None:
 
 def test_the_grammar_holds_a_model_to_it(tmp_path: Path) -> None:
     pytest.importorskip("llguidance")
-    from iepile_builder.answers.grammar import Grammars
+    from iepile_builder.answers.grammar import Grammars, close_answer
 
     tokenizer = load_tokenizer(str(save_tiny_model(tmp_path / "tiny")))
     grammars = Grammars(tokenizer, len(tokenizer), [tokenizer.eos_token_id])
@@ -169,8 +169,8 @@ def test_the_grammar_holds_a_model_to_it(tmp_path: Path) -> None:
     assert accepts({"sports": "yes", "music": "no"})
     assert not accepts({"sports": "yes", "music": "maybe"})
     assert not accepts({"sports": ["yes"], "music": "no"})
-    assert grammars.close(schema, '{"sports": "yes", "mu') == to_json({"sports": "yes", "music": "no"})
-    assert grammars.close(schema, '{"sports": "y') == to_json({"sports": "no", "music": "no"})
+    assert close_answer(schema, '{"sports": "yes", "mu') == to_json({"sports": "yes", "music": "no"})
+    assert close_answer(schema, '{"sports": "y') == to_json({"sports": "no", "music": "no"})
 
 
 def test_the_card(tmp_path: Path) -> None:
