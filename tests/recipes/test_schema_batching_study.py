@@ -127,6 +127,15 @@ def test_the_sign_flip_test_and_holms_correction(report: ModuleType) -> None:
     assert report.holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
 
 
+def test_the_correction_is_for_all_comparisons_that_were_fixed(report: ModuleType) -> None:
+    def run(value: float) -> object:
+        return report.Run(dict.fromkeys(report.MEASURES, lambda weights: value), {}, 0, (0, 0))
+
+    runs = {(arm, seed): run(value) for arm, value in (("H", 2.0), ("R", 1.0)) for seed in range(6)}
+    text = report.table_of_comparisons({"one": runs}, {"one": 1})
+    assert "| H - R | AP on other labels | secondary | 6 | +1.0 [+1.0, +1.0] | 0.094 (Holm) |" in text  # 3 * 2 / 64
+
+
 def test_the_interval_has_both_kinds_of_variation(report: ModuleType) -> None:
     def measure(values: list[float]) -> object:
         return lambda weights: float(np.average(values, weights=weights)) if weights.sum() else 0.0
