@@ -20,6 +20,7 @@ import sys
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -130,7 +131,7 @@ def predict(
             return
 
         if state.is_main_process and state.device.type == "cuda" and len(dataset) - done > 1000:
-            print("on a GPU, --engine vllm answers several times as fast", file=sys.stderr)
+            print("on a GPU, --engine vllm is made for many instances", file=sys.stderr)
         engine = (load or load_engine)(engine_options)
         if state.is_main_process and not done:
             write_whole(record, json.dumps(run, ensure_ascii=False, indent=2) + "\n")
@@ -181,7 +182,8 @@ def join_processes(options: EngineOptions) -> PartialState:
 
     # Several processes on a CPU find each other only if they are told that it is one.
     on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or options.engine == "vllm"
-    state = PartialState(cpu=on_cpu or not torch.accelerator.is_available())
+    # A process may wait for another one's whole window, in the last turn without one of its own; NCCL gives 10 minutes
+    state = PartialState(cpu=on_cpu or not torch.accelerator.is_available(), timeout=timedelta(days=1))
     if state.num_processes != int(os.environ.get("WORLD_SIZE", 1)):
         raise InputError(f"{os.environ['WORLD_SIZE']} processes were started, but each of them runs alone")
     return state

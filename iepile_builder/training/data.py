@@ -75,7 +75,8 @@ def first_process_first() -> Iterator[None]:
     if state.num_processes == 1:
         yield
         return
-    name = f"iepile-{socket.gethostname()}-{os.environ.get('MASTER_PORT')}.lock"
+    # The file stays: another user of the machine could not open it
+    name = f"iepile-{os.getuid()}-{socket.gethostname()}-{os.environ.get('MASTER_PORT')}.lock"
     lock = FileLock(Path(gettempdir(), name))
     if state.is_local_main_process:
         lock.acquire()

@@ -16,6 +16,8 @@ set -euo pipefail
 hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
 gpus=${SLURM_GPUS_ON_NODE:-8}
 export HF_HUB_DISABLE_TELEMETRY=1
+# Since Slurm 22.05 `srun` does not take the job's --cpus-per-task over.
+export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
 
 # SLURM_NODEID is known only inside the task, so each machine's own shell reads it.
 export FIRST=${hosts%%$'\n'*} NODES=$SLURM_NNODES PROCESSES=$((SLURM_NNODES * gpus)) PORT=$((20000 + SLURM_JOB_ID % 10000))

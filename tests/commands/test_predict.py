@@ -9,8 +9,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import accelerate
 import pytest
 from helpers.corpora import ROOT, assert_one_clear_line, write_lines
 from helpers.tiny import CHATML, make_instances
@@ -320,6 +324,13 @@ def test_killed_it_writes_the_same_file_and_meanwhile_nobody_else_does(
 
     run_script("predict.py", "--config", config, "--output_file", killed)
     assert killed.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+def test_a_process_may_wait_for_the_whole_window_of_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+    monkeypatch.setattr(accelerate, "PartialState", lambda **kw: given.update(kw) or SimpleNamespace(num_processes=1))
+    predict.join_processes(EngineOptions())
+    assert given["timeout"] >= timedelta(hours=12)  # NCCL: 10 minutes
 
 
 def test_processes_share_the_work(

@@ -321,7 +321,9 @@ def test_vllm_leaves_no_process_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> Non
     """The process that asks vLLM holds none of the memory that vLLM counts on."""
     asked = []
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
-    monkeypatch.setattr(accelerate, "PartialState", lambda cpu: asked.append(cpu) or SimpleNamespace(num_processes=1))
+    monkeypatch.setattr(
+        accelerate, "PartialState", lambda cpu, timeout: asked.append(cpu) or SimpleNamespace(num_processes=1)
+    )
     for name in ("transformers", "vllm"):
         predict.join_processes(EngineOptions(engine=name))
     assert asked == [False, True]

@@ -70,7 +70,7 @@ def test_slurm_starts_one_launcher_on_each_machine(tmp_path: Path) -> None:
         # More names than a pipe holds: who stops reading after the first line kills this command, and the job with it.
         "scontrol": "echo first; seq 100000",
         # The tasks of two machines, one behind the other.
-        "srun": 'shift; for SLURM_NODEID in 0 1; do export SLURM_NODEID; "$@"; done',
+        "srun": 'shift; for SLURM_NODEID in 0 1; do export SLURM_NODEID; "$@"; done; echo "$SRUN_CPUS_PER_TASK cores"',
         "accelerate": 'printf "%s|" "$@"; echo',
     }
     for name, body in tools.items():
@@ -82,10 +82,12 @@ def test_slurm_starts_one_launcher_on_each_machine(tmp_path: Path) -> None:
         "SLURM_NNODES": "2",
         "SLURM_GPUS_ON_NODE": "4",
         "SLURM_JOB_ID": "12345",
+        "SLURM_CPUS_PER_TASK": "32",
     }
     command = ["bash", str(FOLDER / "slurm.sh"), "--config", "a recipe.yaml", "--output_dir", "outputs/x"]
-    lines = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()
-    assert len(lines) == 2
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    *lines, cores = done.stdout.splitlines()
+    assert len(lines) == 2 and cores == "32 cores"
     for rank, line in enumerate(lines):
         arguments = line.split("|")[:-1]
         assert arguments[:3] == ["launch", "--quiet", "--config_file"]

@@ -126,6 +126,19 @@ def test_the_first_process_goes_first_and_the_others_wait_for_no_barrier(monkeyp
     assert order == ["True in", "computed", "False in"]
 
 
+def test_users_of_a_machine_do_not_share_the_file_that_processes_wait_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    state = SimpleNamespace(num_processes=2, is_local_main_process=True, wait_for_everyone=lambda: None)
+    monkeypatch.setattr(data_module, "PartialState", lambda: state)
+    monkeypatch.setattr(data_module, "gettempdir", lambda: str(tmp_path))
+    for user in (1000, 1001):
+        monkeypatch.setattr(os, "getuid", lambda user=user: user)
+        with data_module.first_process_first():
+            pass
+    assert len({*tmp_path.iterdir()}) == 2
+
+
 def test_a_subset_of_the_rows(model: str, capsys: pytest.CaptureFixture) -> None:
     tokenizer = load_tokenizer(model)
     instances = Dataset.from_list(make_instances(24))
