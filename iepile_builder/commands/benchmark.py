@@ -368,11 +368,13 @@ def print_rows(benchmark: dict[str, Any], shown: list[str], with_labels: bool, o
     console.width = max(console.width, 180)
     console.print(table)
 
-    sets_of: dict[str, list[str]] = {}
+    told_of: dict[str, list[str]] = {}
+    for system in systems:
+        told_of.setdefault(benchmark["systems"][system], []).append(system)
     for each, notes in benchmark["notes"].items():
         for note in notes:
-            sets_of.setdefault(note, []).append(each)
-    for note, names in sets_of.items():
+            told_of.setdefault(note, []).append(each)
+    for note, names in told_of.items():
         print(f"{', '.join(names)}: {note}")
     if benchmark["skipped"]:
         missing = [
