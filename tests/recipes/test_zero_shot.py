@@ -52,6 +52,17 @@ def test_no_corpus_is_trained_on_and_held_out() -> None:
     assert all("none" not in about["licence"] for of_task in corpora["train"].values() for about in of_task.values())
 
 
+def test_the_card_lists_what_was_trained_on_with_its_licence() -> None:
+    card = (FOLDER / "adapter" / "README.md").read_text()
+    rows = [line.strip("| ").split(" | ") for line in card.splitlines() if line.startswith("| ")]
+    listed = {name: row[0] for row in rows if len(row) == 2 for name in row[1].split(", ")}
+    train = read("corpora.yaml")["train"]
+    licences = {name: about["licence"] for of_task in train.values() for name, about in of_task.items()}
+    assert {name: listed.get(name) for name in licences} == licences
+    assert f"{len(licences)} English corpora" in card
+    assert f"license: {read('corpora.yaml')['license']}" in card
+
+
 def test_every_setting_changes_options_that_exist() -> None:
     levers, corpora = read("levers.yaml"), read("corpora.yaml")
     building = {field.name for field in fields(InstanceOptions)}
