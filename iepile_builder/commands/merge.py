@@ -17,11 +17,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from iepile_builder.answers.scores import CALIBRATION
 from iepile_builder.data.output import replace_folder
 from iepile_builder.engines import ModelOptions
 from iepile_builder.engines.agreement import AgreementOptions, count_equal, sample_requests
-from iepile_builder.engines.loading import find_base
+from iepile_builder.engines.loading import find_base, find_calibration_file
 from iepile_builder.errors import InputError
 
 
@@ -76,8 +75,8 @@ def main(options: MergeOptions, model_options: ModelOptions, agreement: Agreemen
         with without_weight_bars():
             merged.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        if Path(adapter, CALIBRATION).is_file():
-            shutil.copy(Path(adapter, CALIBRATION), folder)
+        if (calibration := find_calibration_file(None, adapter)) is not None:
+            shutil.copy(calibration, folder)
         del engine, model, merged
         gc.collect()
 

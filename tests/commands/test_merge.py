@@ -76,6 +76,20 @@ def test_the_merged_model_answers_alone(
     assert list(merged.parent.glob(".merged*")) == []
 
 
+def test_the_calibration_goes_along(
+    merge: Callable[..., Path], adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "calibration.json"
+    file.write_text('{"empty_bias": {"NER": 0.5}}')
+    asked = []
+    # As from the Hub, where the adapter is no folder
+    monkeypatch.setattr(
+        "iepile_builder.commands.merge.find_calibration_file", lambda *names: asked.append(names) or file
+    )
+    assert (merge() / "calibration.json").read_text() == file.read_text()
+    assert asked == [(None, str(adapter))]
+
+
 def test_a_merge_that_changes_answers_is_refused(merge: Callable[..., Path], tmp_path: Path) -> None:
     # The weights of this model are so large that rounding them to 8 bits of precision changes what it says.
     with pytest.raises(InputError, match=r"only \d+ of 12 greedy answers are equal .*--dtype float32"):

@@ -14,6 +14,8 @@ from rich.console import Console
 
 from iepile_builder import Extraction, Extractor, InputError
 from iepile_builder.answers.scores import Calibration
+from iepile_builder.commands.extract import make_extractor
+from iepile_builder.engines import EngineOptions, load_engine
 from iepile_builder.engines.base import Completion, Request
 from iepile_builder.extraction.terminal import show
 
@@ -182,5 +184,10 @@ def test_an_engine_without_scores_is_refused_at_once() -> None:
 def test_the_calibration_beside_a_model_is_found(tmp_path: Path) -> None:
     model = save_tiny_model(tmp_path / "tiny")
     assert Extractor.from_pretrained(str(model)).calibration is None
-    (model / "calibration.json").write_text(json.dumps({"empty_bias": {}, "score": {"NER": [0.5, 0.1]}}))
-    assert Extractor.from_pretrained(str(model)).calibration == Calibration({}, {"NER": (0.5, 0.1)})
+    (model / "calibration.json").write_text(json.dumps({"empty_bias": {"NER": 0.5}, "score": {"NER": [0.5, 0.1]}}))
+    calibration = Calibration({"NER": 0.5}, {"NER": (0.5, 0.1)})
+    options = EngineOptions(str(model))
+    for found in (Extractor.from_pretrained(str(model)), make_extractor(load_engine(options), options)):
+        assert found.calibration == calibration
+        assert found.engine.empty_bias == {"NER": 0.5}
+    assert Extractor.from_pretrained(str(model), empty_bias=0.1).engine.empty_bias == 0.1
