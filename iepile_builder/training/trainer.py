@@ -39,7 +39,7 @@ from iepile_builder.training.labels import EMPTY
 
 def set_up_processes(args: TrainingArguments) -> None:
     """
-    Train on one GPU in each process, whichever others the machine has.
+    Train on one GPU in each process, whichever others the machine has; say so if it only emulates bfloat16.
 
     Raises:
         `InputError`: If `accelerate launch` started one process instead of several, as on CPUs without MPI.
@@ -49,6 +49,12 @@ def set_up_processes(args: TrainingArguments) -> None:
             "several processes were asked for, but accelerate started one, as it does on CPUs: use `torchrun "
             "--standalone --nproc_per_node 2 -m iepile_builder.commands.train --use_cpu --ddp_backend gloo ...`, or "
             "num_processes: 1"
+        )
+    # PyTorch and transformers take an emulated one for supported
+    if args.bf16 and args.device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        PartialState().print(
+            "this GPU only emulates bfloat16, and has no flash attention for packs; options that suit it: --bf16 false "
+            "--fp16 true --dtype float32 (QLoRA: float16) --packing false"
         )
     if args.parallel_mode == ParallelMode.NOT_DISTRIBUTED:
         args._n_gpu = 1  # else the other GPUs of the machine would mean `DataParallel`, which TRL refuses

@@ -32,6 +32,19 @@ def test_one_process_uses_one_of_several_gpus(args: SFTConfig) -> None:
     assert args.n_gpu == 1 and args.train_batch_size == CONFIG["per_device_train_batch_size"]
 
 
+@pytest.mark.parametrize("computes, lines", [(True, 0), (False, 1)])
+def test_a_gpu_that_emulates_bfloat16_is_told(
+    args: SFTConfig, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, computes: bool, lines: int
+) -> None:
+    """A T4, for example: transformers takes `bf16: true` there."""
+    args.bf16 = True
+    set_up_processes(args)
+    monkeypatch.setattr(TrainingArguments, "device", torch.device("cuda:0"))
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: computes)
+    set_up_processes(args)
+    assert capsys.readouterr().out.count("--bf16 false --fp16 true") == lines
+
+
 def test_an_adapter_that_fsdp_would_save_empty(
     args: SFTConfig, loaded: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
