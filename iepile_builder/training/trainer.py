@@ -53,8 +53,8 @@ def set_up_processes(args: TrainingArguments) -> None:
     # PyTorch and transformers take an emulated one for supported
     if args.bf16 and args.device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         PartialState().print(
-            "this GPU only emulates bfloat16, and has no flash attention for packs; options that suit it: --bf16 false "
-            "--fp16 true --dtype float32 (QLoRA: float16) --packing false"
+            "this GPU only emulates bfloat16, and has no flash attention for packs; options that suit it: "
+            "--bf16 false --fp16 true --dtype float32 (QLoRA: float16) --packing false"
         )
     if args.parallel_mode == ParallelMode.NOT_DISTRIBUTED:
         args._n_gpu = 1  # else the other GPUs of the machine would mean `DataParallel`, which TRL refuses
