@@ -17,10 +17,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from iepile_builder.answers.scores import CALIBRATION
 from iepile_builder.data.output import replace_folder
 from iepile_builder.engines import ModelOptions
 from iepile_builder.engines.agreement import AgreementOptions, count_equal, sample_requests
-from iepile_builder.engines.loading import find_base, find_calibration_file
+from iepile_builder.engines.loading import find_base, find_file
 from iepile_builder.errors import InputError
 
 
@@ -75,7 +76,7 @@ def main(options: MergeOptions, model_options: ModelOptions, agreement: Agreemen
         with without_weight_bars():
             merged.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        if (calibration := find_calibration_file(None, adapter)) is not None:
+        if (calibration := find_file(CALIBRATION, None, adapter)) is not None:
             shutil.copy(calibration, folder)
         del engine, model, merged
         gc.collect()

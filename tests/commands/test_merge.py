@@ -87,7 +87,7 @@ def test_the_calibration_goes_along(
         "iepile_builder.commands.merge.find_calibration_file", lambda *names: asked.append(names) or file
     )
     assert (merge() / "calibration.json").read_text() == file.read_text()
-    assert asked == [(None, str(adapter))]
+    assert asked == [("calibration.json", None, str(adapter))]
 
 
 def test_a_merge_that_changes_answers_is_refused(merge: Callable[..., Path], tmp_path: Path) -> None:
