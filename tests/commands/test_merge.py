@@ -83,9 +83,7 @@ def test_the_calibration_goes_along(
     file.write_text('{"empty_bias": {"NER": 0.5}}')
     asked = []
     # As from the Hub, where the adapter is no folder
-    monkeypatch.setattr(
-        "iepile_builder.commands.merge.find_calibration_file", lambda *names: asked.append(names) or file
-    )
+    monkeypatch.setattr("iepile_builder.commands.merge.find_file", lambda *names: asked.append(names) or file)
     assert (merge() / "calibration.json").read_text() == file.read_text()
     assert asked == [("calibration.json", None, str(adapter))]
 
