@@ -61,6 +61,7 @@ def test_the_table_is_whole() -> None:
     assert by_name["CrossNER"].published["OneKE"] == 60.91
     domains = [of_corpus["published"]["YAYI-UIE"] for of_corpus in by_name["CrossNER"].corpora.values()]
     assert sum(domains) / 5 == pytest.approx(by_name["CrossNER"].published["YAYI-UIE"], abs=0.005)
+    assert {"records": 270, "annotations": 418}.items() <= by_name["Weibo"].corpora["WEIBONER"].items()
     assert len(by_name["FewRel"].corpora) == len(by_name["Wiki-ZSL"].corpora) == 5
 
 
