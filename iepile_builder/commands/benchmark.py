@@ -212,6 +212,10 @@ def main(options: BenchmarkOptions, engine_options: EngineOptions) -> None:
     report = whole.report(matching, options.bootstrap, options.confidence, options.seed)
     settings = {name: getattr(options, name) for name in ("bootstrap", "confidence", "seed")}
     report["settings"] = asdict(matching) | {"repair": False} | settings
+    if not options.multi_label:
+        report["settings"]["multi_label"] = False
+    if options.max_records is not None:
+        report["settings"]["max_records"] = options.max_records
     names = [name for name in ("model", "adapter") if description and name in description]
     report["benchmark"] = {
         "engine": {**description, **{name: public(description[name]) for name in names}} if description else "lookup",

@@ -261,7 +261,7 @@ def _eval_result(row: Mapping[str, Any], settings: Mapping[str, Any], data_name:
     every, data_name = row["task"] == "all", data_name if row["corpus"] == "all" else row["corpus"]
     confidence, enough = settings.get("confidence", 0.95), row["records"] >= MIN_RECORDS_OF_INTERVAL
     interval = f" ({confidence:.0%} interval {low} to {high})" if enough else ""
-    shown = ("mode", "repair", "bootstrap", "confidence", "seed")
+    shown = ("mode", "max_records", "multi_label", "min_score", "repair", "bootstrap", "confidence", "seed")
     return EvalResult(
         task_type="text-generation",
         task_name="information extraction" if every else f"information extraction, {row['task']}",

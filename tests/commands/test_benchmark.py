@@ -132,6 +132,7 @@ def test_an_entity_may_have_its_likeliest_label_alone(
         ai = next(row for row in report["benchmark"]["rows"] if row["corpus"] == "CrossNER_AI")
         assert (ai["pred"], ai["recall"]) == (pred, pytest.approx(100 / 3))
         assert report["benchmark"]["multi_label"] is (multi_label == "true")
+        assert report["settings"].get("multi_label", True) is (multi_label == "true")
     assert asked == [False, True]
     assert "one label an entity" in capsys.readouterr().out
     monkeypatch.setattr(Torn, "silent", True)

@@ -172,6 +172,20 @@ def test_the_card_says_how_the_answers_were_made(report_file: Path, tmp_path: Pa
         assert words in model_card("adapter", tmp_path, "user/name", facts).text
 
 
+def test_the_card_says_what_was_left_out_of_the_scores(report: dict, tmp_path: Path) -> None:
+    report["settings"] |= {"max_records": 5, "multi_label": False, "min_score": 0.5}
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    card = model_card("adapter", tmp_path, "user/name", ModelFacts(report_file=tmp_path / "report.json"))
+    for words in (
+        "Only the first 5 records of each corpus were answered.",
+        "An entity has its likeliest label alone.",
+        "Facts with a score below 0.5 were left out.",
+    ):
+        assert words in card.text
+    arguments = card.data.eval_results[0].metric_args
+    assert {"max_records": 5, "multi_label": False, "min_score": 0.5}.items() <= arguments.items()
+
+
 def test_a_name_is_not_escaped_more_than_it_must_be() -> None:
     assert plain("adamw_torch_fused 0.5 {x} C#") == "adamw_torch_fused 0.5 {x} C#"
     assert plain("_a_ __b\n[c](d)") == r"\_a\_ \_\_b \[c\](d)"
