@@ -335,10 +335,13 @@ def print_sets(sets: list[BenchmarkSet], data_dir: Path) -> None:
     table = Table("set", "suite", "there", "test files in --data_dir", box=box.SIMPLE_HEAD)
     table.add_column("source", overflow="fold")
     for each in sets:
-        there = sum("test" in each.find_files(corpus, data_dir)[1] for corpus in each.corpora)
-        files = [each.patterns(name, "test") or [f"{each.place(name)}/test.json"] for name in each.corpora]
-        lines = "\n".join(line for of_corpus in files for line in of_corpus)
-        table.add_row(each.name, each.suite, f"{there} of {len(each.corpora)}", lines, each.source)
+        there = {name for name in each.corpora if "test" in each.find_files(name, data_dir)[1]}
+        lines = [
+            pattern if name in there or any(data_dir.glob(pattern)) else f"{pattern} (missing)"
+            for name in each.corpora
+            for pattern in each.patterns(name, "test") or [f"{each.place(name)}/test.json"]
+        ]
+        table.add_row(each.name, each.suite, f"{len(there)} of {len(each.corpora)}", "\n".join(lines), each.source)
     console = Console(markup=False, highlight=False)
     console.width = max(console.width, 180)
     console.print(table)

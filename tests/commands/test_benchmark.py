@@ -273,9 +273,13 @@ def test_a_file_with_another_number_of_records_is_refused(data: Path, tmp_path: 
 
 
 def test_the_sets_are_listed_with_their_sources(data: Path, capsys: pytest.CaptureFixture) -> None:
+    (data / "FewFC" / "rearranged" / "test_base.json").unlink()
     run("benchmark", ["--data_dir", str(data), "--list_sets", "--suites", "ner", "zh"])
     shown = capsys.readouterr().out
     assert "2 of 5" in shown
-    assert "golden-horse/data/weiboNER_2nd_conll.test" in shown
+    assert "golden-horse/data/weiboNER_2nd_conll.test (missing)" in shown
+    assert "FewFC/rearranged/test_base.json (missing)" in shown
+    assert "FewFC/rearranged/test_trans.json (missing)" not in shown
+    assert "CrossNER/ner_data/ai/test.txt (missing)" not in shown
     assert "IE-zh/EE/ccf_law/test.json" in shown
     assert "RAMS" not in shown
