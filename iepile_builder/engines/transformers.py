@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from iepile_builder.engines.decoding import KeysValues, PassCost
+    from iepile_builder.engines.decoding import GreedyDecoder, KeysValues, PassCost
     from iepile_builder.engines.rows import Row
 
 
@@ -191,7 +191,6 @@ class TransformersEngine:
         return self.context - max_new_tokens - len(self.prompt_ids(request))
 
     def generate(self, requests: Sequence[Request], max_new_tokens: int) -> list[Completion]:
-        import torch
 
         from iepile_builder.engines.decoding import GreedyDecoder, generate_padded
 
@@ -209,31 +208,22 @@ class TransformersEngine:
         if own_loop and self.pass_cost is None and prompts:
             if self.on_gpu:
                 context = min(512, self.context // 2)
-                decoder.cost = decoder.measure(min(64, self.count_fitting(context, 0)), context)
+                rows = min(64, max(1, self.count_fitting(context, 0) // 2))  # which nothing halves if they do not fit
+                decoder.cost = decoder.measure(rows, context)
             self.pass_cost = decoder.cost
         completions = {}
-        order = sorted(range(len(prompts)), key=lambda index: len(token_ids[index]) - len(prefixes[index]))
-        start = 0
-        while start < len(order):
-            batch = order[start : start + decoder.batch_size]
+
+        def answer(batch: Sequence[int]) -> None:
             rows = [self.row(requests[index], token_ids[index], prefixes[index]) for index in batch]
-            try:
-                if own_loop:
-                    decoder(rows)
-                else:
-                    generate_padded(self.model, rows, self.end_tokens, max_new_tokens)
-            except torch.OutOfMemoryError as error:
-                if len(batch) == 1:
-                    raise InputError(f"a single request does not fit into the memory: {first_line(error)}") from None
-                self.batch_size = decoder.batch_size = len(batch) // 2
+            if own_loop:
+                decoder(rows)
             else:
-                start += len(batch)
-                for index, row in zip(batch, rows, strict=True):
-                    completions[index] = self.completion(row, requests[index])
-                continue
-            # Only here, behind the handler, is what the batch had in memory free.
-            torch.cuda.empty_cache()
-            print(f"out of memory: from here on {self.batch_size} requests at a time", file=sys.stderr)
+                generate_padded(self.model, rows, self.end_tokens, max_new_tokens)
+            for index, row in zip(batch, rows, strict=True):
+                completions[index] = self.completion(row, requests[index])
+
+        order = sorted(range(len(prompts)), key=lambda index: len(token_ids[index]) - len(prefixes[index]))
+        self.run_batches(answer, order, size, decoder)
         if self.keep_prefixes:
             self.kept = decoder.computed
         answers = [completions[index] for index in range(len(prompts))]
@@ -269,12 +259,36 @@ class TransformersEngine:
         size = max(1, min(batch_size, 2**28 // (longest * len(self.vocabulary.texts))))
         decisions: list[Decisions | None] = [None] * len(prompts)
         order = sorted(range(len(prompts)), key=lambda index: len(tokens[index]) - len(prefixes[index]))
-        for start in range(0, len(order), size):
-            batch = order[start : start + size]
+
+        def read(batch: Sequence[int]) -> None:
             rows = [Row(tokens[index], prefixes[index]) for index in batch]
             for index, log_probs in zip(batch, decoder.read(rows, [len(asked[i]) for i in batch]), strict=True):
                 decisions[index] = read_decisions(AllSteps(told[index], log_probs.numpy(), self.vocabulary))
+
+        self.run_batches(read, order, size, decoder)
         return decisions
+
+    def run_batches(
+        self, run: Callable[[Sequence[int]], None], order: Sequence[int], size: int, decoder: GreedyDecoder
+    ) -> None:
+        """Run batches of requests, by their numbers; halve one that does not fit into the memory."""
+        import torch
+
+        start = 0
+        while start < len(order):
+            batch = order[start : start + size]
+            try:
+                run(batch)
+            except torch.OutOfMemoryError as error:
+                if len(batch) == 1:
+                    raise InputError(f"a single request does not fit into the memory: {first_line(error)}") from None
+                size = self.batch_size = decoder.batch_size = len(batch) // 2
+            else:
+                start += len(batch)
+                continue
+            # Only here, behind the handler, is what the batch had in memory free.
+            torch.cuda.empty_cache()
+            print(f"out of memory: from here on {size} requests at a time", file=sys.stderr)
 
     def schema_prefixes(self, prompts: Sequence[str], token_ids: Sequence[list[int]]) -> list[tuple[int, ...]]:
         """

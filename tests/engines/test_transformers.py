@@ -352,6 +352,27 @@ def test_batches_that_do_not_fit_into_the_memory_are_halved(
         engine.generate(requests, LONGEST)
 
 
+def test_scores_whose_batches_do_not_fit_into_the_memory(
+    model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    requests = make_requests(7, constrained=True)
+    engine = TransformersEngine.from_pretrained(model, dtype="float32", batch_size=7)
+    answers = [answer.text for answer in engine.generate(requests, LONGEST)]
+    expected = engine.score_decisions(requests, answers)
+    read = GreedyDecoder.read
+
+    def limited(self: GreedyDecoder, rows: list[Row], starts: list[int]) -> list[torch.Tensor]:
+        if len(rows) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return read(self, rows, starts)
+
+    monkeypatch.setattr(GreedyDecoder, "read", limited)
+    for found, right in zip(engine.score_decisions(requests, answers), expected, strict=True):
+        assert found is not None and right is not None
+        assert found == {label: [pytest.approx(pair, abs=1e-3) for pair in pairs] for label, pairs in right.items()}
+    assert "from here on 3 requests at a time" in capsys.readouterr().err
+
+
 def test_more_prefixes_than_are_kept(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = TransformersEngine.from_pretrained(model, dtype="float32", batch_size=3)
     requests = [
