@@ -143,7 +143,7 @@ def main(options: BenchmarkOptions, engine_options: EngineOptions) -> None:
     from accelerate.utils import broadcast_object_list
 
     from iepile_builder.commands.predict import PredictOptions, join_processes, predict
-    from iepile_builder.engines.record import describe_engine
+    from iepile_builder.engines.record import describe_engine, run_file
     from iepile_builder.scoring.scorer import NO_SCORES, Scorer
 
     own_lookup = engine_options.engine == "lookup" and engine_options.model_name_or_path is None
@@ -217,6 +217,9 @@ def main(options: BenchmarkOptions, engine_options: EngineOptions) -> None:
     if options.max_records is not None:
         report["settings"]["max_records"] = options.max_records
     names = [name for name in ("model", "adapter") if description and name in description]
+    runs = [read_json(run_file(folder / "answers.jsonl").read_bytes()) for folder in folders]
+    if description and not all(run.get("constrained", True) for run in runs):  # by a server that takes no schema
+        description["constrain"] = False
     report["benchmark"] = {
         "engine": {**description, **{name: public(description[name]) for name in names}} if description else "lookup",
         "misc": options.misc,

@@ -159,6 +159,10 @@ def predict(
                 cut += sum(answer.cut for answer in answers)
                 too_long += sum(not answer.fits for answer in answers)
                 progress.update(len(answers))
+        if state.is_main_process and getattr(engine, "structured", None) is False:
+            # A server tells only when it is asked whether it holds answers to a schema
+            said = {**json.loads(record.read_bytes()), "constrained": False}
+            write_whole(record, json.dumps(said, ensure_ascii=False, indent=2) + "\n")
 
     if state.is_main_process:
         longest = f"--max_new_tokens {engine_options.max_new_tokens}"

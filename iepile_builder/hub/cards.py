@@ -167,6 +167,9 @@ def model_card(
     calibration = read_json(folder / CALIBRATION) if (folder / CALIBRATION).exists() else {}
     report = read_report(facts.report_file) if facts.report_file else {}
     run = read_run(facts.predictions_file) if facts.predictions_file else {}
+    decoding = run.get("engine")
+    if decoding is not None and not run.get("constrained", True):  # by a server that takes no schema
+        decoding = {**decoding, "constrain": False}
     split = facts.split or run.get("data", {}).get("split")
     base_model = facts.base_model or record.get("base_model")
     datasets = facts.datasets or ([record["dataset"]] if record.get("dataset") else [])
@@ -205,7 +208,7 @@ def model_card(
         baseline={(row["corpus"], row["name"]): row["f1"] for row in baseline},
         settings=settings,
         split=split,
-        decoding=run.get("engine"),
+        decoding=decoding,
         facts=facts,
         record=record,
         calibration=calibration,

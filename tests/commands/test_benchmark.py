@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 from helpers.corpora import ROOT, write_lines
+from helpers.servers import OddServer
 from helpers.tiny import save_tiny_model
 from huggingface_hub import ModelCard, parse_eval_result_entries
 
@@ -138,6 +139,20 @@ def test_an_entity_may_have_its_likeliest_label_alone(
     monkeypatch.setattr(Torn, "silent", True)
     with pytest.raises(SystemExit, match="CrossNER: its answers have no 'decisions'.*leave out --multi_label false"):
         benchmark(data, tmp_path / "silent", *options, "false")
+
+
+def test_a_server_answers_and_the_report_says_that_it_was_free_to(data: Path, tmp_path: Path) -> None:
+    answer = json.dumps({"researcher": ["Ada", "Joan"], "program language": ["Perl"]})
+    with OddServer({"choices": [{"message": {"content": answer}, "finish_reason": "stop"}]}) as server:
+        options = ["--base_url", server.url, "--sets", "CrossNER"]
+        report = benchmark(data, tmp_path / "output", *options)
+        asked = len(server.bodies)
+        assert benchmark(data, tmp_path / "output", *options) == report
+    ai = next(row for row in report["benchmark"]["rows"] if row["corpus"] == "CrossNER_AI")
+    assert (ai["pred"], ai["precision"], ai["recall"]) == (6, pytest.approx(100 / 3), pytest.approx(200 / 3))
+    engine = report["benchmark"]["engine"]
+    assert (engine["engine"], engine["model"], engine["constrain"]) == ("server", "m", False)
+    assert len(server.bodies) == asked == 4  # three texts, and one to find out whether it takes a schema
 
 
 def test_records_that_cannot_be_used_are_left_out_and_counted(

@@ -170,6 +170,8 @@ def test_the_card_says_how_the_answers_were_made(report_file: Path, tmp_path: Pa
     ]:
         (tmp_path / "preds.run.json").write_text(json.dumps({**run, "engine": {**engine, "copied": copied}}))
         assert words in model_card("adapter", tmp_path, "user/name", facts).text
+    (tmp_path / "preds.run.json").write_text(json.dumps({**run, "constrained": False}))
+    assert "with at most 99 tokens, without a grammar" in model_card("adapter", tmp_path, "user/name", facts).text
 
 
 def test_the_card_says_what_was_left_out_of_the_scores(report: dict, tmp_path: Path) -> None:
