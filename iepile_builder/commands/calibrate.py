@@ -89,9 +89,10 @@ def main(options: CalibrateOptions) -> None:
     write_whole(folder / CALIBRATION, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
     for task, of in fitted.items():
         bias, records = calibration.empty_bias[task], f"{of['records']} records of {split}"
+        before = "without" if of["limit"] >= 0 else f"with the {of['limit']:+.2f} of the answers"
         if bias == of["tried"]:
             print(
-                f"{task}: empty_bias {bias:+.2f}; F1 {of['f1_before']:.2f} without, {of['f1_after']:.2f} with it, "
+                f"{task}: empty_bias {bias:+.2f}; F1 {of['f1_before']:.2f} {before}, {of['f1_after']:.2f} with it, "
                 f"{of['f1_cross_validated']:.2f} cross-validated (p {of['p_value']:.3f}, {records})"
             )
         else:

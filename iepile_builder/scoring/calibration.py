@@ -47,10 +47,10 @@ def fit_calibration(scorer: Scorer, biases: dict[str, float]) -> tuple[Calibrati
 
     Returns:
         `tuple[Calibration, dict]`: The calibration, and for each task what it was fitted on: `records`, `facts`, and
-        in percent `f1_before` (with bias 0), `f1_after` and `f1_cross_validated` (each fold scored with the bias that
-        the other folds choose), with the `p_value` of its difference from `f1_before`; `limit` is the largest bias
-        that could be tried, `tried` the one with the best F1. Tasks with fewer than 20 records are left out; those
-        with fewer than 20 facts left have no scaling of scores.
+        in percent `f1_before` (with bias 0, or that of the answers if it is lower), `f1_after` and
+        `f1_cross_validated` (each fold scored with the bias that the other folds choose), with the `p_value` of its
+        difference from `f1_before`; `limit` is the largest bias that could be tried, `tried` the one with the best F1.
+        Tasks with fewer than 20 records are left out; those with fewer than 20 facts left have no scaling of scores.
     """
     empty_bias, score, fitted = {}, {}, {}
     for task, answered in _collect(scorer).items():

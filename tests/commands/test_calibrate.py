@@ -26,8 +26,8 @@ def answers(tmp_path: Path) -> Path:
     return write_lines(tmp_path / "preds.jsonl", rows)
 
 
-def write_run(folder: Path, split: str) -> None:
-    record = {"engine": {"empty_bias": 1.0}, "data": {"dataset_name": str(folder), "split": split}}
+def write_run(folder: Path, split: str, bias: float = 1.0) -> None:
+    record = {"engine": {"empty_bias": bias}, "data": {"dataset_name": str(folder), "split": split}}
     (folder / "preds.run.json").write_text(json.dumps(record))
 
 
@@ -56,6 +56,13 @@ def test_a_bias_that_is_not_taken_is_told(run_script, answers: Path) -> None:
     assert (
         "NER: empty_bias +0.00 kept; -1.25 tried: F1 97.50 cross-validated against 97.50 (p 1.000, no gain," in screen
     )
+
+
+def test_answers_with_a_negative_bias_tell_nothing_of_none(run_script, answers: Path, tmp_path: Path) -> None:
+    """As those of an adapter that has a calibration already."""
+    write_run(tmp_path, "validation", bias=-0.25)
+    screen = run_script("calibrate.py", "--predictions_file", answers, "--adapter_name_or_path", "adapter").stdout
+    assert "NER: empty_bias -0.75; F1 50.00 with the -0.25 of the answers, 66.67 with it" in screen
 
 
 def test_what_should_not_be_fitted_to_is_refused(run_script, answers: Path, tmp_path: Path) -> None:
