@@ -231,6 +231,8 @@ def take_gpus(number: int) -> None:
             f"{processes} processes, GPUs for each of them: {number}, but only {len(gpus)} are visible: give "
             f"--num_processes {len(gpus) // number or 1}"
         )
+    # A forked engine would take the group of these processes, which it inherits, for its own
+    os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
     first = int(os.environ["LOCAL_RANK"]) * number
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus[first : first + number])
 

@@ -305,7 +305,9 @@ def test_each_of_several_processes_has_its_own_gpus(
     visible: str | None, processes: int, rank: int, number: int, own: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    for name in ("CUDA_VISIBLE_DEVICES", "VLLM_WORKER_MULTIPROC_METHOD"):
+        monkeypatch.setenv(name, "")  # so that what is set is gone after the test
+        monkeypatch.delenv(name)
     for name, value in {"CUDA_VISIBLE_DEVICES": visible, "LOCAL_WORLD_SIZE": processes, "LOCAL_RANK": rank}.items():
         if value is not None:
             monkeypatch.setenv(name, str(value))
@@ -315,6 +317,8 @@ def test_each_of_several_processes_has_its_own_gpus(
     else:
         take_gpus(number)
         assert os.environ.get("CUDA_VISIBLE_DEVICES") == own
+        # vLLM forks by default: its engine would find itself in the group of these processes
+        assert os.environ.get("VLLM_WORKER_MULTIPROC_METHOD") == ("spawn" if processes > 1 else None)
 
 
 def test_vllm_leaves_no_process_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
