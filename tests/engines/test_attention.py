@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.models import MODELS, make_config, make_tokenizer
 from helpers.tiny import make_sliding_window_model
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from iepile_builder.engines import attention
@@ -83,6 +84,18 @@ def test_packed_rows_go_to_the_kernel(calls: list, sliding: bool, checkpointing:
     for found, expected in zip(compute(model, "varlen", batch), compute(model, "sdpa", batch), strict=True):
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
     assert calls == [(0, 7, 37, 38, 56)] * (4 if checkpointing else 2)  # each of two layers
+
+
+@pytest.mark.parametrize("name", ["Qwen/Qwen3-0.6B", "google/gemma-3-4b-it", "HuggingFaceTB/SmolLM3-3B"])
+def test_packed_rows_of_the_recipes_models_go_to_the_kernel(calls: list, name: str) -> None:
+    """Gemma-3-4B has a vision tower, and makes its own masks."""
+    tokenizer = make_tokenizer(MODELS[name])
+    torch.manual_seed(0)
+    model, batch = AutoModelForCausalLM.from_config(make_config(MODELS[name], tokenizer)).train(), make_pack()
+    batch["input_ids"] = batch["input_ids"] % len(tokenizer)
+    for found, expected in zip(compute(model, "varlen", batch), compute(model, "sdpa", batch), strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    assert calls == [(0, 7, 37, 38, 56)] * 2
 
 
 @pytest.mark.parametrize("sliding", [False, True])
