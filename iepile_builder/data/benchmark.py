@@ -88,7 +88,9 @@ def convert(
     key = task.names[0]
     records = {split: read_source(reader, of_split) for split, of_split in files.items()}
     for split, of_split in records.items():
-        _check_records(of_split, ", ".join(map(str, files[split])), task.field, key)
+        others = len(files[split]) - 1
+        place = f"{files[split][0]}{f' and {others} more' if others else ''}"
+        _check_records(of_split, place, task.field, key)
     counts = {
         "records": len(records["test"]),
         "annotations": sum(len(record.get(task.field) or ()) for record in records["test"]),

@@ -213,10 +213,13 @@ READERS: dict[str, Callable[[list[Path]], Iterator[Record]]] = {
 
 def read_source(reader: str, files: list[Path]) -> list[Record]:
     """Read the files of a split, in the order that the reader expects, or raise an `InputError` that names them."""
-    try:
-        return list(READERS[reader](files))
-    except InputError:
-        raise
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        names = ", ".join(map(str, files))
-        raise InputError(f"{names}: not of the format {reader} ({type(error).__name__}: {error})") from None
+    records: list[Record] = []
+    for part in [files] if reader == "ipre" else [[file] for file in files]:  # whose files are read together
+        try:
+            records += READERS[reader](part)
+        except InputError:
+            raise
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+            names = ", ".join(map(str, part))
+            raise InputError(f"{names}: not of the format {reader} ({type(error).__name__}: {error})") from None
+    return records

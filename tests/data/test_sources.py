@@ -213,3 +213,11 @@ def test_a_file_of_another_format_is_named_in_one_line(reader: str, tmp_path: Pa
     with pytest.raises(InputError, match="0.txt") as error:
         read_source(reader, files)
     assert "\n" not in str(error.value)
+
+
+def test_of_many_files_the_wrong_one_is_named(tmp_path: Path) -> None:
+    right, wrong = write(tmp_path, [json.dumps([ACE]), json.dumps([ACE])[:-9]])
+    assert len(read_source("ace", [right, right])) == 2
+    with pytest.raises(InputError, match=r"1\.txt: not of the format ace") as error:
+        read_source("ace", [right, wrong])
+    assert "0.txt" not in str(error.value)
