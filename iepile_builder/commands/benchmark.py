@@ -314,7 +314,7 @@ def write_eval_results(options: BenchmarkOptions, rows: list[dict[str, Any]]) ->
     entries = [
         EvalResultEntry(
             dataset_id=str(options.hub_dataset),
-            task_id=re.sub(r"\W+", "_", f"{row['set']} {row['block']}".strip()).lower(),
+            task_id=re.sub(r"\W+", "_", f"{row['set']} {row['block']}").strip("_").lower(),
             value=round(row["f1"], 2),
             date=date.today().isoformat(),
             notes=f"F1, {options.mode}, mean of corpora: {row['corpora']}, misc: {options.misc}" + _unusual(options),

@@ -257,6 +257,17 @@ def test_the_report_feeds_the_card_and_the_hub(data: Path, tmp_path: Path) -> No
     assert scores["CrossNER_music", "test"] == 0
 
 
+def test_the_hub_gets_task_ids_without_signs(tmp_path: Path) -> None:
+    from iepile_builder.commands.benchmark import BenchmarkOptions, write_eval_results
+
+    of_set = {"corpus": "", "complete": True, "corpora": 5, "f1": 50.0}
+    names = [("CrossNER (UniversalNER)", ""), ("RAMS", "trigger")]
+    rows = [{"set": name, "block": block, **of_set} for name, block in names]
+    write_eval_results(BenchmarkOptions(tmp_path, tmp_path, hub_dataset="user/ie"), rows)
+    entries = parse_eval_result_entries(yaml.safe_load((tmp_path / ".eval_results" / "benchmark.yaml").read_text()))
+    assert [entry.task_id for entry in entries] == ["crossner_universalner", "rams_trigger"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
