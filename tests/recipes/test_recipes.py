@@ -155,6 +155,46 @@ def test_the_memory_of_sharded_weights(name: str) -> None:
     assert 1.25 * estimate <= int(gpu)
 
 
+# Vocabulary, width, layers, heads, heads of keys, size of a head, width of the MLP, and whether the head is tied.
+SHAPES = {
+    "llama2-13b-chat": (32000, 5120, 40, 40, 40, 128, 13824, False),
+    "llama3-8b-instruct": (128256, 4096, 32, 32, 8, 128, 14336, False),
+    "qwen1.5-14b-chat": (152064, 5120, 40, 40, 40, 128, 13696, False),
+    "oneke": (55296, 5120, 40, 40, 40, 128, 13824, False),
+    "baichuan2-13b-chat": (125696, 5120, 40, 40, 40, 128, 13696, False),
+    "qwen3-0.6b": (151936, 1024, 28, 16, 8, 128, 3072, True),
+    "qwen3-4b": (151936, 2560, 36, 32, 8, 128, 9728, True),
+    "qwen3-8b": (151936, 4096, 36, 32, 8, 128, 12288, False),
+    "llama3.1-8b-instruct": (128256, 4096, 32, 32, 8, 128, 14336, False),
+    "gemma3-270m-it": (262144, 640, 18, 4, 1, 256, 2048, True),
+    "gemma3-4b-it": (262208, 2560, 34, 8, 4, 256, 10240, True),
+    "smollm3-3b": (128256, 2048, 36, 16, 4, 128, 11008, True),
+}
+
+
+@pytest.mark.parametrize(
+    "recipe", [r for r in RECIPES if r.parent.parent.name in SHAPES and not r.stem.endswith("full")], ids=short
+)
+def test_the_memory_of_an_adapter(recipe: Path) -> None:
+    """Section "Memory" of `recipes/README.md`, in both tables, and about a fifth to spare on the GPU."""
+    name, config = recipe.parent.parent.name, CONFIGS[recipe]
+    vocabulary, width, layers, heads, kv_heads, size, mlp, is_tied = SHAPES[name]
+    of_layer = [(width, heads * size)] * 2 + [(width, kv_heads * size)] * 2 + [(width, mlp)] * 3  # both sides of each
+    linear = layers * sum(one * other for one, other in of_layer)
+    linear += 0.42e9 if name == "gemma3-4b-it" else 0  # the vision tower
+    adapter = config["lora_r"] * layers * sum(map(sum, of_layer))
+    bits = 4 if config.get("load_in_4bit") else 8 if config.get("load_in_8bit") else None
+    tokens = config["per_device_train_batch_size"] * config["max_length"]
+    estimate = {None: 2, 8: 1, 4: 0.52}[bits] * linear + 2 * vocabulary * width * (1 if is_tied else 2)
+    estimate += adapter * (8 if bits else 16) + tokens * (2 * width * layers + 40 * width + 16 * mlp)
+    for readme, folder in (("README.md", f"{name}/"), (f"{name}/README.md", "")):
+        text = (ROOT / "recipes" / readme).read_text(encoding="utf-8")
+        row = re.search(rf"\({folder}sft/{recipe.name}\) \| .*? \| ([\d.]+) GB \| (?:4 x )?(\d+) GB", text)
+        said, gpu = row.groups()
+        assert float(said) == float(f"{estimate / 1e9:.2g}")
+        assert estimate / 1e9 < 0.84 * int(gpu)
+
+
 @pytest.mark.parametrize("recipe", [r for r in RECIPES if r.parent.parent.name in PUBLISHED], ids=short)
 def test_the_published_hyperparameters(recipe: Path) -> None:
     config = CONFIGS[recipe]

@@ -92,6 +92,7 @@ def test_weights_are_read_to_the_gpu_of_the_process(
 ) -> None:
     load_trainable(ModelConfig("model"), args, None)
     assert loaded["device_map"] == {"": torch.device("cuda:1")}
+    assert args.ddp_find_unused_parameters is None  # of a model with more than text: its config is not that of text
     assert loaded["autocast_adapter_dtype"]
 
     for stage in (2, 3):
