@@ -344,7 +344,7 @@ def test_processes_share_the_work(
         f"constrain: 'off'\noutput_file: {tmp_path / 'together.jsonl'}\n"
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += [ROOT / "scripts" / "predict.py", "--config", config]
+    command += ["-m", "iepile_builder", "predict", "--config", config]  # without a clone
     environment = {**os.environ, "HF_DATASETS_CACHE": str(tmp_path / "cache"), "ACCELERATE_USE_CPU": "1"}
     (tmp_path / "together.jsonl").write_bytes(b"".join(whole.splitlines(keepends=True)[:9]))
     shutil.copy(tmp_path / "alone.run.json", tmp_path / "together.run.json")
