@@ -100,6 +100,7 @@ class Extractor:
             the numbers of answers so far and in all.
         requests_at_once (`int`, *optional*, defaults to 64):
             Number of requests that the engine is given at once, so that it can put those of similar length together.
+            For many texts on a GPU give several hundred: each time the engine waits for the last answer.
     """
 
     engine: Engine
