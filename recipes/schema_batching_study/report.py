@@ -7,7 +7,7 @@ Compare the finished runs of a study: average precision of decisions, F1 and con
 import json
 import sys
 from collections.abc import Callable, Sequence
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,13 +25,15 @@ from iepile_builder.scoring.significance import compute_interval, precision_reca
 
 RESAMPLES, CONFIDENCE = 2000, 0.95
 
-# Fixed before the runs, see README.md: arms, measure
-PRIMARY = ("M", "R", "confusable")
-SECONDARY = (("M", "R", "f1"), ("M", "A", "f1"), ("H", "R", "other"))
+# Fixed before the runs, see README.md: arms, measure; the primary comparison of a round first, then the secondary ones
+FIXED = (
+    (("M", "R", "confusable"), ("M", "R", "f1"), ("M", "A", "f1"), ("H", "R", "other")),
+    (("P", "Q", "f1"), ("P", "Q", "confusable"), ("P", "A", "f1")),  # the fourth round
+)
 # Reported beside them, without a test
 FURTHER = (
     ("M", "A", "confusable"), ("H", "R", "confusable"), ("M", "R", "calibrated"), ("H", "R", "calibrated"),
-    ("H", "A", "calibrated"), ("G", "P", "confusable"), ("G", "P", "f1"),
+    ("H", "A", "calibrated"), ("G", "P", "confusable"), ("G", "P", "f1"), ("P", "A", "confusable"),
 )  # fmt: skip
 FOLDS = 5  # of records, for the cut of the log-odds
 
@@ -68,7 +70,7 @@ def write_report(output_dir: Path) -> str:
         for file in sorted(about_file.parent.glob("*/answers.jsonl")):
             arm, seed = file.parent.name.split("-")
             runs[arm, int(seed)] = read_run(file, about)
-            if arm == "R":
+            if arm in "RQ":
                 lookups[int(seed)], priors[int(seed)] = read_baselines(file, about)
         if runs:
             corpora[about_file.parent.name] = (about, runs, lookups, priors)
@@ -213,8 +215,9 @@ def ranked_precision(log_odds: np.ndarray, gold: np.ndarray, kept: np.ndarray) -
 def stop_rule(
     runs: dict[tuple[str, int], Run], records: int, lookups: dict[int, float], priors: dict[int, dict[str, float]]
 ) -> str:
-    """Say whether arm R beats the baselines, in the mean over its seeds: if not, nothing is concluded."""
-    of_arm = {seed: run for (arm, seed), run in runs.items() if arm == "R"}
+    """Say whether random negatives beat the baselines, in the mean over the seeds: if not, nothing is concluded."""
+    name_of_arm = next(name for name in "RQ" if any(arm == name for arm, _ in runs))
+    of_arm = {seed: run for (arm, seed), run in runs.items() if arm == name_of_arm}
     parts, passed = [], True
     for measure in ("f1", *PRIORS):
         mine = np.mean([run.measures[measure](np.ones(records)) for run in of_arm.values()])
@@ -222,7 +225,7 @@ def stop_rule(
         other = np.mean([lookups[seed] if measure == "f1" else priors[seed][measure] for seed in of_arm])
         parts.append(f"{MEASURES[measure]} {mine:.1f}, {name} {other:.1f}")
         passed &= bool(mine > other)
-    return f"Stop rule: R {'beats' if passed else 'does not beat'} the baselines ({'; '.join(parts)})."
+    return f"Stop rule: {name_of_arm} {'beats' if passed else 'does not beat'} the baselines ({'; '.join(parts)})."
 
 
 def table_of_arms(
@@ -257,7 +260,7 @@ def table_of_arms(
 def table_of_comparisons(corpora: dict[str, dict[tuple[str, int], Run]], records: dict[str, int]) -> str:
     """Test the comparisons that were fixed beforehand, and report the others."""
     tested = {}
-    for comparison in (PRIMARY, *SECONDARY, *FURTHER):
+    for comparison in (*chain(*FIXED), *FURTHER):
         first, second, measure = comparison
         seeds = sorted(
             set.intersection(
@@ -272,16 +275,19 @@ def table_of_comparisons(corpora: dict[str, dict[tuple[str, int], Run]], records
             }
             tested[comparison] = (seeds, *compare(pairs, records))
     # Also for those that are missing so far: their number was fixed
-    p_values = [sign_flip(tested[each][1]) if each in tested else 1.0 for each in SECONDARY]
-    corrected = dict(zip(SECONDARY, holm(p_values), strict=True))
+    corrected = {}
+    for _, *secondary in FIXED:
+        p_values = [sign_flip(tested[each][1]) if each in tested else 1.0 for each in secondary]
+        corrected |= dict(zip(secondary, holm(p_values), strict=True))
+    primary = [round_[0] for round_ in FIXED]
     lines = []
     for comparison, (seeds, differences, (low, high)) in tested.items():
         first, second, measure = comparison
-        p = f"{sign_flip(differences):.3f}" if comparison == PRIMARY else ""
+        p = f"{sign_flip(differences):.3f}" if comparison in primary else ""
         if comparison in corrected:
             p = f"{corrected[comparison]:.3f} (Holm)"
         lines.append([
-            f"{first} - {second}", MEASURES[measure], "primary" if comparison == PRIMARY else
+            f"{first} - {second}", MEASURES[measure], "primary" if comparison in primary else
             "secondary" if comparison in corrected else "", str(len(seeds)),
             f"{np.mean(differences):+.1f} [{low:+.1f}, {high:+.1f}]", p,
             ", ".join(f"{each:+.1f}" for each in differences),

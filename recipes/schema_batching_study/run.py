@@ -49,6 +49,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "M": {"negatives": "hard", "num_hard": 2, "num_random": 1},
     "A": {"negatives": "all"},
     "P": {"negatives": "hard"},  # the published recipe: all hard negatives and `split_num` random ones, shuffled
+    "Q": {"negatives": "random"},  # as many random ones as P has negatives
     "G": {"negatives": "hard", "schema_order": "grouped"},  # the same labels, cut in groups
 }
 
@@ -64,7 +65,7 @@ class StudyOptions:
         output_dir (`Path`):
             Folder of the runs and of report.md.
         arms (`list[str]`, *optional*, defaults to `["R", "H", "M", "A"]`):
-            Kinds of negatives, of R H M A P G.
+            Kinds of negatives, of R H M A P Q G.
         seeds (`list[int]`, *optional*, defaults to `[1, 2, 3, 4, 5, 6]`):
             Seeds of records, negatives and training.
         split_num (`int`, *optional*, defaults to 4):
@@ -74,7 +75,8 @@ class StudyOptions:
         test_records (`int`, *optional*, defaults to 150):
             Validation records, each asked for all labels.
         recipe (`Path`, *optional*):
-            How to train, a YAML file for iepile train. By default sft.yaml beside this script.
+            How to train, a YAML file for iepile train: all weights or an adapter. By default sft.yaml beside this
+            script.
         model_name_or_path (`str`, *optional*):
             Model to train. By default the embedded SmolLM2-135M-Instruct.
         max_length (`int`, *optional*, defaults to 768):
@@ -142,7 +144,7 @@ def main(options: StudyOptions) -> None:
                 "--config", options.recipe, "--model_name_or_path", model, "--dataset_name", place / "train.jsonl",
                 "--max_length", str(options.max_length), "--seed", str(seed), "--output_dir", place / "model",
             )  # fmt: skip
-        answer(questions[corpus], place, options)
+        answer(questions[corpus], place, model, options)
         shutil.rmtree(place / "model")  # half a gigabyte
     print(write_report(options.output_dir))
 
@@ -212,7 +214,7 @@ def train(*arguments: str | Path) -> None:
         raise InputError("training ended with the message above; the same command starts this run again")
 
 
-def answer(questions: list[dict[str, Any]], place: Path, options: StudyOptions) -> None:
+def answer(questions: list[dict[str, Any]], place: Path, base: str, options: StudyOptions) -> None:
     """Answer the questions, and read off the log-odds of each label while the gold answers are given."""
     requests = []
     for question in questions:
@@ -220,10 +222,13 @@ def answer(questions: list[dict[str, Any]], place: Path, options: StudyOptions) 
         schema = TASKS[question["task"]].answer_schema(asked["schema"], asked["input"])
         requests.append(Request(to_prompt(question), schema))
     settings: dict[str, Any] = {"batch_size": options.batch_size, "constrain": "on"}
+    trained = str(place / "model")
+    is_adapter = (place / "model" / "adapter_config.json").exists()
+    model, adapter = (base, trained) if is_adapter else (trained, None)
     # In bfloat16, log-odds move in steps of about 0.1.
-    scoring = TransformersEngine.from_pretrained(str(place / "model"), dtype="float32", **settings)
+    scoring = TransformersEngine.from_pretrained(model, adapter, dtype="float32", **settings)
     decisions = scoring.score_decisions(requests, [question["output"] for question in questions])
-    answering = TransformersEngine.from_pretrained(str(place / "model"), dtype="bfloat16", **settings)
+    answering = TransformersEngine.from_pretrained(model, adapter, dtype="bfloat16", **settings)
     completions = answering.generate(requests, options.max_new_tokens)
     lines = [
         to_json({

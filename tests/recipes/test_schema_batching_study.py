@@ -151,15 +151,22 @@ def test_the_interval_has_both_kinds_of_variation(report: ModuleType) -> None:
     assert differences == [3.0, 3.0, 3.0] and (low, high) == (1.0, 5.0)
 
 
+@pytest.mark.parametrize(
+    ("peft", "arms", "primary"),
+    [("false", "RM", "M - R | AP on confusable labels"), ("true", "QP", "P - Q | F1")],
+    ids=["all weights", "an adapter"],
+)
 def test_a_run_from_records_to_tables(
-    study: ModuleType, report: ModuleType, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    study: ModuleType, report: ModuleType, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    peft: str, arms: str, primary: str,
+) -> None:  # fmt: skip
     recipe = tmp_path / "sft.yaml"  # compiling takes longer than these few steps
-    recipe.write_text((STUDY / "sft.yaml").read_text().replace("compile_layers: true", "compile_layers: false"))
+    text = (STUDY / "sft.yaml").read_text().replace("compile_layers: true", "compile_layers: false")
+    recipe.write_text(f"{text}use_peft: {peft}\n")
     arguments = [
         "--recipe", str(recipe), "--corpus_dir", str(NEWS), "--output_dir", str(tmp_path / "out"),
         "--model_name_or_path", model,
-        "--arms", "R", "M", "--seeds", "1", "--max_train_tokens", "6000", "--max_length", "4000",
+        "--arms", *arms, "--seeds", "1", "--max_train_tokens", "6000", "--max_length", "4000",
         "--test_records", "2", "--max_new_tokens", "8",
     ]  # fmt: skip
     monkeypatch.setattr(study, "find_corpora", lambda folders, tasks: find_corpora(folders, tasks=["NER"]))
@@ -170,16 +177,12 @@ def test_a_run_from_records_to_tables(
     run([])
     folder = tmp_path / "out" / "NER-daily_news"
     text = (tmp_path / "out" / "report.md").read_text()
-    assert (
-        "| M - R | AP on confusable labels | primary | 1 |" in text
-        and "| look-up |" in text
-        and "\nStop rule: R " in text
-    )
-    rows = report.read_rows(folder / "M-1" / "answers.jsonl")
+    assert f"| {primary} | primary | 1 |" in text and "| look-up |" in text and f"\nStop rule: {arms[0]} " in text
+    rows = report.read_rows(folder / f"{arms[1]}-1" / "answers.jsonl")
     assert len({row["id"] for row in rows}) == 2
     for row in rows:
         assert row["log_odds"].keys() == json.loads(row["output"]).keys() == json.loads(row["reference"]).keys()
-    assert not (folder / "M-1" / "model").exists()
+    assert not (folder / f"{arms[1]}-1" / "model").exists()
 
     monkeypatch.setattr(study, "train", pytest.fail)  # what is there is not made again
     run([])
