@@ -145,6 +145,13 @@ class Grammars:
         tokens: list[int] = self.tokenizer.tokenize_str(text)
         return tokens
 
+    def close(self, schema: Mapping[str, Any], text: str) -> str:
+        """Close a cut answer, as [`close_answer`] does; nothing for all labels if the grammar refuses it then."""
+        closed = close_answer(schema, text)
+        matcher, tokens = self.matcher(schema), self.tokenizer.tokenize_str(closed)
+        valid = matcher.try_consume_tokens(tokens) == len(tokens) and matcher.is_stopped()
+        return closed if valid else close_answer(schema, "")
+
     def _compile(self, grammar: str) -> LLMatcher:
         from llguidance import LLMatcher, LLParserLimits
 

@@ -9,7 +9,7 @@ from functools import cached_property
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from iepile_builder.answers.grammar import Grammars, close_answer
+from iepile_builder.answers.grammar import Grammars
 from iepile_builder.answers.repair import without_repeats
 from iepile_builder.chat import break_control_tokens, encode, load_tokenizer, render
 from iepile_builder.engines.base import Completion, Decisions, Request, check_room
@@ -339,7 +339,7 @@ class TransformersEngine:
         text: str = self.tokenizer.decode(row.answer, skip_special_tokens=True)
         cut = not row.complete(self.end_tokens)
         if cut and row.matcher is not None and request.answer_schema is not None:
-            text = close_answer(request.answer_schema, text)
+            text = self.grammars.close(request.answer_schema, text)
         elif row.matcher is not None:
             text = without_repeats(text)
         return Completion(text, cut)

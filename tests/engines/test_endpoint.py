@@ -98,13 +98,13 @@ def test_llama_answers_in_order_and_as_the_schema_says(llama: str, key: None) ->
 
     free, constrained, cut = engine.generate(
         [ask("Rome is in Italy."), ask("Rome is in Italy.", CITY), ask("Rome is in Italy.", CITY)], 40
-    )[:2] + engine.generate([ask("Rome is in Italy.", CITY)], 3)
+    )[:2] + engine.generate([ask("Rome is in Italy.", TASKS["NER"].answer_schema(["city"], "Rome is in Italy."))], 3)
     assert engine.structured is True
     with pytest.raises(ValueError):
         json.loads(free.text)
     assert list(json.loads(constrained.text)) == ["city"]
     assert not constrained.cut
-    assert cut.cut
+    assert (cut.text, cut.cut) == ('{"city": []}', True)
 
 
 def test_requests_are_on_their_way_together(faulty: FaultyServer) -> None:
