@@ -191,7 +191,6 @@ class TransformersEngine:
         return self.context - max_new_tokens - len(self.prompt_ids(request))
 
     def generate(self, requests: Sequence[Request], max_new_tokens: int) -> list[Completion]:
-
         from iepile_builder.engines.decoding import GreedyDecoder, generate_padded
 
         prompts = [render(request.messages, self.tokenizer) for request in requests]
@@ -208,7 +207,7 @@ class TransformersEngine:
         if own_loop and self.pass_cost is None and prompts:
             if self.on_gpu:
                 context = min(512, self.context // 2)
-                rows = min(64, max(1, self.count_fitting(context, 0) // 2))  # which nothing halves if they do not fit
+                rows = min(64, max(1, self.count_fitting(context, 0) // 2))  # half: it has no second try
                 decoder.cost = decoder.measure(rows, context)
             self.pass_cost = decoder.cost
         completions = {}
