@@ -198,10 +198,8 @@ def main(options: BenchmarkOptions, engine_options: EngineOptions) -> None:
     for each in (each for each in sets if each.name in made):
         scorer = Scorer(multi_label=options.multi_label)
         for folder in made[each.name]:
-            files_of = folder / "answers.jsonl", folder / "instances" / "test.jsonl"
-            for (_, _, line), (_, _, instance) in zip(*map(read_lines, files_of), strict=True):
-                # The annotation of the files as they are now: an earlier run may have answered another version
-                scorer.add(read_json(line) | {"label": read_json(instance)["label"]})
+            for _, _, line in read_lines(folder / "answers.jsonl"):
+                scorer.add(read_json(line))
         if not options.multi_label and TASKS[each.task].one_label and not scorer.has_decisions:
             raise InputError(f"{each.name}: {NO_SCORES}; leave out --multi_label false")
         whole.records |= scorer.records

@@ -8,8 +8,9 @@ Answer the instances of a dataset with a model, greedily and in batches.
 Each line of the output is an instance with the model's text in `output`; the reference answer, if any, moves to
 `reference`. With `--scores`, `decisions` tells how sure the model was: for each label a pair for each item, the
 log-odds that an item followed and the log-probability of its tokens, and one for the end. A killed run is resumed by
-the same command. What made the answers is recorded beside them (`preds.run.json`), and a resume with another model or
-with options that change answers is refused. Under `accelerate launch` or `torchrun` the processes share the work.
+the same command; where only the annotation has changed since, its answers get the new one. What made the answers is
+recorded beside them (`preds.run.json`), and a resume with another model or with options that change answers is refused.
+Under `accelerate launch` or `torchrun` the processes share the work.
 """
 
 from __future__ import annotations
@@ -114,13 +115,17 @@ def predict(
     with locked(output_file) if state.is_main_process else nullcontext():
         done = 0
         if state.is_main_process:
-            done, complete = read_done(output_file, dataset) if output_file.exists() else (0, 0)
+            done, complete, outdated = read_done(output_file, dataset) if output_file.exists() else (0, 0, 0)
             run = {"engine": description or describe_engine(engine_options), "data": describe_data(options)}
             if output_file.exists() and (size := output_file.stat().st_size):
                 its = f"its {done} answers were" if done else "its unfinished line was"
                 check_run(record, run, f"{output_file}: {its} made with ")
                 if complete < size:
                     os.truncate(output_file, complete)
+            if outdated:
+                update_done(output_file, dataset)
+                has = "answer has" if outdated == 1 else "answers have"
+                tqdm.write(f"{output_file}: {outdated} {has} the annotation as it is now", sys.stderr)
             if done:
                 if bar is None:
                     print(f"{output_file}: {done} of {len(dataset)} are answered already", file=sys.stderr)
@@ -214,16 +219,21 @@ def select_instances(options: PredictOptions) -> Dataset:
     return dataset
 
 
-def read_done(file: Path, dataset: Iterable[dict[str, Any]]) -> tuple[int, int]:
-    """Count the answers that an earlier run left in the file, and their bytes, without an unfinished line."""
-    done = complete = 0
+def read_done(file: Path, dataset: Iterable[dict[str, Any]]) -> tuple[int, int, int]:
+    """
+    Count the answers that an earlier run left in the file, and their bytes, without an unfinished line; and those
+    whose instance has changed in something that is not asked, such as the annotation.
+    """
+    done = complete = outdated = 0
     instances = iter(dataset)
     with file.open("rb") as lines:
         for line in lines:
             if not line.endswith(b"\n"):
                 break
             try:
-                same = json.loads(line)["instruction"] == next(instances)["instruction"]
+                answered, instance = json.loads(line), next(instances)
+                same = answered["instruction"] == instance["instruction"]
+                outdated += answered != _update(answered, instance)
             except (ValueError, KeyError, TypeError, StopIteration):
                 same = False
             if not same:
@@ -233,7 +243,26 @@ def read_done(file: Path, dataset: Iterable[dict[str, Any]]) -> tuple[int, int]:
                 )
             done += 1
             complete += len(line)
-    return done, complete
+    return done, complete, outdated
+
+
+def update_done(file: Path, dataset: Iterable[dict[str, Any]]) -> None:
+    """Write the instances as they are now into their answers."""
+    with file.open("rb") as lines:
+        updated = [_update(json.loads(line), instance) for line, instance in zip(lines, dataset, strict=False)]
+    write_whole(file, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in updated))
+
+
+def _update(answered: dict[str, Any], instance: dict[str, Any]) -> dict[str, Any]:
+    """Give a line of the output with its instance as it is now."""
+    return to_line(instance, answered["output"], answered.get("decisions"))
+
+
+def to_line(instance: dict[str, Any], output: str, decisions: object) -> dict[str, Any]:
+    """Make a line of the output: an instance with its answer."""
+    line = {key: value for key, value in instance.items() if value is not None}
+    reference = {"reference": line["output"]} if "output" in line else {}
+    return {**line, "output": output, **reference, **({} if decisions is None else {"decisions": decisions})}
 
 
 def describe_data(options: PredictOptions) -> dict[str, Any]:
@@ -263,9 +292,8 @@ def answer(engine: Engine, instances: Dataset, first: int, options: EngineOption
     answers = []
     for row, fit in zip(rows, fits, strict=True):
         completion = next(completions) if fit else Completion("")
-        reference = {"reference": row["output"]} if "output" in row else {}
-        decisions = {} if completion.decisions is None else {"decisions": _rounded(completion.decisions)}
-        line = json.dumps({**row, "output": completion.text, **reference, **decisions}, ensure_ascii=False) + "\n"
+        decisions = None if completion.decisions is None else _rounded(completion.decisions)
+        line = json.dumps(to_line(row, completion.text, decisions), ensure_ascii=False) + "\n"
         answers.append(Answer(line, completion.cut, fit))
     return answers
 

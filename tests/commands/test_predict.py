@@ -133,6 +133,25 @@ def test_it_goes_on_where_it_was_stopped(
     assert f"{kept} of {COUNT} are answered already" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("kept", [7, COUNT])
+def test_answers_that_were_given_already_get_the_annotation_as_it_is_now(
+    kept: int, answer: Callable[..., list[dict]], data: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    lines = answer()
+    content = "".join(json.dumps(line | {"decisions": {"a": [[0.5, None]]}}) + "\n" for line in lines[:kept])
+    (tmp_path / "preds.jsonl").write_text(content + '{"id": "0')
+    instances = make_instances(COUNT)
+    instances[0] |= {"output": '{"person": ["Nobody"]}', "label": "[]"}
+    write_lines(data / "test.jsonl", instances)
+    resumed = answer()
+    assert "preds.jsonl: 1 answer has the annotation as it is now" in capsys.readouterr().err
+    assert (resumed[0]["reference"], resumed[0]["label"]) == ('{"person": ["Nobody"]}', "[]")
+    assert [line["output"] for line in resumed] == [line["output"] for line in lines]
+    assert ["decisions" in line for line in resumed] == [True] * kept + [False] * (COUNT - kept)
+    answer()
+    assert "annotation" not in capsys.readouterr().err
+
+
 def test_another_model_or_other_options_are_refused(
     answer: Callable[..., list[dict]], model: str, tmp_path: Path
 ) -> None:
