@@ -82,6 +82,7 @@ class TransformersEngine:
         self.model: Any = model
         self.tokenizer: Any = tokenizer
         self.batch_size = batch_size
+        self.most_scored = sys.maxsize  # how many answers are scored at once, as the memory allows
         self.share_prefix = share_prefix
         self.lookup = lookup
         self.scores = scores
@@ -222,7 +223,8 @@ class TransformersEngine:
                 completions[index] = self.completion(row, requests[index])
 
         order = sorted(range(len(prompts)), key=lambda index: len(token_ids[index]) - len(prefixes[index]))
-        self.run_batches(answer, order, size, decoder)
+        if (left := self.run_batches(answer, order, size, decoder)) < size:
+            self.batch_size = left
         if self.keep_prefixes:
             self.kept = decoder.computed
         answers = [completions[index] for index in range(len(prompts))]
@@ -251,7 +253,7 @@ class TransformersEngine:
         check_room(tokens, 0, self.context)
         shares = GreedyDecoder.supports(self.model) and self.share_prefix
         prefixes = shared_prefixes(prompts, asked) if shares else [()] * len(prompts)
-        batch_size = self.find_batch_size(max(map(len, tokens), default=0), 0)
+        batch_size = min(self.most_scored, self.find_batch_size(max(map(len, tokens), default=0), 0))
         decoder = GreedyDecoder(self.model, self.end_tokens, 0, batch_size)
         # The logits are the largest tensor: no more than about a gigabyte
         longest = max(map(len, told), default=0) + 1
@@ -264,13 +266,14 @@ class TransformersEngine:
             for index, log_probs in zip(batch, decoder.read(rows, [len(asked[i]) for i in batch]), strict=True):
                 decisions[index] = read_decisions(AllSteps(told[index], log_probs.numpy(), self.vocabulary))
 
-        self.run_batches(read, order, size, decoder)
+        if (left := self.run_batches(read, order, size, decoder)) < size:
+            self.most_scored = left
         return decisions
 
     def run_batches(
         self, run: Callable[[Sequence[int]], None], order: Sequence[int], size: int, decoder: GreedyDecoder
-    ) -> None:
-        """Run batches of requests, by their numbers; halve one that does not fit into the memory."""
+    ) -> int:
+        """Run batches of requests, by their numbers; halve what does not fit into the memory and return the size."""
         import torch
 
         start = 0
@@ -281,13 +284,14 @@ class TransformersEngine:
             except torch.OutOfMemoryError as error:
                 if len(batch) == 1:
                     raise InputError(f"a single request does not fit into the memory: {first_line(error)}") from None
-                size = self.batch_size = decoder.batch_size = len(batch) // 2
+                size = decoder.batch_size = len(batch) // 2
             else:
                 start += len(batch)
                 continue
             # Only here, behind the handler, is what the batch had in memory free.
             torch.cuda.empty_cache()
             print(f"out of memory: from here on {size} requests at a time", file=sys.stderr)
+        return size
 
     def schema_prefixes(self, prompts: Sequence[str], token_ids: Sequence[list[int]]) -> list[tuple[int, ...]]:
         """

@@ -371,6 +371,9 @@ def test_scores_whose_batches_do_not_fit_into_the_memory(
         assert found is not None and right is not None
         assert found == {label: [pytest.approx(pair, abs=1e-3) for pair in pairs] for label, pairs in right.items()}
     assert "from here on 3 requests at a time" in capsys.readouterr().err
+    engine.score_decisions(requests, answers)
+    assert "out of memory" not in capsys.readouterr().err
+    assert engine.batch_size == 7  # that of the answers
 
 
 def test_more_prefixes_than_are_kept(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
