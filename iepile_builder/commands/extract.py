@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from iepile_builder.answers.scores import Calibration
 from iepile_builder.engines import EngineOptions, load_engine
 from iepile_builder.engines.base import Engine
 from iepile_builder.engines.loading import find_calibration
@@ -132,17 +133,21 @@ def main(options: ExtractOptions, engine_options: EngineOptions) -> None:
 
 def make_extractor(engine: Engine, options: EngineOptions, **settings: Any) -> Extractor:
     """Make an extractor that asks an engine as its options say, with the calibration of its model."""
-    calibration = None
-    if options.base_url is None:
-        calibration = find_calibration(options.model_name_or_path, options.adapter_name_or_path)
     return Extractor(
         engine,
         max_new_tokens=options.max_new_tokens,
         constrained=options.constrain != "off",
         copied=options.copied_in_force,
-        calibration=calibration,
+        calibration=read_calibration(options),
         **settings,
     )
+
+
+def read_calibration(options: EngineOptions) -> Calibration | None:
+    """Read the calibration of the model, if it has one and is not on a server."""
+    if options.base_url is not None:
+        return None
+    return find_calibration(options.model_name_or_path, options.adapter_name_or_path)
 
 
 def read_text(options: ExtractOptions) -> str:

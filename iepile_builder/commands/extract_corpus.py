@@ -29,7 +29,7 @@ import orjson
 from fsspec.implementations.local import LocalFileSystem
 from tqdm import tqdm
 
-from iepile_builder.commands.extract import make_extractor
+from iepile_builder.commands.extract import make_extractor, read_calibration
 from iepile_builder.engines import EngineOptions, load_engine
 from iepile_builder.engines.base import Engine
 from iepile_builder.engines.record import describe_engine, find_differences
@@ -128,8 +128,12 @@ def extract_corpus(
     if options.min_score > 0:
         engine_options.scores = True
     pieces, content = find_pieces(documents)
+    description = description or describe_engine(engine_options)
+    calibration = read_calibration(engine_options) if engine_options.scores else None
+    scaling = calibration and calibration.score.get(options.task)
     run = {
-        **(description or describe_engine(engine_options)),
+        **description,
+        **({"score_scaling": [*scaling]} if scaling else {}),
         "documents": documents.documents,
         "documents_version": content,
         "columns": documents.columns,

@@ -8,9 +8,9 @@ Answer the instances of a dataset with a model, greedily and in batches.
 Each line of the output is an instance with the model's text in `output`; the reference answer, if any, moves to
 `reference`. With `--scores`, `decisions` tells how sure the model was: for each label a pair for each item, the
 log-odds that an item followed and the log-probability of its tokens, and one for the end. A killed run is resumed by
-the same command; where only the annotation has changed since, its answers get the new one. What made the answers is
-recorded beside them (`preds.run.json`), and a resume with another model or with options that change answers is refused.
-Under `accelerate launch` or `torchrun` the processes share the work.
+the same command; where only the annotation has changed since, answers get the new one. What made the answers is
+recorded beside them (`preds.run.json`), and a resume with another model or with options that change answers is
+refused. Under `accelerate launch` or `torchrun` the processes share the work.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def predict(
             run = {"engine": description or describe_engine(engine_options), "data": describe_data(options)}
             if output_file.exists() and (size := output_file.stat().st_size):
                 its = f"its {done} answers were" if done else "its unfinished line was"
-                check_run(record, run, f"{output_file}: {its} made with ")
+                check_run(record, run, f"{output_file}: {its} made with ", done == len(dataset))
                 if complete < size:
                     os.truncate(output_file, complete)
             if outdated:
@@ -271,10 +271,13 @@ def describe_data(options: PredictOptions) -> dict[str, Any]:
     return {"dataset_name": options.dataset_name, "split": split, "tasks": options.tasks}
 
 
-def check_run(record: Path, run: dict[str, Any], found: str) -> None:
-    """Refuse to add to answers that another model or other options made."""
+def check_run(record: Path, run: dict[str, Any], found: str, complete: bool) -> None:
+    """Refuse answers that another model or other options made; if they are complete, scores do no harm."""
     try:
-        differences = find_differences(json.loads(record.read_bytes())["engine"], run["engine"])
+        made = json.loads(record.read_bytes())["engine"]
+        if complete and "scores" not in run["engine"]:
+            made.pop("scores", None)
+        differences = find_differences(made, run["engine"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         differences = [f"an unknown model: {record} is missing or damaged"]
     if differences:

@@ -134,8 +134,10 @@ def test_an_entity_may_have_its_likeliest_label_alone(
         assert (ai["pred"], ai["recall"]) == (pred, pytest.approx(100 / 3))
         assert report["benchmark"]["multi_label"] is (multi_label == "true")
         assert report["settings"].get("multi_label", True) is (multi_label == "true")
-    assert asked == [False, True]
     assert "one label an entity" in capsys.readouterr().out
+    _, ai, _ = benchmark(data, tmp_path / "false", *options, "true")["benchmark"]["rows"]
+    assert ai["pred"] == 4
+    assert asked == [False, True]  # and nothing is answered anew for scores that are not needed
     monkeypatch.setattr(Torn, "silent", True)
     with pytest.raises(SystemExit, match="CrossNER: its answers have no 'decisions'.*leave out --multi_label false"):
         benchmark(data, tmp_path / "silent", *options, "false")

@@ -44,11 +44,12 @@ def make_texts(count: int) -> list[str]:
 def run(documents: str, output_dir: object, engine: Any = None, **options: Any) -> dict[str, Any]:
     given = {"schema": SCHEMA, "shard_size": 7, "documents_at_once": 3, **options}
     columns = {name: given.pop(name) for name in ("schema_column", "language_column") if name in given}
+    model = {name: given.pop(name) for name in ("model_name_or_path", "scores") if name in given}
     return extract_corpus(
         DocumentOptions(documents, id_column="id", **columns),
         ExtractCorpusOptions(str(output_dir), **given),
         ClusterOptions(),
-        EngineOptions(),
+        EngineOptions(**model),
         description={"engine": "rules"},
         load=lambda options: engine or RuleEngine(tagged),
     )
@@ -309,6 +310,22 @@ def test_rows_of_other_options_are_not_continued(tmp_path: Path) -> None:
         run(documents, tmp_path / "out")
     run(documents, tmp_path / "out", schema=["person"], overwrite=True)
     assert len(read_rows(tmp_path / "out")) == 11
+
+
+def test_rows_of_another_calibration_are_not_continued(tmp_path: Path) -> None:
+    documents = write_corpus(tmp_path / "corpus.jsonl", make_texts(10))
+    (model := tmp_path / "model").mkdir()
+
+    def calibrate(slope: float) -> None:
+        (model / "calibration.json").write_text(f'{{"empty_bias": {{}}, "score": {{"NER": [{slope}, 0.0]}}}}')
+
+    calibrate(1.5)
+    run(documents, tmp_path / "out", scores=True, model_name_or_path=str(model))
+    run(documents, tmp_path / "free", model_name_or_path=str(model))
+    calibrate(0.5)
+    with pytest.raises(InputError, match=r"made with score_scaling \[1.5, 0.0\], not \[0.5, 0.0\]: give"):
+        run(documents, tmp_path / "out", scores=True, model_name_or_path=str(model))
+    run(documents, tmp_path / "free", model_name_or_path=str(model))  # whose rows have no scores
 
 
 def test_other_options_go_on_where_there_are_no_rows(tmp_path: Path) -> None:
