@@ -1,10 +1,12 @@
 """The embedded model: its weights on the Hub, else those of the package, dequantized once and whole."""
 
+import json
 import re
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -94,6 +96,47 @@ def test_an_interrupted_conversion_leaves_no_model(cache: Path, monkeypatch: pyt
     with pytest.raises(KeyboardInterrupt):
         embedded_model()
     assert [path for path in cache.iterdir() if path.is_dir()] == []
+
+
+def write_gguf(folder: Path, file: Path) -> None:
+    """Write a tiny model, which the folder holds, as a GGUF file."""
+    import gguf
+
+    model, tokenizer = load_model(str(folder)), load_tokenizer(str(folder))
+    config: Any = model.config
+    writer = gguf.GGUFWriter(file, "llama")
+    writer.add_name("tiny")
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(tokenizer.convert_ids_to_tokens(range(len(tokenizer))))
+    writer.add_token_merges(
+        [" ".join(pair) for pair in json.loads((folder / "tokenizer.json").read_bytes())["model"]["merges"]]
+    )
+    writer.add_chat_template(tokenizer.chat_template)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    for name, weight in model.state_dict().items():
+        writer.add_tensor(names.get_name(name, (".weight",)), weight.numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def test_the_file_of_the_package_is_parsed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gguf = pytest.importorskip("gguf")
+    write_gguf(save_tiny_model(tmp_path / "tiny"), tmp_path / "tiny.gguf")
+    parsed = []
+    parse = gguf.GGUFReader.__init__
+    monkeypatch.setattr(gguf.GGUFReader, "__init__", lambda self, path: parsed.append(path) or parse(self, path))
+    loading._dequantize(tmp_path / "tiny.gguf", tmp_path / "model")
+    assert parsed == [str(tmp_path / "tiny.gguf")]
+    assert load_model(str(tmp_path / "model")).dtype == torch.bfloat16
+    assert load_tokenizer(str(tmp_path / "model"))("Rome")["input_ids"]
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
