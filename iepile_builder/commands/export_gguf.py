@@ -75,7 +75,7 @@ def main(options: ExportOptions, model_options: ModelOptions, agreement: Agreeme
     output_dir = options.output_dir
     with (
         replace_folder(output_dir, "export-gguf", options.overwrite) as folder,
-        tempfile.TemporaryDirectory(dir=folder.parent) as temporary,
+        tempfile.TemporaryDirectory(dir=folder) as temporary,  # the next run removes what a killed one leaves here
     ):
         weights = Path(temporary, output_dir.resolve().name)  # the converter names the model after the folder
         # Answers of transformers

