@@ -128,11 +128,10 @@ def extract_corpus(
     if options.min_score > 0:
         engine_options.scores = True
     pieces, content = find_pieces(documents)
-    description = description or describe_engine(engine_options)
     calibration = read_calibration(engine_options) if engine_options.scores else None
     scaling = calibration and calibration.score.get(options.task)
     run = {
-        **description,
+        **(description or describe_engine(engine_options)),
         **({"score_scaling": [*scaling]} if scaling else {}),
         "documents": documents.documents,
         "documents_version": content,

@@ -34,6 +34,7 @@ FIXED = (
 FURTHER = (
     ("M", "A", "confusable"), ("H", "R", "confusable"), ("M", "R", "calibrated"), ("H", "R", "calibrated"),
     ("H", "A", "calibrated"), ("G", "P", "confusable"), ("G", "P", "f1"), ("P", "A", "confusable"),
+    ("P", "Q", "other"),
 )  # fmt: skip
 FOLDS = 5  # of records, for the cut of the log-odds
 
