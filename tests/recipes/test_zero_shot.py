@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shutil
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from iepile_builder.data.options import InstanceOptions
 from iepile_builder.engines import EngineOptions
 from iepile_builder.engines.loading import SMOLLM2
 from iepile_builder.io import hash_file
+from iepile_builder.tasks import TASKS
 from iepile_builder.training.arguments import SftArguments
 
 
@@ -106,6 +108,35 @@ def test_annotations_become_mentions(prepare: ModuleType, tmp_path: Path, monkey
     assert (folder / "books-mentions" / "schema.json").read_text() == '["author", "human"]\n[]\n{}\n'
 
 
+def test_relations_become_attributes(prepare: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = ("head", "head_type", "relation", "tail", "tail_type")
+    relations = [
+        dict(zip(keys, values, strict=True))
+        for values in (
+            ("Emma", "work", "author", "Jane Austen", "person"),
+            ("Jane Austen", "person", "country", "England", "place"),
+            ("Emma", "work", "country", "England", "place"),  # the attribute is one of writers
+            ("Jane Austen", "person", "sibling", "Cassandra", "person"),  # no attribute
+        )
+    ]
+    for split in ("train", "dev"):
+        write_lines(tmp_path / "IE-en" / "RE" / "books" / f"{split}.json", [{"text": "...", "relation": relations}])
+    (tmp_path / "attributes.yaml").write_text(
+        "books: {book: {head_type: work, attributes: [author]}, writer: {head_type: person, attributes: [country]}}\n"
+    )
+    monkeypatch.setattr(prepare, "FOLDER", tmp_path)
+    folder = prepare.derive_attributes(tmp_path, tmp_path / "out") / "IE-en" / "KG" / "books-attributes"
+    for split in ("train", "dev"):
+        (record,) = map(json.loads, (folder / f"{split}.json").read_text().splitlines())
+        assert record["relation"] == [
+            {"head": "Emma", "relation": "author", "tail": "Jane Austen"},
+            {"head": "Jane Austen", "relation": "country", "tail": "England"},
+        ]
+    assert (folder / "schema.json").read_text().splitlines() == [
+        '["book", "writer"]', '["author", "country"]', '{"book": ["author"], "writer": ["country"]}'
+    ]  # fmt: skip
+
+
 def test_another_file_of_a_corpus_is_refused(prepare: ModuleType, tmp_path: Path) -> None:
     corpora = {"NER": {"people": {"licence": "CC0", "sha256": "0" * 64}}}
     with pytest.raises(InputError, match="no such corpus"):
@@ -120,13 +151,19 @@ def test_one_command_makes_an_adapter_and_reuses_what_is_finished(
 ) -> None:
     """With a model of a few thousand weights and corpora of the sample; every stage in this process."""
     make, low_rank = scripts["make"], scripts["low_rank"]
-    trained, held_out = {"NER": "daily_news", "RE": "lives_and_works"}, {"EE": ["working_life"]}
+    trained = {"NER": "daily_news", "RE": "lives_and_works", "EE": "working_life"}
+    held_out = {"EE": ["working_life"], "KG": ["held_out-attributes"]}
     hashes = {name: hash_file(SAMPLE_CORPUS / "IE-en" / task / name / "train.json") for task, name in trained.items()}
     listed = {task: {name: {"licence": "MIT", "sha256": hashes[name]}} for task, name in trained.items()}
     (tmp_path / "corpora.yaml").write_text(yaml.safe_dump({"license": "mit", "train": listed, "held_out": held_out}))
     (tmp_path / "recycled.yaml").write_text("lives_and_works: {tails: {lives in: home town}}\n")
+    people = {"person": {"head_type": "person", "attributes": ["spouse", "lives in"]}}
+    (tmp_path / "attributes.yaml").write_text(yaml.safe_dump({"lives_and_works": people, "held_out": people}))
     small = {"compile_layers": False, "max_length": 2048, "per_device_train_batch_size": 2}
     (tmp_path / "sft_cpu.yaml").write_text(yaml.safe_dump({**read("sft_cpu.yaml"), **small}))
+    tree = tmp_path / "corpora"
+    shutil.copytree(SAMPLE_CORPUS, tree)
+    shutil.copytree(tree / "IE-en" / "RE" / "lives_and_works", tree / "IE-en" / "RE" / "held_out")
     model = save_tiny_model(tmp_path / "model", max_position_embeddings=4096)
     ran: list[str] = []
 
@@ -143,18 +180,20 @@ def test_one_command_makes_an_adapter_and_reuses_what_is_finished(
     for module in (make, scripts["prepare"]):
         monkeypatch.setattr(module, "FOLDER", tmp_path)
     options = make.MakeOptions(
-        SAMPLE_CORPUS, tmp_path / "out", max_records=8, max_train_tokens=4000, continue_tokens=2000, test_records=1,
-        model_name_or_path=str(model),
+        tree, tmp_path / "out", max_records=8, max_train_tokens=4000, continue_tokens=2000, last_tokens=2000,
+        test_records=1, model_name_or_path=str(model),
     )  # fmt: skip
     make.main(options)
     runs = ["build", "train", "build", "build", "train"]  # synonyms also have mentions
-    assert ran == [*runs, "low_rank", "build", "train", "low_rank", "build", "predict", "score"]
+    last = [*["build"] * 5, "train", "low_rank"]  # the instances as before, EET, EEA, SPO and KG
+    assert ran == [*runs, "low_rank", "build", "train", *last, "build", "build", "predict", "score"]
     out, adapter = tmp_path / "out", tmp_path / "out" / "adapter"
     assert json.loads((adapter / "adapter_config.json").read_text())["r"] == 16
     labels = json.loads((adapter / "training.json").read_text())["labels"]
     assert "home town" in labels["NER"] and "spouse" in labels["RE"]
+    assert {*labels} == {*TASKS}
     report = json.loads((out / "report.json").read_text())
-    assert report["tasks"]["EE"]["trigger"]["records"] == 1
+    assert report["tasks"]["EE"]["trigger"]["records"] == report["tasks"]["KG"]["records"] == 1
     assert "license: mit" in (adapter / "README.md").read_text()
     assert (out / "synonyms" / "train.jsonl").read_bytes() != (out / "plain" / "train.jsonl").read_bytes()
 

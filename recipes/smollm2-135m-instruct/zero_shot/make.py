@@ -1,5 +1,5 @@
 """
-Make the zero-shot adapter: train, take the mean of the runs, continue it, bring it to low rank, and score it.
+Make the zero-shot adapter: train, take the mean of the runs, continue it, at last on every task, and score it.
 
     python recipes/smollm2-135m-instruct/zero_shot/make.py --corpus_dir path/to/corpora --output_dir outputs/zero_shot
 
@@ -12,10 +12,11 @@ import os
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import yaml
-from prepare import FOLDER, check_corpora, recycle, run
+from prepare import FOLDER, check_corpora, derive_attributes, recycle, run
 from torch import cuda
 
 from iepile_builder import InputError
@@ -33,7 +34,8 @@ RUNS: dict[str, tuple[list[Any], list[Any]]] = {
     "plain": ([], []),
     "synonyms": (SYNONYMS, [*SYNONYMS, "--negatives", "ratio", "--negative_ratio", 0.05]),
 }
-TEST_RECORDS = {"NER": 100, "RE": 60, "EE": 60}  # validation records of each held-out corpus
+# Rows of the last training: the instances as before, and those of the tasks that the same annotations also serve
+SHARES = {"plain": 0.55, "EET": 0.13, "EEA": 0.13, "SPO": 0.11, "KG": 0.08}
 
 
 @dataclass
@@ -54,8 +56,10 @@ class MakeOptions:
             Tokens of each run, without padding.
         continue_tokens (`int`, *optional*, defaults to 1160000):
             Tokens on which the mean is continued.
+        last_tokens (`int`, *optional*, defaults to 700000):
+            Tokens of every task on which what came out is continued.
         test_records (`int`, *optional*, defaults to 100):
-            Validation records of each held-out corpus, at most 60 of RE and EE.
+            Validation records of each held-out corpus, at most 60 of all tasks other than NER.
         model_name_or_path (`str`, *optional*):
             Model to train. By default the embedded SmolLM2-135M-Instruct.
     """
@@ -66,6 +70,7 @@ class MakeOptions:
     max_records: int = 3500
     max_train_tokens: int = 3_850_000
     continue_tokens: int = 1_160_000
+    last_tokens: int = 700_000
     test_records: int = 100
     model_name_or_path: str | None = None
 
@@ -102,23 +107,42 @@ def main(options: MakeOptions) -> None:
         train_rows = [*train, "--dataset_name", place / "train.jsonl", "--max_train_tokens", options.max_train_tokens]
         stage(place / "adapter" / "trainer_state.json", *train_rows, "--output_dir", place / "adapter")
 
-    # Mean, another draw of the instances, low rank
+    # Mean, another draw of the instances
     to_rank = [FOLDER / "low_rank.py", "--base", model]
     tuned = [folder / name / "adapter" for name in options.runs]
-    mean, more, adapter = folder / "mean", folder / "continued", folder / "adapter"
+    mean, more, last, adapter = (folder / name for name in ("mean", "continued", "every_task", "adapter"))
     stage(mean / "training.json", *to_rank, "--tuned", *tuned, "--rank", 32, "--output_dir", mean)
-    draw = folder / "zero_shot_corpora"  # a name for the card
+    draw = folder / "drawn_anew"
     stage(draw / "train.jsonl", *every, "--epoch", 1, "--output_dir", draw)
-    resume = ["--adapter_name_or_path", mean, "--learning_rate", 4e-4, "--max_train_tokens", options.continue_tokens]
-    stage(more / "trainer_state.json", *train, "--dataset_name", draw, *resume, "--output_dir", more)
-    stage(adapter / "training.json", *to_rank, "--tuned", more, "--rank", 16, "--output_dir", adapter)
+    go_on = [*train, "--learning_rate", 4e-4, "--max_train_tokens"]
+    start = [options.continue_tokens, "--dataset_name", draw, "--adapter_name_or_path", mean]
+    stage(more / "trainer_state.json", *go_on, *start, "--output_dir", more)
+
+    # Every task, low rank
+    attributes = derive_attributes(options.corpus_dir, folder / "attributes")
+    some = ["--splits", "train", "--max_records", options.max_records]
+    builds = {"plain": [*every, "--epoch", 2]}
+    for task, of_task in {"EET": "EE", "EEA": "EE", "SPO": "RE"}.items():
+        names = corpora["train"][of_task]
+        builds[task] = [*tree, *some, "--corpora", *names, "--tasks", task, "--max_records_per_label", 150]
+    names = [path.name for path in attributes.glob("IE-en/KG/*") if path.name not in corpora["held_out"]["KG"]]
+    builds["KG"] = ["build", "--corpus_dir", attributes, *some, "--corpora", *names]
+    for name, build in builds.items():
+        stage(last / name / "train.jsonl", *build, "--output_dir", last / name)
+    rows = folder / "zero_shot_corpora.jsonl"  # a name for the card
+    mix({last / name / "train.jsonl": share for name, share in SHARES.items()}, options.last_tokens // 100, rows)
+    start = [options.last_tokens, "--dataset_name", rows, "--adapter_name_or_path", more]
+    stage(last / "adapter" / "trainer_state.json", *go_on, *start, "--output_dir", last / "adapter")
+    stage(adapter / "training.json", *to_rank, "--tuned", last / "adapter", "--rank", 16, "--output_dir", adapter)
 
     # Score on corpora that are held out
     parts = []
     for task, of_task in corpora["held_out"].items():
-        number, place = min(TEST_RECORDS[task], options.test_records), folder / "held_out" / task
+        number = options.test_records if task == "NER" else min(60, options.test_records)
         some = ["--splits", "validation", "--max_records", number, "--corpora", *of_task, "--tasks", task]
-        stage(place / "validation.jsonl", *tree, *some, "--output_dir", place)
+        build = ["build", "--corpus_dir", attributes] if task == "KG" else tree
+        place = folder / "held_out" / task
+        stage(place / "validation.jsonl", *build, *some, "--output_dir", place)
         parts.append(place / "validation.jsonl")
     questions, answers, report = (folder / name for name in ("held_out.jsonl", "answers.jsonl", "report.json"))
     join(parts, questions)
@@ -154,6 +178,18 @@ def join(parts: list[Path], file: Path) -> None:
     """Write the lines of several files into one."""
     if not file.exists():
         write_whole(file, "".join(part.read_text(encoding="utf-8") for part in parts))
+
+
+def mix(parts: dict[Path, float], number: int, file: Path) -> None:
+    """Draw rows of several files, of each its share of the number, and write them in random order."""
+    if not file.exists():
+        draw, rows = Random(0), []
+        for part, share in parts.items():
+            with part.open(encoding="utf-8") as lines:
+                pool = [*lines]
+            rows += draw.sample(pool, min(round(share * number), len(pool)))
+        draw.shuffle(rows)
+        write_whole(file, "".join(rows))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""For make.py and levers.py: their corpora, the calls of commands, and for make.py mentions of other annotations."""
+"""For make.py and levers.py: their corpora, the calls of commands, and for make.py other uses of annotations."""
 
 import json
 import re
@@ -59,6 +59,26 @@ def recycle(tree: Path, output_dir: Path) -> Path:
         labels = sorted({label for kind in kinds.values() for label in kind.values()})
         write_whole(folder / "train.json", "\n".join(lines) + "\n")
         write_whole(folder / "schema.json", f"{to_json(labels)}\n[]\n{{}}\n")
+    return output_dir
+
+
+def derive_attributes(tree: Path, output_dir: Path) -> Path:
+    """Write the corpora of attributes.yaml: KG corpora out of relations."""
+    for name, kinds in yaml.safe_load((FOLDER / "attributes.yaml").read_text()).items():
+        source, folder = tree / "IE-en" / "RE" / name, output_dir / "IE-en" / "KG" / f"{name}-attributes"
+        folder.mkdir(parents=True, exist_ok=True)
+        head_types = {relation: kind["head_type"] for kind in kinds.values() for relation in kind["attributes"]}
+        for split in ("train.json", "dev.json"):
+            lines = []
+            for _, _, line in read_lines(source / split):
+                record = json.loads(line)
+                kept = [each for each in record["relation"] if each["head_type"] == head_types.get(each["relation"])]
+                triples = [{key: each[key] for key in ("head", "relation", "tail")} for each in kept]
+                lines.append(to_json({"text": record["text"], "relation": triples}))
+            write_whole(folder / split, "\n".join(lines) + "\n")
+        attributes = {entity_type: kind["attributes"] for entity_type, kind in kinds.items()}
+        schema = [[*attributes], [*head_types], attributes]
+        write_whole(folder / "schema.json", "".join(f"{to_json(line)}\n" for line in schema))
     return output_dir
 
 
