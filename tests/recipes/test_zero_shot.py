@@ -180,7 +180,7 @@ def test_one_command_makes_an_adapter_and_reuses_what_is_finished(
     for module in (make, scripts["prepare"]):
         monkeypatch.setattr(module, "FOLDER", tmp_path)
     options = make.MakeOptions(
-        tree, tmp_path / "out", max_records=8, max_train_tokens=4000, continue_tokens=2000, last_tokens=2000,
+        tree, tmp_path / "out", max_records=8, max_train_tokens=4000, continue_tokens=2000, every_task_tokens=2000,
         test_records=1, model_name_or_path=str(model),
     )  # fmt: skip
     make.main(options)

@@ -1,5 +1,5 @@
 """
-Make the zero-shot adapter: train, take the mean of the runs, continue it, at last on every task, and score it.
+Make the zero-shot adapter: train, take the mean of the runs, continue it, bring it to low rank, and score it.
 
     python recipes/smollm2-135m-instruct/zero_shot/make.py --corpus_dir path/to/corpora --output_dir outputs/zero_shot
 
@@ -34,7 +34,7 @@ RUNS: dict[str, tuple[list[Any], list[Any]]] = {
     "plain": ([], []),
     "synonyms": (SYNONYMS, [*SYNONYMS, "--negatives", "ratio", "--negative_ratio", 0.05]),
 }
-# Rows of the last training: the instances as before, and those of the tasks that the same annotations also serve
+# Rows of `every_task_tokens`: the instances as before, and those of the tasks that the same annotations also serve
 SHARES = {"plain": 0.55, "EET": 0.13, "EEA": 0.13, "SPO": 0.11, "KG": 0.08}
 
 
@@ -56,8 +56,8 @@ class MakeOptions:
             Tokens of each run, without padding.
         continue_tokens (`int`, *optional*, defaults to 1160000):
             Tokens on which the mean is continued.
-        last_tokens (`int`, *optional*, defaults to 700000):
-            Tokens of every task on which what came out is continued.
+        every_task_tokens (`int`, *optional*, defaults to 0):
+            Tokens of every task on which the result is continued once more. The adapter is then the mean of both.
         test_records (`int`, *optional*, defaults to 100):
             Validation records of each held-out corpus, at most 60 of all tasks other than NER.
         model_name_or_path (`str`, *optional*):
@@ -70,7 +70,7 @@ class MakeOptions:
     max_records: int = 3500
     max_train_tokens: int = 3_850_000
     continue_tokens: int = 1_160_000
-    last_tokens: int = 700_000
+    every_task_tokens: int = 0
     test_records: int = 100
     model_name_or_path: str | None = None
 
@@ -112,28 +112,31 @@ def main(options: MakeOptions) -> None:
     tuned = [folder / name / "adapter" for name in options.runs]
     mean, more, last, adapter = (folder / name for name in ("mean", "continued", "every_task", "adapter"))
     stage(mean / "training.json", *to_rank, "--tuned", *tuned, "--rank", 32, "--output_dir", mean)
-    draw = folder / "drawn_anew"
+    draw = folder / "zero_shot_corpora"  # a name for the card
     stage(draw / "train.jsonl", *every, "--epoch", 1, "--output_dir", draw)
     go_on = [*train, "--learning_rate", 4e-4, "--max_train_tokens"]
     start = [options.continue_tokens, "--dataset_name", draw, "--adapter_name_or_path", mean]
     stage(more / "trainer_state.json", *go_on, *start, "--output_dir", more)
 
-    # Every task, low rank
-    attributes = derive_attributes(options.corpus_dir, folder / "attributes")
-    some = ["--splits", "train", "--max_records", options.max_records]
-    builds = {"plain": [*every, "--epoch", 2]}
-    for task, of_task in {"EET": "EE", "EEA": "EE", "SPO": "RE"}.items():
-        names = corpora["train"][of_task]
-        builds[task] = [*tree, *some, "--corpora", *names, "--tasks", task, "--max_records_per_label", 150]
-    names = [path.name for path in attributes.glob("IE-en/KG/*") if path.name not in corpora["held_out"]["KG"]]
-    builds["KG"] = ["build", "--corpus_dir", attributes, *some, "--corpora", *names]
-    for name, build in builds.items():
-        stage(last / name / "train.jsonl", *build, "--output_dir", last / name)
-    rows = folder / "zero_shot_corpora.jsonl"  # a name for the card
-    mix({last / name / "train.jsonl": share for name, share in SHARES.items()}, options.last_tokens // 100, rows)
-    start = [options.last_tokens, "--dataset_name", rows, "--adapter_name_or_path", more]
-    stage(last / "adapter" / "trainer_state.json", *go_on, *start, "--output_dir", last / "adapter")
-    stage(adapter / "training.json", *to_rank, "--tuned", last / "adapter", "--rank", 16, "--output_dir", adapter)
+    # Every task
+    attributes, tuned = derive_attributes(options.corpus_dir, folder / "attributes"), [more]
+    if options.every_task_tokens:
+        builds = {"plain": [*every, "--epoch", 2]}
+        for task, of_task in {"EET": "EE", "EEA": "EE", "SPO": "RE"}.items():
+            names = corpora["train"][of_task]
+            builds[task] = [*tree, *some, "--corpora", *names, "--tasks", task, "--max_records_per_label", 150]
+        names = [path.name for path in attributes.glob("IE-en/KG/*") if path.name not in corpora["held_out"]["KG"]]
+        builds["KG"] = ["build", "--corpus_dir", attributes, *some, "--corpora", *names]
+        for name, build in builds.items():
+            stage(last / name / "train.jsonl", *build, "--output_dir", last / name)
+        rows, number = last / "train.jsonl", options.every_task_tokens // 100
+        mix({last / name / "train.jsonl": share for name, share in SHARES.items()}, number, rows)
+        start = [options.every_task_tokens, "--dataset_name", rows, "--adapter_name_or_path", more]
+        stage(last / "adapter" / "trainer_state.json", *go_on, *start, "--output_dir", last / "adapter")
+        tuned.append(last / "adapter")
+
+    # Low rank
+    stage(adapter / "training.json", *to_rank, "--tuned", *tuned, "--rank", 16, "--output_dir", adapter)
 
     # Score on corpora that are held out
     parts = []
