@@ -189,9 +189,10 @@ def test_one_command_makes_an_adapter_and_reuses_what_is_finished(
     assert ran == [*runs, "low_rank", "build", "train", *last, "build", "build", "predict", "score"]
     out, adapter = tmp_path / "out", tmp_path / "out" / "adapter"
     assert json.loads((adapter / "adapter_config.json").read_text())["r"] == 16
-    labels = json.loads((adapter / "training.json").read_text())["labels"]
+    record = json.loads((adapter / "training.json").read_text())
+    labels = record["labels"]
     assert "home town" in labels["NER"] and "spouse" in labels["RE"]
-    assert {*labels} == {*TASKS}
+    assert {*labels} == {*record["tasks"]} == {*TASKS}
     report = json.loads((out / "report.json").read_text())
     assert report["tasks"]["EE"]["trigger"]["records"] == report["tasks"]["KG"]["records"] == 1
     assert "license: mit" in (adapter / "README.md").read_text()

@@ -129,11 +129,12 @@ def main(options: MakeOptions) -> None:
         builds["KG"] = ["build", "--corpus_dir", attributes, *some, "--corpora", *names]
         for name, build in builds.items():
             stage(last / name / "train.jsonl", *build, "--output_dir", last / name)
-        rows, number = last / "train.jsonl", options.every_task_tokens // 100
+        rows = last / "zero_shot_corpora.jsonl"
+        number = options.every_task_tokens // 100  # about twice as many as it takes
         mix({last / name / "train.jsonl": share for name, share in SHARES.items()}, number, rows)
         start = [options.every_task_tokens, "--dataset_name", rows, "--adapter_name_or_path", more]
         stage(last / "adapter" / "trainer_state.json", *go_on, *start, "--output_dir", last / "adapter")
-        tuned.append(last / "adapter")
+        tuned.insert(0, last / "adapter")  # the first one's record is that of the mean
 
     # Low rank
     stage(adapter / "training.json", *to_rank, "--tuned", *tuned, "--rank", 16, "--output_dir", adapter)
