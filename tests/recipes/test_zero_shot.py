@@ -51,6 +51,9 @@ def test_no_corpus_is_trained_on_and_held_out() -> None:
     trained = {name for of_task in corpora["train"].values() for name in of_task}
     assert trained.isdisjoint(name for names in corpora["held_out"].values() for name in names)
     assert trained.issuperset(read("recycled.yaml"))
+    held_out = {name.removesuffix("-attributes") for name in corpora["held_out"]["KG"]}
+    assert {*read("attributes.yaml")} - held_out <= corpora["train"]["RE"].keys()
+    assert held_out <= {*corpora["held_out"]["RE"]}
     assert all("none" not in about["licence"] for of_task in corpora["train"].values() for about in of_task.values())
 
 
@@ -193,6 +196,8 @@ def test_one_command_makes_an_adapter_and_reuses_what_is_finished(
     labels = record["labels"]
     assert "home town" in labels["NER"] and "spouse" in labels["RE"]
     assert {*labels} == {*record["tasks"]} == {*TASKS}
+    derived = map(json.loads, (out / "every_task" / "KG" / "train.jsonl").read_text().splitlines())
+    assert {row["source"] for row in derived} == {"lives_and_works-attributes"}
     report = json.loads((out / "report.json").read_text())
     assert report["tasks"]["EE"]["trigger"]["records"] == report["tasks"]["KG"]["records"] == 1
     assert "license: mit" in (adapter / "README.md").read_text()

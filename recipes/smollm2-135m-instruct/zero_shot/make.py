@@ -110,7 +110,7 @@ def main(options: MakeOptions) -> None:
     # Mean, another draw of the instances
     to_rank = [FOLDER / "low_rank.py", "--base", model]
     tuned = [folder / name / "adapter" for name in options.runs]
-    mean, more, last, adapter = (folder / name for name in ("mean", "continued", "every_task", "adapter"))
+    mean, more, of_every_task, adapter = (folder / name for name in ("mean", "continued", "every_task", "adapter"))
     stage(mean / "training.json", *to_rank, "--tuned", *tuned, "--rank", 32, "--output_dir", mean)
     draw = folder / "zero_shot_corpora"  # a name for the card
     stage(draw / "train.jsonl", *every, "--epoch", 1, "--output_dir", draw)
@@ -128,13 +128,15 @@ def main(options: MakeOptions) -> None:
         names = [path.name for path in attributes.glob("IE-en/KG/*") if path.name not in corpora["held_out"]["KG"]]
         builds["KG"] = ["build", "--corpus_dir", attributes, *some, "--corpora", *names]
         for name, build in builds.items():
-            stage(last / name / "train.jsonl", *build, "--output_dir", last / name)
-        rows = last / "zero_shot_corpora.jsonl"
+            stage(of_every_task / name / "train.jsonl", *build, "--output_dir", of_every_task / name)
+        rows = of_every_task / "zero_shot_corpora.jsonl"
         number = options.every_task_tokens // 100  # about twice as many as it takes
-        mix({last / name / "train.jsonl": share for name, share in SHARES.items()}, number, rows)
+        mix({of_every_task / name / "train.jsonl": share for name, share in SHARES.items()}, number, rows)
         start = [options.every_task_tokens, "--dataset_name", rows, "--adapter_name_or_path", more]
-        stage(last / "adapter" / "trainer_state.json", *go_on, *start, "--output_dir", last / "adapter")
-        tuned.insert(0, last / "adapter")  # the first one's record is that of the mean
+        stage(
+            of_every_task / "adapter" / "trainer_state.json", *go_on, *start, "--output_dir", of_every_task / "adapter"
+        )
+        tuned.insert(0, of_every_task / "adapter")  # the first one's record is that of the mean
 
     # Low rank
     stage(adapter / "training.json", *to_rank, "--tuned", *tuned, "--rank", 16, "--output_dir", adapter)
