@@ -212,6 +212,16 @@ def test_one_command_makes_an_adapter_and_reuses_what_is_finished(
         make.main(replace(options, runs=["none"]))
 
 
+def test_a_mix_limits_rows_without_a_fact(scripts: dict[str, ModuleType], tmp_path: Path) -> None:
+    """Of 100 rows, 30 with a fact; a share of 40 rows takes 12 without, and the 28 with one."""
+    make = scripts["make"]
+    rows = [json.dumps({"id": i, "output": json.dumps({"a": ["x"] if i < 30 else []})}) + "\n" for i in range(100)]
+    (tmp_path / "rows.jsonl").write_text("".join(rows))
+    make.mix({tmp_path / "rows.jsonl": 0.4}, 100, tmp_path / "mixed.jsonl")
+    mixed = (tmp_path / "mixed.jsonl").read_text().splitlines(keepends=True)
+    assert len({*mixed} & {*rows[:30]}) == 28 and len({*mixed} & {*rows[30:]}) == 12 == len(mixed) - 28
+
+
 def test_levers_compare_settings_with_the_baseline(
     scripts: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
