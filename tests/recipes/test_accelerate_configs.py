@@ -102,7 +102,7 @@ def test_every_file_that_a_recipe_or_a_readme_launches_with_is_there() -> None:
     texts = [path.read_text(encoding="utf-8") for suffix in ("yaml", "md") for path in recipes.rglob(f"*.{suffix}")]
     patterns = {
         r"recipes/[\w./-]+\.(?:yaml|sh|jinja)": ROOT / "{}",
-        r"iepile (?:train|grpo) --config (\S+)": recipes / "{}",
+        r"iepile (?:train|grpo) --config ([\w./-]+\w)": recipes / "{}",
         r"--accelerate_config (\w+)": FOLDER / "{}.yaml",
     }
     for pattern, place in patterns.items():
