@@ -37,7 +37,7 @@ RUNS: dict[str, tuple[list[Any], list[Any]]] = {
 }
 # Rows of `every_task_tokens`: the instances as before, and those of the tasks that the same annotations also serve
 SHARES = {"plain": 0.55, "EET": 0.13, "EEA": 0.13, "SPO": 0.11, "KG": 0.08}
-# Of these, at most so many without a fact: hard negatives leave two thirds of the rows of SPO and KG empty
+# The largest part of each share that has no fact: hard negatives leave two thirds of the rows of SPO and KG empty
 EMPTY = 0.3
 
 
@@ -188,7 +188,10 @@ def join(parts: list[Path], file: Path) -> None:
 
 
 def mix(parts: dict[Path, float], number: int, file: Path) -> None:
-    """Draw rows of several files, of each its share of the number, and write them in random order."""
+    """
+    Draw rows of several files, of each its share of the number, at most `EMPTY` of these without a fact, and write
+    them in random order.
+    """
     if not file.exists():
         draw, rows = Random(0), []
         for part, share in parts.items():
