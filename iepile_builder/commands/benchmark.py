@@ -81,8 +81,9 @@ class BenchmarkOptions:
             Whether an entity of NER may have several labels. If not, the one that scores highest counts, and answers
             are scored for it.
         trained_labels (`Path`, *optional*):
-            The label names that training has seen: a text file, one a line, or a folder with the `training.json` of an
-            adapter or model; by default what the training of this model recorded.
+            The label names that training has seen: a text file, one a line, or an adapter or model with a
+            `training.json` (its folder, Hub id or name in the recipes); by default what the training of this model
+            recorded.
         bootstrap (`int`, *optional*, defaults to 1000):
             Bootstrap resamples of the records for intervals.
         confidence (`float`, *optional*, defaults to 0.95):

@@ -73,8 +73,9 @@ class ScoreOptions:
             The dictionary that says which labels are confusable, as `iepile mine` writes it; by default the published
             one of the corpus, else one that is mined from the label names.
         trained_labels (`Path`, *optional*):
-            Also score the label names that training has seen, and the others: a folder with the `training.json` of an
-            adapter or model, or a text file, one name a line. Case and underscores are ignored.
+            Also score the label names that training has seen, and the others: an adapter or model with a
+            `training.json` (its folder, Hub id or name in the recipes), or a text file, one name a line. Case and
+            underscores are ignored.
         bootstrap (`int`, *optional*, defaults to 0):
             Bootstrap resamples of the records for intervals; 0 for no intervals.
         confidence (`float`, *optional*, defaults to 0.95):

@@ -11,7 +11,7 @@ import orjson
 import yaml
 from huggingface_hub import ModelCard
 
-from iepile_builder.engines.loading import BASE_NOTE, SMOLLM2, ZERO_SHOT
+from iepile_builder.engines.loading import BASE_NOTE, SMOLLM2, ZERO_SHOT, find_file
 from iepile_builder.errors import InputError
 from iepile_builder.io import find_adapter, write_whole
 from iepile_builder.tasks import TASKS
@@ -155,12 +155,15 @@ def read_labels(folder: str) -> dict[str, list[str]] | None:
 
 def read_trained_labels(path: Path) -> dict[str, list[str]]:
     """
-    Read task to the label names that a training has seen, from its record (the file, or the folder of its adapter or
-    model), or from a text file of names, one a line, which then hold for every task.
+    Read task to the label names that a training has seen, from its record (the file, or its adapter or model: a
+    folder, a Hub id, or a recipe's name), or from a text file of names, one a line, which then hold for every task.
 
     Raises:
         `InputError`: If there is no such file, or no labels in it.
     """
+    path = Path(find_adapter(str(path)))
+    if not path.exists():
+        path = find_file(RECORD, None, str(path)) or path
     if path.is_dir() or path.name == RECORD:
         labels = read_labels(str(path if path.is_dir() else path.parent))
         if labels is None:

@@ -8,6 +8,7 @@ from helpers.answers import entities, instance, scorer_of
 from helpers.corpora import write_lines
 
 from iepile_builder import InputError
+from iepile_builder.engines.loading import ZERO_SHOT
 from iepile_builder.scoring.matching import Matching
 from iepile_builder.scoring.report import by_task_and_block
 from iepile_builder.scoring.trained import score_by_training
@@ -83,6 +84,13 @@ def test_labels_of_a_record_or_of_a_text_file(tmp_path: Path) -> None:
         read_trained_labels(tmp_path)
     with pytest.raises(InputError, match=r"none.txt"):
         read_trained_labels(tmp_path / "none.txt")
+
+
+def test_labels_of_an_adapter_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "person" in read_trained_labels(Path(ZERO_SHOT))["NER"]
+    (tmp_path / "training.json").write_text(json.dumps({"labels": TRAINED}))
+    monkeypatch.setattr("transformers.utils.hub.cached_file", lambda *_: str(tmp_path / "training.json"))
+    assert read_trained_labels(Path("user/adapter")) == TRAINED
 
 
 def test_the_command_shows_them(run_command, tmp_path: Path) -> None:
