@@ -8,9 +8,9 @@ Extract from a text what a schema asks for, for the terminal or as a page, JSON 
         --output_file outputs/edison.html outputs/edison.ttl
 
 The text, of any length, comes from `--text`, from `--file` (plain text, PDF, HTML or DOCX; facts in a PDF have their
-page), or from the standard input. The schema is JSON, a JSON file, or a corpus's `schema.json`: a list of labels, a
-dictionary from label to description, or for EE, EEA and KG one from type to roles. Without `--task` it may ask for
-several tasks at once:
+page), or from the standard input (`--file -`, or neither). The schema is JSON, a JSON file, or a corpus's
+`schema.json`: a list of labels, a dictionary from label to description, or for EE, EEA and KG one from type to roles.
+Without `--task` it may ask for several tasks at once:
 
     --schema '{"entities": ["person"], "relations": {"founder": "who founded it"}, "events": {"resign": ["employee"]}}'
 """
@@ -47,7 +47,7 @@ class ExtractOptions:
         text (`str`, *optional*):
             The text, by default from the standard input.
         file (`Path`, *optional*):
-            A file with the text: .pdf, .html, .docx, or plain text.
+            A file with the text: .pdf, .html, .docx, or plain text; - is the standard input.
         triggers (`dict[str, list[str]]`, *optional*):
             For EEA, JSON: event type to triggers.
         examples (`Path`, *optional*):
@@ -158,11 +158,13 @@ def read_text(options: ExtractOptions) -> str:
         if SURROGATE.search(options.text):  # as Python reads bytes that are not UTF-8
             raise InputError("--text: not UTF-8")
         return options.text
-    if options.file is None and sys.stdin.isatty():
-        raise InputError("no text: give --text or --file, or pipe a text in")
-    if options.file is not None:
+    if options.file is not None and str(options.file) != "-":
         return read_document(options.file)
     try:
-        return sys.stdin.buffer.read().decode("utf-8-sig")
+        waits = options.file is None and sys.stdin.isatty()  # for a user who forgot the text
+        text = "" if waits else sys.stdin.buffer.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"the standard input: not UTF-8 ({error.reason})") from None
+    if not text.strip():
+        raise InputError("no text given: --text, --file or standard input")
+    return text

@@ -62,7 +62,7 @@ def _make_table(result: Extraction, colors: dict[str, str]) -> tuple[Table, int]
 
 def mark_text(result: Result, colors: dict[str, str]) -> Text:
     """Colour the mentions in the text, each followed by its labels."""
-    whole = result.results[0].text
+    whole = result.results[0].text.rstrip()  # a file ends in a newline, which would be an empty line here
     text = Text()
     place = 0
     inside = [mark for mark in find_marks(result) if mark.end <= _MAX_CHARACTERS]

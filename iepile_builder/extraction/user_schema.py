@@ -153,8 +153,8 @@ def read_schema(schema: Any, task: str) -> tuple[Schema, dict[str, Description]]
 
     Args:
         schema (`list`, `dict`, `str`, `Path`, [`Schema`] or a class of `pydantic.BaseModel`):
-            - a list of labels: entity types (NER), relations (RE), event types (EET), `"person_founder_company"` or
-              `("person", "founder", "company")` (SPO);
+            - a list of labels: entity types (NER), relations (RE), event types (EET), `"company_founder_person"` or
+              `("company", "founder", "person")` (SPO);
             - a list of schema items as instructions have them;
             - a dictionary from label to description (NER, RE, SPO, EET);
             - a dictionary from event type to its roles (EE, EEA), or from entity type to its attributes (KG): a list,

@@ -84,7 +84,7 @@ class SPO(RE):
     names = ("relation", "head_type", "tail_type")
     keyed = False
     label_name = "typed relation"
-    form = ["person_founder_company"]
+    form = ["company_founder_person"]
     examples = {
         "en": Example(
             [{"subject_type": "company", "predicate": "founder", "object_type": "person"}],

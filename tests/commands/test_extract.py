@@ -67,6 +67,7 @@ def test_a_text_with_a_byte_order_mark_and_odd_line_ends(run: Callable[..., str]
     file = run("--file", tmp_path / "text.txt", "--schema", '["city"]', "--output_file", "-", answer=answer)
     piped = run("--schema", '["city"]', "--output_file", "-", stdin=f"\ufeff{text}")
     assert json.loads(file) == json.loads(piped)
+    assert piped == run("--file", "-", "--schema", '["city"]', "--output_file", "-", stdin=f"\ufeff{text}")
     assert json.loads(file)["text"] == text
     assert json.loads(file)["facts"][0]["entity"]["start"] == text.index("Rome")
 
@@ -116,6 +117,12 @@ def test_bad_input(run: Callable[..., str], arguments: list[str], message: str) 
     with pytest.raises(InputError) as error:
         run("--schema", '["person"]', *arguments)
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("file", [[], ["--file", "-"]])
+def test_no_text_on_the_standard_input(run: Callable[..., str], file: list[str]) -> None:
+    with pytest.raises(InputError, match="no text given: --text, --file or standard input"):
+        run("--schema", '["person"]', *file, answer={}, stdin="\n")
 
 
 def test_several_tasks(run: Callable[..., str], tmp_path: Path) -> None:

@@ -22,6 +22,11 @@ def test_nothing_in_a_text_moves_the_terminal() -> None:
     assert re.search(r"\x1b\[1;30;48;2;[0-9;]+mAda", out)
 
 
+def test_a_newline_at_the_end_makes_no_empty_line() -> None:
+    result = Extractor(AnswerEngine({"person": ["Ada"]}))("Eve met Ada.\n", "NER", ["person"])
+    assert mark_text(result, label_styles(["person"], None)).plain == "Eve met Ada person ."
+
+
 def test_spans_within_and_across_each_other() -> None:
     answer = {"a": ["New York City"], "b": ["New York"], "c": ["City Council"]}
     result = Extractor(AnswerEngine(answer))("The New York City Council met.", "NER", ["a", "b", "c"])

@@ -125,6 +125,7 @@ class Twice(BaseModel):
         ("SPO", ["founder"], "'founder' is not of the form subjecttype_predicate_objecttype"),
         ("SPO", [("a_b", "c", "d")], "contains '_'"),
         ("EE", [{"type": "a"}], "the schema's items are none of EE"),
+        ("SPO", [{"a": "b"}], 'give the typed relations, such as ["company_founder_person"]'),
         ("NER", "no/such/file.json", "no such file"),
         ("NER", "x" * 5000, "no such file"),
         ("NER", '["person", ', "the schema is not JSON: Expecting value"),
