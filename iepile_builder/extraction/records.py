@@ -62,12 +62,15 @@ class Invalid(NamedTuple):
             What was found, with its place in the text; `None` where a required field was not found.
         message (`str`):
             Why it is none.
+        entity ([`Mention`] or `None`):
+            The string that names the entity whose field it is; `None` where that is the whole text.
     """
 
     model: str
     field: str
     string: Mention | None
     message: str
+    entity: Mention | None
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,10 @@ class Records(Generic[M]):
     def to_dict(self) -> dict[str, Any]:
         """Give the instances, their mentions, and what is invalid, as JSON values."""
         mentions = [{name: each.to_dict() for name, each in of_record.items()} for of_record in self.mentions]
-        invalid = [{**each._asdict(), "string": each.string and each.string.to_dict()} for each in self.invalid]
+        invalid = [
+            {name: each.to_dict() if isinstance(each, Mention) else each for name, each in of_value._asdict().items()}
+            for of_value in self.invalid
+        ]
         records = [record.model_dump(mode="json") for record in self.records]
         return {"records": records, "mentions": mentions, "invalid": invalid}
 
@@ -240,7 +246,7 @@ class _Reader(Generic[M]):
         for kind in self.plan.kinds.values():
             for found in self._list(kind):
                 if id(found) not in self.made and kind is not root:
-                    self._report(kind, "", found.mention, f"belongs to no {root.label}")
+                    self._report(kind, "", found.mention, f"belongs to no {root.label}", found)
         records: list[Any] = [record for record, _ in made]
         return Records(records, [mentions for _, mentions in made], self.invalid, self.extractions)
 
@@ -257,8 +263,8 @@ class _Reader(Generic[M]):
         known = self.entities.get(self.plan.kinds[each.inner].label, {}) if each.inner else {}
         return [known[_fold(value)] for value in found.values.get(each.label, ()) if _fold(value) in known]
 
-    def _report(self, kind: _Kind, name: str, string: Mention | None, message: str) -> None:
-        self.invalid.append(Invalid(kind.model.__name__, name, string, message))
+    def _report(self, kind: _Kind, name: str, string: Mention | None, message: str, found: _Found) -> None:
+        self.invalid.append(Invalid(kind.model.__name__, name, string, message, found.mention or None))
 
     def _make(self, kind: _Kind, found: _Found) -> _Value | None:
         """Make the instance of an entity, once, with those in it; `None` if it is not valid."""
@@ -288,7 +294,7 @@ class _Reader(Generic[M]):
                 break
             except ValidationError as error:
                 own = {each.field for each in self.invalid[before:] if each.model == kind.model.__name__}
-                if not self._drop(kind, error, values, many, own):
+                if not self._drop(kind, found, error, values, many, own):
                     return None
         mentions: dict[str, Mention] = {}
         for name, of_field in values.items():
@@ -310,12 +316,12 @@ class _Reader(Generic[M]):
                 try:
                     values.append(_Value(read_value(mention, each.types), {"": mention}))
                 except ValueError as error:
-                    self._report(kind, each.name, mention, str(error))
+                    self._report(kind, each.name, mention, str(error), found)
         if each.many:
             return values
         for value in values[1:]:
             string = next(iter(value.mentions.values()), None)
-            self._report(kind, each.name, string, "one value is asked for, and another was found before")
+            self._report(kind, each.name, string, "one value is asked for, and another was found before", found)
         return values[:1]
 
     def _named(self, kind: _Kind, each: _Field, found: _Found) -> list[_Found]:
@@ -328,7 +334,7 @@ class _Reader(Generic[M]):
                 known[_fold(mention)] = entity = _Found(mention)  # nothing but its name
                 self.named.add(id(entity))
             elif _fold(mention) not in known:
-                self._report(kind, each.name, mention, f"no {inner.label} of this name was found")
+                self._report(kind, each.name, mention, f"no {inner.label} of this name was found", found)
         entities = self._find(each, found)
         single = [other.inner for other in kind.fields].count(each.inner) == 1
         if kind is self.plan.root and self.alone and single and (each.many or not entities):
@@ -336,7 +342,13 @@ class _Reader(Generic[M]):
         return entities
 
     def _drop(
-        self, kind: _Kind, error: ValidationError, values: dict[str, list[_Value]], many: set[str], reported: set[str]
+        self,
+        kind: _Kind,
+        found: _Found,
+        error: ValidationError,
+        values: dict[str, list[_Value]],
+        many: set[str],
+        reported: set[str],
     ) -> bool:
         """Report the errors of an instance, and drop the values that have them; tell whether that can be enough."""
         wrong: dict[str, set[int]] = {}
@@ -349,11 +361,12 @@ class _Reader(Generic[M]):
             if not of_field:  # an error of the whole, or a value that is missing
                 enough = False
                 if name not in reported:
-                    self._report(kind, name, None, each["msg"])
+                    self._report(kind, name, None, each["msg"], found)
                 continue
             numbers = {number} if name in many and isinstance(number, int) else set(range(len(of_field)))
             for index in numbers - wrong.get(name, set()):
-                self._report(kind, name, next(iter(of_field[index].mentions.values()), None), each["msg"])
+                string = next(iter(of_field[index].mentions.values()), None)
+                self._report(kind, name, string, each["msg"], found)
             wrong.setdefault(name, set()).update(numbers)
         for name, numbers in wrong.items():
             values[name] = [value for index, value in enumerate(values[name]) if index not in numbers]

@@ -171,9 +171,10 @@ def test_a_record_without_a_required_value_is_left_out() -> None:
     missing = {**ANSWER, "invoice": {"R-17": {"total": "4,944.00"}}}
     result = extract(Invoice, missing)
     assert result.records == [] and result.mentions == []
-    assert {(each.field, each.string, each.message) for each in result.invalid} == {
-        ("number", None, "Field required"), ("issued", None, "Field required"),
+    assert {(each.field, each.string, each.message, each.entity) for each in result.invalid} == {
+        ("number", None, "Field required", "R-17"), ("issued", None, "Field required", "R-17"),
     }  # fmt: skip
+    assert result.to_dict()["invalid"][0]["entity"]["start"] == TEXT.index("R-17")
     # a value that was found and is wrong is not reported as missing, too
     result = extract(Invoice, {**ANSWER, "invoice": {"R-17": {**INVOICE["R-17"], "issued": "Overdue"}}})
     assert result.records == []
@@ -209,7 +210,7 @@ def test_entities_that_no_attribute_names() -> None:
     two["line item"] = {**ANSWER["line item"], "Siemens AG": {"quantity": "3", "price": "3"}}
     result = extract(Invoice, two)
     assert [len(record.items) for record in result.records] == [2]
-    assert ("LineItem", "", "Siemens AG", "belongs to no invoice") in result.invalid
+    assert ("LineItem", "", "Siemens AG", "belongs to no invoice", "Siemens AG") in result.invalid
 
 
 def test_two_fields_with_one_model_and_names_without_entities() -> None:
