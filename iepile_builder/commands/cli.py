@@ -131,6 +131,8 @@ def parse_options(name: str, doc: str, options: Sequence[type], argv: Sequence[s
         file = _config_of(argv)
         reason = f"{file}: {reason}" if file and reason.startswith("Option ") else reason
         raise InputError(f"{reason}; see iepile {name} --help") from None
+    except RecursionError:
+        raise InputError(f"the JSON of an option is nested too deeply; see iepile {name} --help") from None
     if config := _config_of(argv):
         written = [values.get(name) for name in WRITTEN]
         for file in [file for files in written for file in (files if isinstance(files, list) else [files]) if file]:

@@ -90,7 +90,7 @@ def _list(cell: str) -> list[Any]:
         return []
     try:
         value = json.loads(cell)
-    except ValueError:
+    except (ValueError, RecursionError):
         try:
             value = ast.literal_eval(cell)
         except (ValueError, SyntaxError, MemoryError, RecursionError):

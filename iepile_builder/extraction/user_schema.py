@@ -196,6 +196,8 @@ def open_schema(schema: Any, task: str | None = None) -> Any:
         raise InputError(f"schema {str(schema)[:80]!r}: no such file; give its path, or {wanted}")
     try:
         return json.loads(Path(schema).read_bytes())
+    except RecursionError:
+        raise InputError(f"{schema}: nested too deeply") from None
     except ValueError:
         return Schema.read(schema)
 
@@ -204,6 +206,8 @@ def parse_json(text: str) -> Any:
     """Parse a schema that is JSON."""
     try:
         return json.loads(text)
+    except RecursionError:
+        raise InputError("the schema is nested too deeply") from None
     except ValueError as error:
         raise InputError(f"the schema is not JSON: {error}") from None
 

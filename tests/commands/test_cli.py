@@ -73,6 +73,8 @@ def test_a_config_of_another_form(tmp_path: Path, content: str, message: str) ->
 def test_a_value_of_none_of_several_types() -> None:
     with pytest.raises(InputError, match=r"--share: Expected float, dict\[str, float\]. Got value: abc; see"):
         parse("--model_name_or_path", "m", "--share", "abc")
+    with pytest.raises(InputError, match="the JSON of an option is nested too deeply; see"):
+        parse("--model_name_or_path", "m", "--share", "[" * 990 + "]" * 990)
 
 
 def test_a_number_that_is_none_and_an_unknown_option_of_a_file(tmp_path: Path) -> None:

@@ -436,6 +436,7 @@ def test_csv_of_entities_without_offsets_and_of_relations(tmp_path: Path) -> Non
         ),
         ("entity,label,text\nAda,PER\n", "line 2: fewer cells than the 3 columns: it has no text"),
         ("text,spans\nAda,PER\n", "line 2: 'PER' is no list of spans"),
+        (f"text,spans\nAda,{'[' * 100_000}\n", r"line 2: '\[*' is no list of spans"),
         ('text,spans\nAda,"[{""start"": 0}]"\n', "line 2: offsets 0 and None are not in the text"),
     ],
 )

@@ -8,7 +8,7 @@ from helpers.corpora import ALL_TASKS
 from pydantic import BaseModel, Field
 
 from iepile_builder import InputError, Schema
-from iepile_builder.extraction.user_schema import read_schema
+from iepile_builder.extraction.user_schema import open_schema, read_schema
 from iepile_builder.tasks import TASKS
 
 
@@ -141,3 +141,11 @@ def test_what_is_no_schema(task: str, schema: Any, message: str) -> None:
     with pytest.raises(InputError) as error:
         read_schema(schema, task)
     assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_json_that_is_nested_too_deeply(tmp_path: Path) -> None:
+    deep = "[" * 100_000
+    (file := tmp_path / "deep.json").write_text(deep)
+    for schema, message in ((deep, "the schema is nested too deeply"), (file, "deep.json: nested too deeply")):
+        with pytest.raises(InputError, match=message):
+            open_schema(schema)
