@@ -113,13 +113,14 @@ def _ended_in_one_line(name: str) -> Iterator[None]:
 def parse_options(name: str, doc: str, options: Sequence[type], argv: Sequence[str] | None = None) -> list[Any]:
     """
     Read the options of a command, an instance of each dataclass, from `argv` (by default that of the process) and from
-    the YAML file of `--config`. `name` and `doc` are for messages and help.
+    the YAML file of `--config`. `name` (of a command, or a script that is none) and `doc` are for messages and help.
 
     Raises:
         `InputError`: If an option is unknown, missing, or has a value of another type.
     """
+    parser = make_parser(name, doc, options)
     try:
-        values = make_parser(name, doc, options).parse_args(argv)
+        values = parser.parse_args(argv)
     except ArgumentError as error:
         reason = re.sub(r'Parser key "([\w.]+)":', r"--\1:", " ".join(str(error).split()))
         reason = re.sub(r"<class '(\w+)'>", r"\1", reason)
@@ -130,9 +131,9 @@ def parse_options(name: str, doc: str, options: Sequence[type], argv: Sequence[s
         reason = re.sub(r"Expected (?:an? )?(int|float|bool)\. Got value: (.*)", _not_a_number, reason)
         file = _config_of(argv)
         reason = f"{file}: {reason}" if file and reason.startswith("Option ") else reason
-        raise InputError(f"{reason}; see iepile {name} --help") from None
+        raise InputError(f"{reason}; see {parser.prog} --help") from None
     except RecursionError:
-        raise InputError(f"the JSON of an option is nested too deeply; see iepile {name} --help") from None
+        raise InputError(f"the JSON of an option is nested too deeply; see {parser.prog} --help") from None
     if config := _config_of(argv):
         written = [values.get(name) for name in WRITTEN]
         for file in [file for files in written for file in (files if isinstance(files, list) else [files]) if file]:
@@ -157,10 +158,11 @@ def _config_of(argv: Sequence[str] | None) -> str | None:
 
 
 def make_parser(name: str, doc: str, options: Sequence[type]) -> ArgumentParser:
-    """Make the parser of a command, with a group of options for each dataclass."""
+    """Make the parser of a command or script, with a group of options for each dataclass."""
+    prog = f"iepile {name}" if name in COMMANDS else name
     parser = ArgumentParser(
-        prog=f"iepile {name}",
-        usage=f"iepile {name} [options]",
+        prog=prog,
+        usage=f"{prog} [options]",
         description=doc.strip(),
         exit_on_error=False,
         print_config=None,

@@ -5,7 +5,7 @@ Compare the finished runs of a study: average precision of decisions, F1 and con
 """
 
 import json
-import sys
+from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from itertools import chain, product
 from pathlib import Path
@@ -368,4 +368,6 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 if __name__ == "__main__":
-    print(write_report(Path(sys.argv[1])))
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("output_dir", type=Path, help="that of run.py")
+    print(write_report(parser.parse_args().output_dir))

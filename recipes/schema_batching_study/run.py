@@ -245,6 +245,6 @@ def answer(questions: list[dict[str, Any]], place: Path, base: str, options: Stu
 if __name__ == "__main__":
     try:
         with quiet_libraries():
-            main(*parse_options("study", __doc__ or "", [StudyOptions], None))
+            main(*parse_options("run.py", __doc__ or "", [StudyOptions], None))
     except InputError as error:
         sys.exit(f"error: {error}")

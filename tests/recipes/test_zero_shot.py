@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import runpy
 import shutil
 import sys
 from dataclasses import fields, replace
@@ -44,6 +45,15 @@ def prepare(scripts: dict[str, ModuleType]) -> ModuleType:
 
 def read(name: str) -> dict:
     return yaml.safe_load((FOLDER / name).read_text())
+
+
+@pytest.mark.parametrize("name", ["make.py", "levers.py", "low_rank.py", "calibration.py"])
+@pytest.mark.usefixtures("scripts")  # they import each other
+def test_help_names_the_script(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        runpy.run_path(str(FOLDER / name), run_name="__main__")
+    assert capsys.readouterr().out.startswith(f"usage: {name} [")
 
 
 def test_no_corpus_is_trained_on_and_held_out() -> None:

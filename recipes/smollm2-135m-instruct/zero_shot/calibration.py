@@ -8,7 +8,7 @@ Prints the table of README.md.
 """
 
 import json
-import sys
+from argparse import ArgumentParser
 from collections.abc import Iterable
 
 import numpy as np
@@ -98,4 +98,8 @@ def main(file: str, limit: float) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], float(sys.argv[2]))
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("answers", help="answers of iepile predict --scores to NER")
+    parser.add_argument("empty_bias", type=float, help="the bias that they were made with")
+    arguments = parser.parse_args()
+    main(arguments.answers, arguments.empty_bias)

@@ -231,6 +231,6 @@ def spread(values: np.ndarray) -> str:
 
 if __name__ == "__main__":
     try:
-        main(*parse_options("levers", __doc__ or "", [LeverOptions], None))
+        main(*parse_options("levers.py", __doc__ or "", [LeverOptions], None))
     except InputError as error:
         sys.exit(f"error: {error}")

@@ -101,6 +101,6 @@ def main(options: LowRankOptions) -> None:
 
 if __name__ == "__main__":
     try:
-        main(*parse_options("low_rank", __doc__ or "", [LowRankOptions], None))
+        main(*parse_options("low_rank.py", __doc__ or "", [LowRankOptions], None))
     except InputError as error:
         sys.exit(f"error: {error}")

@@ -208,6 +208,6 @@ def mix(parts: dict[Path, float], number: int, file: Path) -> None:
 
 if __name__ == "__main__":
     try:
-        main(*parse_options("make", __doc__ or "", [MakeOptions], None))
+        main(*parse_options("make.py", __doc__ or "", [MakeOptions], None))
     except InputError as error:
         sys.exit(f"error: {error}")
