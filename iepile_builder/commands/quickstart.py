@@ -145,6 +145,8 @@ def main(options: QuickstartOptions) -> None:
     for system, engine in systems.items():
         _run(times, f"predict, {system}", reports[system], [*predict, *engine, "--output_file", answers[system]])
         score: list[str | Path] = ["score", "--bootstrap", "1000", "--predictions_file", answers[system]]
+        if options.corpus_dir is None:
+            score += ["--hard_negatives", SAMPLE_CORPUS / "hard_negatives.json"]  # as the build
         _run(times, f"score, {system}", reports[system], [*score, "--output_file", reports[system]])
 
     if options.push_to_hub is not None:

@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from iepile_builder.data.hard_negatives import select_corpus
@@ -76,7 +77,7 @@ def count_confusable(
             A dictionary of [`~iepile_builder.data.hard_negatives.load_hard_negatives`]. A corpus that it does not have
             gets the published one, else one that is mined from the label names.
         name (`str`, *optional*, defaults to `"given"`):
-            Name of the given dictionary.
+            Name or path of the given dictionary.
 
     Returns:
         `dict`: `overall` and, by task and gold label, `labels`. Each has the predicted facts with the mentions of a
@@ -133,7 +134,7 @@ def _find_dictionaries(
         found = select_corpus(given, name, source) if given is not None else {}
         if found:
             fits = fits or any(label in labels and other in labels for label, of in found.items() for other in of)
-            yield (name, source), (found, given_name)
+            yield (name, source), (found, Path(given_name).name)  # a report may be published
         else:
             yield (name, source), default_hard_negatives(name, source, TASKS[name].to_schema(labels))
     if not fits:

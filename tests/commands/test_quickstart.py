@@ -15,6 +15,8 @@ from helpers.hub_server import LocalHub
 from helpers.processes import wait_until_gone
 from helpers.tiny import save_tiny_model
 
+from iepile_builder import InputError
+from iepile_builder.commands import quickstart as command
 from iepile_builder.commands import train
 from iepile_builder.commands.quickstart import find_device, take_test_records
 
@@ -80,6 +82,20 @@ def test_the_shipped_adapter_is_continued(smollm2: str, tmp_path: Path) -> None:
         "license: cc-by-nc-sa-4.0" in card
         and "the zero-shot adapter of iepile-builder (recipes/smollm2-135m-instruct/zero_shot), continued" in card
     )
+
+
+def test_the_sample_is_scored_with_the_dictionary_of_its_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(times: dict, name: str, result: Path, words: list) -> None:
+        if name == "score, base":
+            raise InputError(" ".join(map(str, words)))
+
+    monkeypatch.setattr(command, "start_children", lambda: None)
+    monkeypatch.setattr(command, "take_test_records", lambda *_: None)
+    monkeypatch.setattr(command, "_run", run)
+    with pytest.raises(InputError, match="--hard_negatives .*sample_corpus/hard_negatives.json"):
+        command.main(command.QuickstartOptions(model_name_or_path="m", output_dir=tmp_path))
 
 
 def test_a_gpu_is_used_if_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:

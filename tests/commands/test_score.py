@@ -104,7 +104,7 @@ def test_scores_of_facts_and_confusable_labels(run_script, tmp_path: Path) -> No
     row = {**instance("NER", ["person", "city"], gold, answer), "decisions": decisions}
     write_lines(tmp_path / "preds.jsonl", [row])
     (tmp_path / "hard.json").write_text('{"person": ["city"]}')
-    options = ["--output_file", "report.json", "--report", "page", "--hard_negatives", "hard.json"]
+    options = ["--output_file", "report.json", "--report", "page", "--hard_negatives", str(tmp_path / "hard.json")]
     screen = run_script("score.py", "--predictions_file", "preds.jsonl", *options).stdout
     line = "confusable labels: 1 of 3 predicted facts with the mentions of a gold fact (33.3%); dictionary: hard.json"
     assert line in screen
