@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ def event(label: str, trigger: str, **arguments: str) -> dict:
     return {"event_trigger": trigger, "event_type": label, "arguments": listed}
 
 
-def talk(text: str, label: str, answer: list[str]) -> dict:
+def talk(text: str, label: str, answer: Any) -> dict:
     turns = (f"Text: {text}", "I've read this text.", f"What describes {label} in the text?", json.dumps(answer))
     return {"id": "x", "conversations": [{"from": "human", "value": turn} for turn in turns]}
 
@@ -218,6 +219,72 @@ def test_a_file_of_another_format_is_named_in_one_line(reader: str, tmp_path: Pa
 def test_of_many_files_the_wrong_one_is_named(tmp_path: Path) -> None:
     right, wrong = write(tmp_path, [json.dumps([ACE]), json.dumps([ACE])[:-9]])
     assert len(read_source("ace", [right, right])) == 2
-    with pytest.raises(InputError, match=r"1\.txt: not of the format ace") as error:
+    with pytest.raises(InputError, match=r"1\.txt: not JSON") as error:
         read_source("ace", [right, wrong])
     assert "0.txt" not in str(error.value)
+
+
+def asking(answer: Any) -> list[dict]:
+    return [talk("Ada in Ely", "person", ["Ada"]), talk("Ada in Ely", "city", answer)]
+
+
+@pytest.mark.parametrize(
+    ("reader", "row", "message"),
+    [
+        ("uniner", asking("Ada"), "record 2: the answer '\"Ada\"' is not a list of strings"),
+        ("uniner", asking([1]), "record 2: the answer '[1]' is not a list of strings"),
+        ("uniner", asking({"Ada": 1}), "record 2: the answer '{\"Ada\": 1}' is not a list of strings"),
+        ("zero_rte", [triplet([-1], "in", [4])], "tokens [-1], which are not in order among the 6"),
+        ("zero_rte", [triplet([1, 0], "in", [4])], "tokens [1, 0], which are not in order among the 6"),
+        ("zero_rte", [triplet([0], "in", [6])], "tokens [6], which are not in order among the 6"),
+        ("zero_rte", [triplet([0], "in", [0, -3, 2])], "tokens [0, -3, 2], which are not in order"),
+        ("zero_rte", [triplet([], "in", [4])], "tokens [], which are not in order"),
+        ("zero_rte", [triplet("0", "in", [4])], "not of this format (TypeError: "),
+        ("zero_rte", [{**triplet([0], "in", [1]), "tokens": "Ada"}], "tokens 'Ada' are not a list"),
+        ("zero_rte", [{**triplet([0], "in", [1]), "tokens": ["Ada", 1]}], "not of this format (TypeError: "),
+        (
+            "zero_rte",
+            [{**triplet([0], "in", [1]), "tokens": ["Ada", " "]}],
+            "a mention is at tokens [1], which are blank",
+        ),
+        (
+            "rams",
+            {"gold_evt_links": [[[5, 5], [9, 12], "x"]]},
+            "tokens [9, 10, 11, 12], which are not in order among the 10",
+        ),
+        ("rams", {"gold_evt_links": [[[5, 5], [0, 10**9], "x"]]}, "tokens [0, 1, 2, 3, 4, 5, 6, 7, 8], which"),
+        ("rams", {"gold_evt_links": [[[5, 5], [2, 0], "x"]]}, "tokens [], which are not in order"),
+        ("rams", {"gold_evt_links": [[[5, 5], [-1, -1], "x"]]}, "tokens [-1], which are not in order"),
+        (
+            "rams",
+            {"gold_evt_links": [[[5, 6], [0, 0], "x"]]},
+            "an argument is that of an event at [5, 6], where none is",
+        ),
+        (
+            "rams",
+            {"evt_triggers": [[-5, -5, [["x", 1.0]]]], "gold_evt_links": []},
+            "tokens [-5], which are not in order",
+        ),
+        ("rams", {"sentences": ["They met ."]}, "tokens 'They met .' are not a list"),
+        (
+            "wikievents",
+            {"event_mentions": [{**WIKIEVENTS["event_mentions"][0], "trigger": {"text": "hurt", "sent_idx": -1}}]},
+            "a mention is in sentence -1, which is none of the 2",
+        ),
+        ("wikievents", {"entity_mentions": []}, "'e1' is missing"),
+    ],
+)
+def test_a_row_with_wrong_places_tokens_or_answers_is_named(
+    reader: str, row: Any, message: str, tmp_path: Path
+) -> None:
+    if reader == "zero_rte":
+        content = CASES[reader][0][0] + "\n" + json.dumps({"triplets": row})
+    elif reader == "uniner":
+        content = json.dumps(row)
+    else:
+        right = {"rams": RAMS, "wikievents": WIKIEVENTS}[reader]
+        content = json.dumps(right) + "\n" + json.dumps({**right, **row})
+    with pytest.raises(InputError) as error:
+        read_source(reader, write(tmp_path, [content]))
+    assert message in str(error.value)
+    assert str(error.value).startswith(f"{tmp_path / '0.txt'}, {'record' if reader == 'uniner' else 'line'} 2: ")
