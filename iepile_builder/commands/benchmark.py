@@ -20,8 +20,10 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field, replace
 from datetime import date
 from functools import cache
 from pathlib import Path
@@ -40,7 +42,17 @@ from iepile_builder.data.corpus import check_choices
 from iepile_builder.data.instances import without_dataset_bars
 from iepile_builder.engines import EngineOptions, load_engine
 from iepile_builder.errors import InputError
-from iepile_builder.io import check_apart, hash_file, read_json, read_lines, to_json, write_whole
+from iepile_builder.io import (
+    check_apart,
+    hash_file,
+    locked,
+    pluralize,
+    read_json,
+    read_lines,
+    read_objects,
+    to_json,
+    write_whole,
+)
 from iepile_builder.scoring.matching import Matching, Mode
 from iepile_builder.scoring.report import to_json_text
 from iepile_builder.scoring.significance import (
@@ -91,7 +103,8 @@ class BenchmarkOptions:
         seed (`int`, *optional*, defaults to 0):
             Seed of the order of the labels of FewRel and Wiki-ZSL, and of the resamples.
         unchecked (`bool`, *optional*, defaults to `False`):
-            Also score files that hold another number of records than the published ones.
+            Also score files that hold another number of records than the published ones, or records that cannot be
+            used, which are left out.
         hub_dataset (`str`, *optional*):
             Hub id of a benchmark dataset that has these sets as tasks: writes `.eval_results/benchmark.yaml`, for the
             model's repository.
@@ -115,6 +128,25 @@ class BenchmarkOptions:
 
 
 OPTIONS = (BenchmarkOptions, EngineOptions)
+
+
+@dataclass
+class Instances:
+    """
+    The instances of the sets.
+
+    Args:
+        folders (`dict[str, dict[Path, int]]`, *optional*):
+            By set, the folder of each corpus with the number of its test records that are left out.
+        skipped (`dict[str, list[str]]`, *optional*):
+            By set, the corpora without files.
+        files (`dict[str, str]`, *optional*):
+            The files that were read, with their sha256.
+    """
+
+    folders: dict[str, dict[Path, int]] = field(default_factory=dict)
+    skipped: dict[str, list[str]] = field(default_factory=dict)
+    files: dict[str, str] = field(default_factory=dict)
 
 
 def main(options: BenchmarkOptions, engine_options: EngineOptions) -> None:
@@ -144,8 +176,7 @@ def main(options: BenchmarkOptions, engine_options: EngineOptions) -> None:
     from accelerate.utils import broadcast_object_list
 
     from iepile_builder.commands.predict import PredictOptions, join_processes, predict
-    from iepile_builder.engines.record import describe_engine, run_file
-    from iepile_builder.scoring.scorer import NO_SCORES, Scorer
+    from iepile_builder.engines.record import describe_engine
 
     own_lookup = engine_options.engine == "lookup" and engine_options.model_name_or_path is None
     description = None if own_lookup else describe_engine(engine_options)
@@ -154,59 +185,160 @@ def main(options: BenchmarkOptions, engine_options: EngineOptions) -> None:
     load = cache(lambda: load_engine(engine_options))
     state = join_processes(engine_options)
 
-    made: dict[str, list[Path]] = {}  # by set, a folder with the instances of each corpus
-    skipped: dict[str, list[str]] = {}
-    files: dict[str, str] = {}
-    for each in sets if state.is_main_process else ():
-        for corpus in each.corpora:
-            reader, found = each.find_files(corpus, options.data_dir)
-            if "test" not in found or (own_lookup and "train" not in found):
-                skipped.setdefault(each.name, []).append(corpus)
-                continue
-            files |= {
-                str(file.relative_to(options.data_dir)): hash_file(file) for part in found.values() for file in part
-            }
+    # Held to the end: another run would put other instances under the answers of this one
+    with locked(options.output_dir / "report.json") if state.is_main_process else nullcontext():
+        made = make_instances(sets, options, engine_options, description) if state.is_main_process else None
+        [made] = broadcast_object_list([made])
+        folders = [folder for of_set in made.folders.values() for folder in of_set]
+        total = sum(1 for folder in folders for _ in read_lines(folder / "instances" / "test.jsonl"))
+        with tqdm(total=total, unit="instance", desc="Answering", disable=not state.is_main_process) as bar:
+            for folder in folders:
+                predict(
+                    PredictOptions(str(folder / "instances"), folder / "answers.jsonl"),
+                    replace(engine_options, model_name_or_path=str(folder / "instances"))
+                    if own_lookup
+                    else engine_options,
+                    description,
+                    None if own_lookup else lambda _: load(),
+                    bar,
+                )
+        state.destroy_process_group()
+        if not state.is_main_process:
+            return
+        report = make_report(sets, made, description, trained, matching, options)
+        report["benchmark"]["systems"] = systems
+        write_whole(options.output_dir / "report.json", to_json_text(report))
+        if options.hub_dataset is not None:
+            write_eval_results(options, report["benchmark"]["rows"])
+    print_rows(report["benchmark"], shown, trained is not None, options)
+
+
+def find_trained_labels(options: BenchmarkOptions, engine_options: EngineOptions) -> dict[str, list[str]] | None:
+    """Read which label names training has seen, from the user's file or the record beside the adapter or model."""
+    if options.trained_labels is not None:
+        return read_trained_labels(options.trained_labels)
+    model, adapter = engine_options.model_name_or_path, engine_options.adapter_name_or_path
+    if engine_options.engine == "lookup" or (engine_options.base_url is not None and not os.path.isdir(model or "")):
+        return None
+    from iepile_builder.engines.loading import find_file
+
+    file = find_file(RECORD, model, adapter)
+    return None if file is None else read_labels(str(file.parent))
+
+
+def make_instances(
+    sets: list[BenchmarkSet],
+    options: BenchmarkOptions,
+    engine_options: EngineOptions,
+    description: dict[str, Any] | None,
+) -> Instances:
+    """
+    Write the instances of all corpora whose files are there, once the answers that are there are found to fit them.
+
+    Raises:
+        `InputError`: If there are no files, or wrong ones, or answers of another engine or to other instances.
+    """
+    from iepile_builder.commands.predict import check_done
+    from iepile_builder.engines.record import describe_engine
+
+    made = Instances()
+    with TemporaryDirectory() as work:
+        for each in sets:
             tree = options.output_dir / re.sub(r"\W+", "_", each.name)
-            keep_misc = options.misc == "keep"
-            for name in convert(each, corpus, reader, found, tree, keep_misc, options.seed, options.unchecked):
-                build_instances(tree / each.place(name), tree / name / "instances", options.max_records, own_lookup)
-                made.setdefault(each.name, []).append(tree / name)
-    [made] = broadcast_object_list([made])
-    if not made:
-        raise InputError(
-            f"{options.data_dir}: no files of {', '.join(each.name for each in sets)}; --list_sets says which they are"
-        )
-
-    folders = [folder for of_set in made.values() for folder in of_set]
-    total = sum(1 for folder in folders for _ in read_lines(folder / "instances" / "test.jsonl"))
-    with tqdm(total=total, unit="instance", desc="Answering", disable=not state.is_main_process) as bar:
-        for folder in folders:
-            predict(
-                PredictOptions(str(folder / "instances"), folder / "answers.jsonl"),
-                replace(engine_options, model_name_or_path=str(folder / "instances"))
-                if own_lookup
-                else engine_options,
-                description,
-                None if own_lookup else lambda _: load(),
-                bar,
+            for corpus in each.corpora:
+                reader, found = each.find_files(corpus, options.data_dir)
+                if "test" not in found or (description is None and "train" not in found):
+                    made.skipped.setdefault(each.name, []).append(corpus)
+                    continue
+                files = [file for part in found.values() for file in part]
+                made.files |= {str(file.relative_to(options.data_dir)): hash_file(file) for file in files}
+                keep_misc = options.misc == "keep"
+                for name in convert(each, corpus, reader, found, tree, keep_misc, options.seed, options.unchecked):
+                    left_out = build_instances(
+                        tree / each.place(name),
+                        Path(work, tree.name, name),
+                        options.max_records,
+                        description is None,
+                        options.unchecked,
+                    )
+                    made.folders.setdefault(each.name, {})[tree / name] = left_out
+        if not made.folders:
+            raise InputError(
+                f"{options.data_dir}: no files of {', '.join(each.name for each in sets)}; --list_sets says which "
+                "they are"
             )
-    state.destroy_process_group()
-    if not state.is_main_process:
-        return
+        new = {
+            folder: Path(work, folder.relative_to(options.output_dir))
+            for of_set in made.folders.values()
+            for folder in of_set
+        }
+        for folder, instances in new.items():
+            lookup = replace(engine_options, model_name_or_path=str(instances))
+            rows = [row for _, row in read_objects(instances / "test.jsonl")]
+            check_done(folder / "answers.jsonl", rows, description or describe_engine(lookup))
+        for folder, instances in new.items():
+            for file in instances.iterdir():
+                write_whole(folder / "instances" / file.name, file.read_bytes())
+    return made
 
+
+def build_instances(corpus: Path, folder: Path, max_records: int | None, with_train: bool, unchecked: bool) -> int:
+    """
+    Write the test instances of a corpus, and the training ones where they are looked up; return the number of test
+    records that cannot be used.
+
+    Raises:
+        `InputError`: If there is one, unless `unchecked`.
+    """
+    from iepile_builder.iepile import IEPile
+
+    left_out = {}
+    with without_dataset_bars(), TemporaryDirectory() as work:
+        for split, limit in [("test", max_records), *([("train", None)] if with_train else [])]:
+            on_error = "skip" if unchecked or split == "train" else "raise"
+            options: dict[str, Any] = {"splits": [split], "max_records": limit, "negatives": "all"}
+            builder = IEPile(cache_dir=work, corpus_dirs=[str(corpus)], on_error=on_error, **options)
+            try:
+                rows = builder.as_dataset(split=split)
+            except InputError as error:
+                raise InputError(f"{error}; --unchecked leaves out records that cannot be used") from None
+            lines = (to_json({name: value for name, value in row.items() if value is not None}) for row in rows)
+            write_whole(folder / f"{split}.jsonl", "".join(line + "\n" for line in lines))
+            left_out[split] = builder.report()[0].get("unusable", 0)
+    return left_out["test"]
+
+
+def make_report(
+    sets: list[BenchmarkSet],
+    made: Instances,
+    description: dict[str, Any] | None,
+    trained: dict[str, list[str]] | None,
+    matching: Matching,
+    options: BenchmarkOptions,
+) -> dict[str, Any]:
+    """Score the answers: a report of `iepile score`, with the rows of the table and what they depend on."""
+    from iepile_builder.engines.record import run_file
+    from iepile_builder.scoring.scorer import NO_SCORES, Scorer
+
+    folders = [folder for of_set in made.folders.values() for folder in of_set]
+    sources = Counter(folder.name for folder in folders)
     whole = Scorer(multi_label=options.multi_label)
     rows: list[dict[str, Any]] = []
-    for each in (each for each in sets if each.name in made):
+    for each in (each for each in sets if each.name in made.folders):
         scorer = Scorer(multi_label=options.multi_label)
-        for folder in made[each.name]:
+        for folder in made.folders[each.name]:
             for _, _, line in read_lines(folder / "answers.jsonl"):
                 scorer.add(read_json(line))
         if not options.multi_label and TASKS[each.task].one_label and not scorer.has_decisions:
             raise InputError(f"{each.name}: {NO_SCORES}; leave out --multi_label false")
-        whole.records |= scorer.records
-        corpora = [folder.name for folder in made[each.name]]
+        # Two sets may have a corpus of the same name
+        whole.records |= {
+            key._replace(source=f"{each.name}, {key.source}") if sources[key.source] > 1 else key: record
+            for key, record in scorer.records.items()
+        }
+        corpora = {folder.name: left_out for folder, left_out in made.folders[each.name].items()}
         by_training = None if trained is None else score_by_training(scorer, trained, matching)[each.task]
-        rows += score_set(each, corpora, each.name not in skipped, scorer.tally(matching), by_training, options)
+        rows += score_set(each, corpora, each.name not in made.skipped, scorer.tally(matching), by_training, options)
 
     report = whole.report(matching, options.bootstrap, options.confidence, options.seed)
     settings = {name: getattr(options, name) for name in ("bootstrap", "confidence", "seed")}
@@ -227,57 +359,26 @@ def main(options: BenchmarkOptions, engine_options: EngineOptions) -> None:
         "max_records": options.max_records,
         "unchecked": options.unchecked,
         "rows": rows,
-        "skipped": skipped,
-        "notes": {each.name: each.notes for each in sets if each.name in made},
-        "systems": systems,
-        "files": files,
+        "skipped": made.skipped,
+        "notes": {each.name: each.notes for each in sets if each.name in made.folders},
+        "files": made.files,
     }
-    write_whole(options.output_dir / "report.json", to_json_text(report))
-    if options.hub_dataset is not None:
-        write_eval_results(options, rows)
-    print_rows(report["benchmark"], shown, trained is not None, options)
-
-
-def find_trained_labels(options: BenchmarkOptions, engine_options: EngineOptions) -> dict[str, list[str]] | None:
-    """Read which label names training has seen, from the user's file or the record beside the adapter or model."""
-    if options.trained_labels is not None:
-        return read_trained_labels(options.trained_labels)
-    model, adapter = engine_options.model_name_or_path, engine_options.adapter_name_or_path
-    if engine_options.engine == "lookup" or (engine_options.base_url is not None and not os.path.isdir(model or "")):
-        return None
-    from iepile_builder.engines.loading import find_file
-
-    file = find_file(RECORD, model, adapter)
-    return None if file is None else read_labels(str(file.parent))
-
-
-def build_instances(corpus: Path, folder: Path, max_records: int | None, with_train: bool) -> None:
-    """Write the test instances of a corpus, and the training ones where they are looked up; say what is left out."""
-    from iepile_builder.commands.build import NO_REASONS
-    from iepile_builder.iepile import IEPile
-
-    with without_dataset_bars(), TemporaryDirectory() as work:
-        for split, limit in [("test", max_records), *([("train", None)] if with_train else [])]:
-            options: dict[str, Any] = {"splits": [split], "max_records": limit, "negatives": "all", "on_error": "skip"}
-            builder = IEPile(cache_dir=work, corpus_dirs=[str(corpus)], **options)
-            rows = builder.as_dataset(split=split)
-            lines = (to_json({name: value for name, value in row.items() if value is not None}) for row in rows)
-            write_whole(folder / f"{split}.jsonl", "".join(line + "\n" for line in lines))
-            for reason, number in builder.report()[0].items():
-                if reason not in NO_REASONS and number:
-                    print(f"{corpus.name}, {split}: {number} records left out: {reason}")
+    return report
 
 
 def score_set(
     benchmark: BenchmarkSet,
-    corpora: list[str],
+    corpora: dict[str, int],
     complete: bool,
     tally: Tally,
     by_training: dict[str, Any] | None,
     options: BenchmarkOptions,
 ) -> Iterator[dict[str, Any]]:
-    """Yield the scores of a set, the mean over its corpora, and of each of several corpora; for EE by block."""
-    groups = [(benchmark.name, "", corpora, benchmark.published if complete else {})]
+    """
+    Yield the scores of a set, the mean over its corpora, and of each of several corpora; for EE by block. `corpora`
+    gives the number of records that are left out.
+    """
+    groups = [(benchmark.name, "", [*corpora], benchmark.published if complete else {})]
     if len(corpora) > 1:
         own = {name: benchmark.corpora.get(name, {}).get("published", {}) for name in corpora}
         groups += [(benchmark.name, name, [name], own[name]) for name in corpora]
@@ -293,6 +394,7 @@ def score_set(
             row |= {measure: float(np.mean([part[measure] for part in each])) for measure in each[0]}
             row["interval"] = compute_interval(np.mean(samples, axis=0), options.confidence)
             row |= {part: vars(counts)[part] for part in ("records", "answers", "unparsed", "gold", "pred")}
+            row["left_out"] = sum(corpora[member] for member in members)
             if by_training is not None and not corpus:
                 row |= by_training[block] if block else by_training
             row["published"] = published.get(block, {}) if block else published
@@ -316,13 +418,19 @@ def write_eval_results(options: BenchmarkOptions, rows: list[dict[str, Any]]) ->
             task_id=re.sub(r"\W+", "_", f"{row['set']} {row['block']}").strip("_").lower(),
             value=round(row["f1"], 2),
             date=date.today().isoformat(),
-            notes=f"F1, {options.mode}, mean of corpora: {row['corpora']}, misc: {options.misc}" + _unusual(options),
+            notes=f"F1, {options.mode}, mean of corpora: {row['corpora']}, misc: {options.misc}"
+            f"{_left_out(row)}{_unusual(options)}",
         )
         for row in rows
         if not row["corpus"] and row["complete"]
     ]
     text = yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False, allow_unicode=True)
     write_whole(options.output_dir / ".eval_results" / "benchmark.yaml", text)
+
+
+def _left_out(row: dict[str, Any]) -> str:
+    """Say how many records of a row cannot be used."""
+    return f", {pluralize(row['left_out'], 'record')} left out" if row["left_out"] else ""
 
 
 def _unusual(options: BenchmarkOptions) -> str:
@@ -372,7 +480,7 @@ def print_rows(benchmark: dict[str, Any], shown: list[str], with_labels: bool, o
             labels = [row.get(part, {}) for part in ("seen", "unseen")]
             cells += [f"{part['f1']:.1f}" if part.get("gold") else "" for part in labels]
         cells += [f"{row['published'][system]:.2f}" if system in row["published"] else "" for system in systems]
-        table.add_row(f"{of_set} {row['block']}".rstrip(), *cells)
+        table.add_row(f"{of_set} {row['block']}".rstrip() + _left_out(row), *cells)
     console = Console(markup=False, highlight=False)
     console.width = max(console.width, 180)
     console.print(table)

@@ -115,13 +115,10 @@ def predict(
     with locked(output_file) if state.is_main_process else nullcontext():
         done = 0
         if state.is_main_process:
-            done, complete, outdated = read_done(output_file, dataset) if output_file.exists() else (0, 0, 0)
             run = {"engine": description or describe_engine(engine_options), "data": describe_data(options)}
-            if output_file.exists() and (size := output_file.stat().st_size):
-                its = f"its {done} answers were" if done else "its unfinished line was"
-                check_run(record, run, f"{output_file}: {its} made with ", done == len(dataset))
-                if complete < size:
-                    os.truncate(output_file, complete)
+            done, complete, outdated = check_done(output_file, dataset, run["engine"])
+            if output_file.exists() and complete < output_file.stat().st_size:
+                os.truncate(output_file, complete)
             if outdated:
                 update_done(output_file, dataset)
                 has = "answer has" if outdated == 1 else "answers have"
@@ -219,6 +216,16 @@ def select_instances(options: PredictOptions) -> Dataset:
     return dataset
 
 
+def check_done(file: Path, dataset: list[dict[str, Any]] | Dataset, engine: dict[str, Any]) -> tuple[int, int, int]:
+    """Read the answers that are there as [`read_done`] does, and refuse those of another engine."""
+    if not file.exists() or not file.stat().st_size:
+        return 0, 0, 0
+    done, complete, outdated = read_done(file, dataset)
+    its = f"its {done} answers were" if done else "its unfinished line was"
+    check_run(run_file(file.resolve()), engine, f"{file}: {its} made with ", done == len(dataset))
+    return done, complete, outdated
+
+
 def read_done(file: Path, dataset: Iterable[dict[str, Any]]) -> tuple[int, int, int]:
     """
     Count the answers that an earlier run left in the file, and their bytes, without an unfinished line; and those
@@ -271,13 +278,13 @@ def describe_data(options: PredictOptions) -> dict[str, Any]:
     return {"dataset_name": options.dataset_name, "split": split, "tasks": options.tasks}
 
 
-def check_run(record: Path, run: dict[str, Any], found: str, complete: bool) -> None:
+def check_run(record: Path, engine: dict[str, Any], found: str, complete: bool) -> None:
     """Refuse answers that another model or other options made; if they are complete, scores do no harm."""
     try:
         made = json.loads(record.read_bytes())["engine"]
-        if complete and "scores" not in run["engine"]:
+        if complete and "scores" not in engine:
             made.pop("scores", None)
-        differences = find_differences(made, run["engine"])
+        differences = find_differences(made, engine)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         differences = [f"an unknown model: {record} is missing or damaged"]
     if differences:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from helpers.corpora import ROOT, write_lines
+from helpers.corpora import ROOT, write_corpus, write_lines
 from helpers.servers import OddServer
 from helpers.tiny import save_tiny_model
 from huggingface_hub import ModelCard, parse_eval_result_entries
@@ -17,6 +17,7 @@ from huggingface_hub import ModelCard, parse_eval_result_entries
 from iepile_builder.commands.cli import run
 from iepile_builder.engines.base import Completion, Request
 from iepile_builder.hub.cards import ModelFacts, model_card
+from iepile_builder.io import locked
 
 
 AI = "Ada\tB-researcher\nuses\tO\nProlog\tB-programlang\n\nJoan\tB-researcher\nsleeps\tO\n"
@@ -157,16 +158,49 @@ def test_a_server_answers_and_the_report_says_that_it_was_free_to(data: Path, tm
     assert len(server.bodies) == asked == 4  # three texts, and one to find out whether it takes a schema
 
 
-def test_records_that_cannot_be_used_are_left_out_and_counted(
+def test_records_that_cannot_be_used_are_refused_or_counted(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     bad = {"content": "甲", "events": [{"type": "减持", "mentions": [{"word": " ", "role": "sub"}]}]}
     for name in ("train_base", "train_trans", "test_base"):
         write_lines(data / "FewFC" / "rearranged" / f"{name}.json", [FEWFC, bad])
-    report = benchmark(data, tmp_path / "output", "--engine", "lookup", "--sets", "FewFC")
-    trigger, argument = report["benchmark"]["rows"]
+    output = tmp_path / "output"
+    options = ["--engine", "lookup", "--sets", "FewFC", "--hub_dataset", "user/ie"]
+    message = r"FewFC/test.json, line 2: 'argument' is ' '.*; --unchecked leaves out"
+    with pytest.raises(SystemExit, match=message):
+        run("benchmark", ["--data_dir", str(data), "--output_dir", str(output), *options])
+    trigger, argument = benchmark(data, output, *options)["benchmark"]["rows"]
     assert (trigger["records"], trigger["f1"], argument["f1"]) == (2, 100, 100)
-    assert "FewFC, test: 1 records left out: " in capsys.readouterr().out
+    assert (trigger["left_out"], argument["left_out"]) == (1, 1)
+    assert "FewFC trigger, 1 record left out" in capsys.readouterr().out
+    assert (output / ".eval_results" / "benchmark.yaml").read_text().count("1 record left out") == 2
+
+
+def test_a_run_that_is_refused_writes_no_instances(data: Path, tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    options = ["--engine", "lookup", "--sets", "CrossNER"]
+    with locked(output / "report.json"), pytest.raises(SystemExit, match="another run is writing it"):
+        benchmark(data, output, *options)
+    assert [file.name for file in output.iterdir()] == [".report.json.lock"]
+    benchmark(data, output, *options)
+    written = {file: file.read_bytes() for file in output.rglob("instances/*")}
+    for changed in ["--max_records", "1"], ["--model_name_or_path", str(data)]:
+        with pytest.raises(SystemExit, match="give another output"):
+            benchmark(data, output, *options, *changed)
+    assert written == {file: file.read_bytes() for file in output.rglob("instances/*")}
+    assert len(written) == 4
+
+
+def test_corpora_of_the_same_name_are_reported_apart(data: Path, tmp_path: Path) -> None:
+    (data / "mit").mkdir()
+    for name in ("engtest", "engtrain"):
+        (data / "mit" / f"{name}.bio").write_text("B-ACTOR\tAda\nO\truns\n")
+    record = {"text": "Ada runs", "entity": [{"entity": "Ada", "entity_type": "actor"}]}
+    write_corpus(data / "IE-en" / "NER" / "mit-movie", [["actor"], [], {}], train=[record], test=[record])
+    options = ["--engine", "lookup", "--sets", "MIT movie", "MIT movie (supervised)"]
+    report = benchmark(data, tmp_path / "output", *options)
+    assert list(report["sources"]) == ["MIT movie (supervised), mit-movie", "MIT movie, mit-movie"]
+    assert report["overall"]["records"] == 2
 
 
 def test_answers_are_scored_against_the_annotation_as_it_is_now(data: Path, tmp_path: Path) -> None:
@@ -262,7 +296,7 @@ def test_the_report_feeds_the_card_and_the_hub(data: Path, tmp_path: Path) -> No
 def test_the_hub_gets_task_ids_without_signs(tmp_path: Path) -> None:
     from iepile_builder.commands.benchmark import BenchmarkOptions, write_eval_results
 
-    of_set = {"corpus": "", "complete": True, "corpora": 5, "f1": 50.0}
+    of_set = {"corpus": "", "complete": True, "corpora": 5, "f1": 50.0, "left_out": 0}
     names = [("CrossNER (UniversalNER)", ""), ("RAMS", "trigger")]
     rows = [{"set": name, "block": block, **of_set} for name, block in names]
     write_eval_results(BenchmarkOptions(tmp_path, tmp_path, hub_dataset="user/ie"), rows)
