@@ -399,6 +399,7 @@ def score_set(
                 row |= by_training[block] if block else by_training
             row["published"] = published.get(block, {}) if block else published
             row["complete"] = complete
+            row["checked"] = benchmark.checked and not options.unchecked
             yield row
 
 
@@ -419,7 +420,7 @@ def write_eval_results(options: BenchmarkOptions, rows: list[dict[str, Any]]) ->
             value=round(row["f1"], 2),
             date=date.today().isoformat(),
             notes=f"F1, {options.mode}, mean of corpora: {row['corpora']}, misc: {options.misc}"
-            f"{_left_out(row)}{_unusual(options)}",
+            f"{_left_out(row)}{_unusual(options, row['checked'])}",
         )
         for row in rows
         if not row["corpus"] and row["complete"]
@@ -433,11 +434,11 @@ def _left_out(row: dict[str, Any]) -> str:
     return f", {pluralize(row['left_out'], 'record')} left out" if row["left_out"] else ""
 
 
-def _unusual(options: BenchmarkOptions) -> str:
+def _unusual(options: BenchmarkOptions, checked: bool) -> str:
     """Say in what the protocol was left."""
     one_label = "" if options.multi_label else ", one label an entity"
     part = "" if options.max_records is None else f", the first {options.max_records} records of each corpus"
-    return one_label + part + (", numbers of records not checked" if options.unchecked else "")
+    return one_label + part + ("" if checked else ", numbers of records not checked")
 
 
 def print_sets(sets: list[BenchmarkSet], data_dir: Path) -> None:
@@ -461,7 +462,7 @@ def print_rows(benchmark: dict[str, Any], shown: list[str], with_labels: bool, o
     """Print the table, what to know about its published scores, and what is missing."""
     engine = benchmark["engine"]
     name = engine if engine == "lookup" else engine.get("adapter", engine["model"])
-    title = f"{name}: F1, {options.mode}{_unusual(options)}"
+    title = f"{name}: F1, {options.mode}{_unusual(options, not options.unchecked)}"
     table = Table("set", title=title, title_justify="left", box=box.SIMPLE_HEAD)
     rows = [row for row in benchmark["rows"] if row["published"] or not row["corpus"]]
     systems = [system for system in shown if any(system in row["published"] for row in rows)]

@@ -17,6 +17,9 @@ from iepile_builder.schema import Schema
 from iepile_builder.tasks import TASKS
 
 
+_NOT_CHECKED = "The number of records of at least one corpus is not checked: no source tells it."
+
+
 @dataclass
 class BenchmarkSet:
     """A test set: an entry of `resources/benchmark.yaml`, which describes the fields."""
@@ -34,6 +37,11 @@ class BenchmarkSet:
     shuffled: bool = False
     published: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def checked(self) -> bool:
+        """Whether a number of records or annotations is known of each corpus."""
+        return all(of_corpus.keys() & {"records", "annotations"} for of_corpus in self.corpora.values())
 
     def place(self, corpus: str) -> Path:
         """Give the folder of a corpus in a tree of the unified format."""
@@ -61,7 +69,11 @@ class BenchmarkSet:
 def read_benchmark() -> tuple[dict[str, str], list[str], list[BenchmarkSet]]:
     """Read the published systems with the sources of their scores, those to print, and the test sets."""
     table = yaml.safe_load((RESOURCES / "benchmark.yaml").read_text(encoding="utf-8"))
-    return table["systems"], table["shown"], [BenchmarkSet(**entry) for entry in table["sets"]]
+    sets = [BenchmarkSet(**entry) for entry in table["sets"]]
+    for each in sets:
+        if not each.checked:
+            each.notes.append(_NOT_CHECKED)
+    return table["systems"], table["shown"], sets
 
 
 def convert(

@@ -176,6 +176,25 @@ def test_records_that_cannot_be_used_are_refused_or_counted(
     assert (output / ".eval_results" / "benchmark.yaml").read_text().count("1 record left out") == 2
 
 
+def test_sets_whose_numbers_no_source_tells_are_called_not_checked(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (data / "mit").mkdir()
+    for name in ("restauranttest", "restauranttrain"):
+        (data / "mit" / f"{name}.bio").write_text("B-Dish\tSoup\nO\tplease\n")
+    for name in ("train_base", "train_trans"):
+        write_lines(data / "FewFC" / "rearranged" / f"{name}.json", [FEWFC])
+    options = ["--engine", "lookup", "--sets", "MIT restaurant", "FewFC", "--hub_dataset", "user/ie"]
+    run("benchmark", ["--data_dir", str(data), "--output_dir", str(tmp_path / "output"), *options])
+    found = json.loads((tmp_path / "output" / "report.json").read_text())["benchmark"]
+    assert [row["checked"] for row in found["rows"]] == [False, False, False]
+    note = found["notes"]["FewFC"][-1]
+    assert "not checked" in note
+    assert f"MIT restaurant, FewFC: {note}\n" in capsys.readouterr().out
+    results = (tmp_path / "output" / ".eval_results" / "benchmark.yaml").read_text()
+    assert " ".join(results.split()).count("numbers of records not checked") == 3
+
+
 def test_a_run_that_is_refused_writes_no_instances(data: Path, tmp_path: Path) -> None:
     output = tmp_path / "output"
     options = ["--engine", "lookup", "--sets", "CrossNER"]
@@ -296,7 +315,7 @@ def test_the_report_feeds_the_card_and_the_hub(data: Path, tmp_path: Path) -> No
 def test_the_hub_gets_task_ids_without_signs(tmp_path: Path) -> None:
     from iepile_builder.commands.benchmark import BenchmarkOptions, write_eval_results
 
-    of_set = {"corpus": "", "complete": True, "corpora": 5, "f1": 50.0, "left_out": 0}
+    of_set = {"corpus": "", "complete": True, "corpora": 5, "f1": 50.0, "left_out": 0, "checked": True}
     names = [("CrossNER (UniversalNER)", ""), ("RAMS", "trigger")]
     rows = [{"set": name, "block": block, **of_set} for name, block in names]
     write_eval_results(BenchmarkOptions(tmp_path, tmp_path, hub_dataset="user/ie"), rows)
