@@ -38,7 +38,7 @@ from rich.table import Table
 from tqdm import tqdm
 
 from iepile_builder.data.benchmark import BenchmarkSet, convert, read_benchmark
-from iepile_builder.data.corpus import check_choices
+from iepile_builder.data.corpus import SPLIT_FILES, check_choices
 from iepile_builder.data.instances import without_dataset_bars
 from iepile_builder.engines import EngineOptions, load_engine
 from iepile_builder.errors import InputError
@@ -446,11 +446,16 @@ def print_sets(sets: list[BenchmarkSet], data_dir: Path) -> None:
     table = Table("set", "suite", "there", "test files in --data_dir", box=box.SIMPLE_HEAD)
     table.add_column("source", overflow="fold")
     for each in sets:
-        there = {name for name in each.corpora if "test" in each.find_files(name, data_dir)[1]}
+        found = {name: each.find_files(name, data_dir) for name in each.corpora}
+        there = [name for name, (_, files) in found.items() if "test" in files]
         lines = [
-            pattern if name in there or any(data_dir.glob(pattern)) else f"{pattern} (missing)"
-            for name in each.corpora
-            for pattern in each.patterns(name, "test") or [f"{each.place(name)}/test.json"]
+            file if name in there or any(data_dir.glob(file)) else f"{file} (missing)"
+            for name, (reader, _) in found.items()
+            for file in (
+                [f"{each.place(name)}/{SPLIT_FILES['test']}"]
+                if name in there and reader == "unified" or not each.patterns(name, "test")
+                else each.patterns(name, "test")
+            )
         ]
         table.add_row(each.name, each.suite, f"{len(there)} of {len(each.corpora)}", "\n".join(lines), each.source)
     console = Console(markup=False, highlight=False)

@@ -364,3 +364,8 @@ def test_the_sets_are_listed_with_their_sources(data: Path, capsys: pytest.Captu
     assert "CrossNER/ner_data/ai/test.txt (missing)" not in shown
     assert "IE-zh/EE/ccf_law/test.json" in shown
     assert "RAMS" not in shown
+    (unified := data / "IE-en" / "NER" / "mit-movie").mkdir(parents=True)
+    (unified / "test.json").touch()
+    (data / "mit" / "engtest.bio").unlink(missing_ok=True)
+    run("benchmark", ["--data_dir", str(data), "--list_sets", "--sets", "MIT movie"])
+    assert "IE-en/NER/mit-movie/test.json" in (shown := capsys.readouterr().out) and "engtest.bio" not in shown
