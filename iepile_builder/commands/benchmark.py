@@ -394,7 +394,11 @@ def score_set(
             row |= {measure: float(np.mean([part[measure] for part in each])) for measure in each[0]}
             row["interval"] = compute_interval(np.mean(samples, axis=0), options.confidence)
             row |= {part: vars(counts)[part] for part in ("records", "answers", "unparsed", "gold", "pred")}
-            row["left_out"] = sum(corpora[member] for member in members)
+            row["left_out"] = left_out = sum(corpora[member] for member in members)
+            notes = [f"mean of {len(cells)}"] if len(cells) > 1 else []
+            notes += [] if complete or corpus else ["incomplete"]
+            notes += [f"{pluralize(left_out, 'record')} left out"] if left_out else []
+            row["notes"] = notes
             if by_training is not None and not corpus:
                 row |= by_training[block] if block else by_training
             row["published"] = published.get(block, {}) if block else published
@@ -419,19 +423,14 @@ def write_eval_results(options: BenchmarkOptions, rows: list[dict[str, Any]]) ->
             task_id=re.sub(r"\W+", "_", f"{row['set']} {row['block']}").strip("_").lower(),
             value=round(row["f1"], 2),
             date=date.today().isoformat(),
-            notes=f"F1, {options.mode}, mean of corpora: {row['corpora']}, misc: {options.misc}"
-            f"{_left_out(row)}{_unusual(options, row['checked'])}",
+            notes=", ".join(["F1", options.mode, *row["notes"], f"misc: {options.misc}"])
+            + _unusual(options, row["checked"]),
         )
         for row in rows
         if not row["corpus"] and row["complete"]
     ]
     text = yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False, allow_unicode=True)
     write_whole(options.output_dir / ".eval_results" / "benchmark.yaml", text)
-
-
-def _left_out(row: dict[str, Any]) -> str:
-    """Say how many records of a row cannot be used."""
-    return f", {pluralize(row['left_out'], 'record')} left out" if row["left_out"] else ""
 
 
 def _unusual(options: BenchmarkOptions, checked: bool) -> str:
@@ -476,9 +475,8 @@ def print_rows(benchmark: dict[str, Any], shown: list[str], with_labels: bool, o
     for column in (*columns, *systems):
         table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
-        of = f", mean of {row['corpora']}" if row["corpora"] > 1 else ""
-        of += "" if row["complete"] else ", incomplete"
-        of_set = f"  {row['corpus']}" if row["corpus"] else f"{row['set']}{of}"
+        name = f"  {row['corpus']}" if row["corpus"] else row["set"]
+        name = ", ".join([f"{name} {row['block']}".rstrip(), *row["notes"]])
         cells = [f"{row['records']:,}", f"{row['gold']:,.0f}"]
         cells += [f"{row[measure]:.1f}" for measure in ("precision", "recall", "f1")]
         cells += [format_interval(row["interval"], row["records"] / row["corpora"], "{:.1f} to {:.1f}")]
@@ -486,7 +484,7 @@ def print_rows(benchmark: dict[str, Any], shown: list[str], with_labels: bool, o
             labels = [row.get(part, {}) for part in ("seen", "unseen")]
             cells += [f"{part['f1']:.1f}" if part.get("gold") else "" for part in labels]
         cells += [f"{row['published'][system]:.2f}" if system in row["published"] else "" for system in systems]
-        table.add_row(f"{of_set} {row['block']}".rstrip() + _left_out(row), *cells)
+        table.add_row(name, *cells)
     console = Console(markup=False, highlight=False)
     console.width = max(console.width, 180)
     console.print(table)

@@ -16,7 +16,7 @@ from iepile_builder import html
 from iepile_builder.answers.scores import CALIBRATION
 from iepile_builder.data.corpus import Corpus
 from iepile_builder.data.instructions import LANGUAGES, is_language
-from iepile_builder.engines.record import run_file
+from iepile_builder.engines.record import find_version, run_file
 from iepile_builder.errors import InputError
 from iepile_builder.io import to_json
 from iepile_builder.scoring.report import by_task_and_block
@@ -166,11 +166,14 @@ def model_card(
     record = read_json(folder / RECORD) if (folder / RECORD).exists() else {}
     calibration = read_json(folder / CALIBRATION) if (folder / CALIBRATION).exists() else {}
     report = read_report(facts.report_file) if facts.report_file else {}
+    benchmark = report.get("benchmark", {})
+    if benchmark:
+        check_scored(benchmark["engine"], form, folder, facts.report_file)
     run = read_run(facts.predictions_file) if facts.predictions_file else {}
-    decoding = run.get("engine")
+    decoding = benchmark.get("engine") or run.get("engine")
     if decoding is not None and not run.get("constrained", True):  # by a server that takes no schema
         decoding = {**decoding, "constrain": False}
-    split = facts.split or run.get("data", {}).get("split")
+    split = facts.split or ("test" if benchmark else run.get("data", {}).get("split"))
     base_model = facts.base_model or record.get("base_model")
     datasets = facts.datasets or ([record["dataset"]] if record.get("dataset") else [])
     trained = record.get("tasks") or report.get("tasks", ())
@@ -183,7 +186,9 @@ def model_card(
     scores = list(_score_rows(report)) if report else []
     baseline = _score_rows(read_json(facts.baseline_file)) if scores and facts.baseline_file else ()
     data_name = datasets[0] if len(datasets) == 1 else record.get("dataset_name") or "iepile"
-    settings = report.get("settings", {})
+    settings = report.get("settings", {}) | {
+        key: benchmark[key] for key in ("split_num", "misc", "unchecked") if benchmark
+    }
     results = [_eval_result(row, settings, data_name, split) for row in scores] or _kept_results(record)
     shown_task = TASKS[tasks[0] if tasks else "NER"]
     language = next((code for code in languages if code in LANGUAGES), "en")
@@ -204,6 +209,7 @@ def model_card(
         language_names=LANGUAGE_NAMES,
         gguf=next(iter(gguf_files(folder)), ""),
         scores=scores,
+        benchmark=benchmark,
         interval=format_interval,
         baseline={(row["corpus"], row["name"]): row["f1"] for row in baseline},
         settings=settings,
@@ -249,7 +255,15 @@ def _example(task: Task, languages: Sequence[str], record: Mapping[str, Any]) ->
 
 
 def _score_rows(report: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """List the scores of a report: all facts, each task, and each corpus of a task with several."""
+    """
+    List the scores of a report: all facts, each task, and each corpus of a task with several; of `iepile benchmark`
+    the rows of its table.
+    """
+    for row in report.get("benchmark", {}).get("rows", ()):
+        name = f"{row['task']} {row['block']}".strip()
+        yield {**row, "corpus": row["corpus"] or row["set"], "name": name, "intervals": {"f1": row["interval"]}}
+    if "benchmark" in report:
+        return
     yield {"corpus": "all", "task": "all", "name": "all", **report["overall"]}
     for task, scores in report["tasks"].items():
         corpora = {corpus: tasks[task] for corpus, tasks in report["sources"].items() if task in tasks}
@@ -262,9 +276,14 @@ def _eval_result(row: Mapping[str, Any], settings: Mapping[str, Any], data_name:
     """Make a score for the metadata."""
     low, high = (round(bound, 2) for bound in row["intervals"]["f1"])
     every, data_name = row["task"] == "all", data_name if row["corpus"] == "all" else row["corpus"]
-    confidence, enough = settings.get("confidence", 0.95), row["records"] >= MIN_RECORDS_OF_INTERVAL
+    confidence = settings.get("confidence", 0.95)
+    enough = row["records"] / row.get("corpora", 1) >= MIN_RECORDS_OF_INTERVAL
+    scored = ", ".join(["all facts" if every else row["name"], *row.get("notes", ())])
     interval = f" ({confidence:.0%} interval {low} to {high})" if enough else ""
-    shown = ("mode", "max_records", "multi_label", "min_score", "repair", "bootstrap", "confidence", "seed")
+    shown = (
+        "mode", "split_num", "misc", "max_records", "multi_label", "min_score", "repair", "bootstrap", "confidence",
+        "seed",
+    )  # fmt: skip
     return EvalResult(
         task_type="text-generation",
         task_name="information extraction" if every else f"information extraction, {row['task']}",
@@ -273,10 +292,11 @@ def _eval_result(row: Mapping[str, Any], settings: Mapping[str, Any], data_name:
         dataset_config="default" if every else row["task"],
         dataset_split=split,
         metric_type="ie_f1",
-        metric_name=f"F1, {'all facts' if every else row['name']}{interval}",
+        metric_name=f"F1, {scored}{interval}",
         metric_value=round(row["f1"], 2),
         metric_args={
             **({"interval": [low, high]} if enough else {}),
+            **({} if row.get("checked", True) else {"unchecked": True}),
             **{key: settings[key] for key in shown if key in settings},
         },
     )
@@ -327,6 +347,19 @@ def read_report(path: Path) -> dict[str, Any]:
     if "intervals" not in report["overall"]:
         raise InputError(f"{path}: the scores have no intervals: score again with --bootstrap 1000")
     return report
+
+
+def check_scored(engine: str | dict[str, Any], form: Form, folder: Path, report_file: Path | None) -> None:
+    """Raise an `InputError` if a report of `iepile benchmark` scores something other than this model."""
+    if isinstance(engine, str) or engine["engine"] == "lookup":
+        raise InputError(f"{report_file}: scores of the look-up baseline: give those of the model in {folder}")
+    version = engine.get("adapter_version", "none")
+    # What a server answers with, or what is on the Hub, cannot be compared with files
+    if form != "adapter" or engine["engine"] == "server" or version.startswith("commit "):
+        return
+    if version != find_version(str(folder), "adapter_config.json"):
+        scored = engine.get("adapter", engine["model"])
+        raise InputError(f"{report_file}: scores of {scored}, not of the adapter that is now in {folder}")
 
 
 def read_run(predictions: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from huggingface_hub import ModelCard, parse_eval_result_entries
 
 from iepile_builder.commands.cli import run
 from iepile_builder.engines.base import Completion, Request
+from iepile_builder.errors import InputError
 from iepile_builder.hub.cards import ModelFacts, model_card
 from iepile_builder.io import locked
 
@@ -288,7 +289,7 @@ def test_the_labels_of_the_default_adapter_are_scored_apart(
     assert (mean["seen"]["gold"], mean["unseen"]["gold"]) == (2, 3)
 
 
-def test_the_report_feeds_the_card_and_the_hub(data: Path, tmp_path: Path) -> None:
+def test_the_report_feeds_the_hub(data: Path, tmp_path: Path) -> None:
     output = tmp_path / "output"
     options = ["--engine", "lookup", "--sets", "CrossNER", "--misc", "keep", "--hub_dataset", "user/ie"]
     benchmark(data, output, *options)
@@ -302,20 +303,55 @@ def test_the_report_feeds_the_card_and_the_hub(data: Path, tmp_path: Path) -> No
     benchmark(data, output, *options)
     (entry,) = parse_eval_result_entries(yaml.safe_load((output / ".eval_results" / "benchmark.yaml").read_text()))
     assert (entry.dataset_id, entry.task_id, entry.value) == ("user/ie", "crossner", 80)
-    assert entry.notes == "F1, strict, mean of corpora: 5, misc: keep, numbers of records not checked"
+    assert entry.notes == "F1, strict, mean of 5, misc: keep, numbers of records not checked"
 
-    (folder := tmp_path / "adapter").mkdir()
-    card = model_card("adapter", folder, "user/a", ModelFacts(report_file=output / "report.json", split="test"))
+
+def test_the_card_has_the_scores_of_the_table(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from iepile_builder.commands import benchmark as command
+
+    monkeypatch.setattr(command, "load_engine", lambda options: Torn())
+    (adapter := tmp_path / "adapter").mkdir()
+    (adapter / "adapter_config.json").write_text("{}")
+    (adapter / "training.json").write_text(json.dumps({"dataset": "user/data", "labels": {}}))
+    model = ["--model_name_or_path", str(save_tiny_model(tmp_path / "tiny"))]
+    sets = ["--sets", "CrossNER", "RAMS"]
+    report = benchmark(data, tmp_path / "own", *model, "--adapter_name_or_path", str(adapter), *sets)
+    facts = ModelFacts(report_file=tmp_path / "own" / "report.json")
+    card = model_card("adapter", adapter, "user/a", facts)
     results = ModelCard(str(card)).data.eval_results
-    scores = {(result.dataset_type, result.dataset_split): result.metric_value for result in results}
-    assert scores["CrossNER_AI", "test"] == 100
-    assert scores["CrossNER_music", "test"] == 0
+    scores = {result.dataset_type: result for result in results}
+    mean, ai, music = report["benchmark"]["rows"]
+    assert len(results) == 3
+    assert scores.keys() == {"CrossNER", "CrossNER_AI", "CrossNER_music"}
+    assert scores["CrossNER"].metric_value == round(mean["f1"], 2)
+    assert scores["CrossNER"].metric_name == "F1, NER, mean of 2, incomplete"
+    assert scores["CrossNER"].dataset_split == "test"
+    assert scores["CrossNER_AI"].metric_value == round(ai["f1"], 2)
+    arguments = scores["CrossNER"].metric_args
+    assert (arguments["split_num"], arguments["misc"], arguments["unchecked"]) == ({"NER": 6}, "drop", True)
+    for words in (
+        "a few at a time (6 for NER)",
+        "The label `misc` of CrossNER was left out. Numbers of records not checked: CrossNER. Not scored: CrossNER "
+        "(CrossNER_literature, CrossNER_politics, CrossNER_science), RAMS.",
+        "Answers were decoded greedily, with at most 512 tokens, constrained to the JSON schema",
+        f"| CrossNER, mean of 2, incomplete | NER | **{mean['f1']:.1f}** n too small |",
+    ):
+        assert words in card.text
+
+    benchmark(data, tmp_path / "base", *model, *sets)
+    benchmark(data, tmp_path / "lookup", "--engine", "lookup", *sets)
+    for name, message in ("base", "scores of tiny, not of the adapter"), ("lookup", "of the look-up baseline"):
+        with pytest.raises(InputError, match=message):
+            model_card("adapter", adapter, "user/a", ModelFacts(report_file=tmp_path / name / "report.json"))
+    (adapter / "adapter_config.json").write_text("{ }")
+    with pytest.raises(InputError, match="scores of adapter, not of the adapter that is now in"):
+        model_card("adapter", adapter, "user/a", facts)
 
 
 def test_the_hub_gets_task_ids_without_signs(tmp_path: Path) -> None:
     from iepile_builder.commands.benchmark import BenchmarkOptions, write_eval_results
 
-    of_set = {"corpus": "", "complete": True, "corpora": 5, "f1": 50.0, "left_out": 0, "checked": True}
+    of_set = {"corpus": "", "complete": True, "corpora": 5, "f1": 50.0, "notes": [], "checked": True}
     names = [("CrossNER (UniversalNER)", ""), ("RAMS", "trigger")]
     rows = [{"set": name, "block": block, **of_set} for name, block in names]
     write_eval_results(BenchmarkOptions(tmp_path, tmp_path, hub_dataset="user/ie"), rows)
