@@ -301,7 +301,8 @@ def build_instances(corpus: Path, folder: Path, max_records: int | None, with_tr
             try:
                 rows = builder.as_dataset(split=split)
             except InputError as error:
-                raise InputError(f"{error}; --unchecked leaves out records that cannot be used") from None
+                cure = "; --unchecked leaves out records that cannot be used" if on_error == "raise" else ""
+                raise InputError(f"{error}{cure}") from None
             lines = (to_json({name: value for name, value in row.items() if value is not None}) for row in rows)
             write_whole(folder / f"{split}.jsonl", "".join(line + "\n" for line in lines))
             left_out[split] = builder.report()[0].get("unusable", 0)
