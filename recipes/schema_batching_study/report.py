@@ -34,7 +34,8 @@ FIXED = (
 # Reported beside them, without a test
 FURTHER = (
     ("M", "A", "confusable"), ("H", "R", "confusable"), ("M", "R", "calibrated"), ("H", "R", "calibrated"),
-    ("H", "A", "calibrated"), ("P", "A", "confusable"), ("P", "Q", "other"), ("G", "P", "other"),
+    ("H", "A", "calibrated"), ("P", "A", "confusable"), ("P", "A", "calibrated"), ("P", "Q", "other"),
+    ("G", "P", "other"),
 )  # fmt: skip
 FOLDS = 5  # of records, for the cut of the log-odds
 

@@ -254,6 +254,8 @@ def test_levers_compare_settings_with_the_baseline(
     def run(*arguments: object) -> None:
         name, *words = map(str, arguments)
         ran.append(name)
+        if name == "predict":  # a calibration that is there already, of a run that was stopped, changes no other answers
+            assert ("--empty_bias 0" in " ".join(words)) is ("/calibrated-" not in words[-1])
         cli.run(name, words)
 
     monkeypatch.setattr(levers, "run", run)
@@ -272,6 +274,9 @@ def test_levers_compare_settings_with_the_baseline(
     assert not list(out.glob("*/model"))  # large
     ran.clear()
     levers.main(options)
+    assert ran == []
+    with pytest.raises(InputError, match="other settings"):
+        levers.main(replace(options, max_train_tokens=3000, settings=["few_hard"]))
     assert ran == []
     with pytest.raises(InputError, match="unknown none"):
         levers.main(replace(options, settings=["none"]))

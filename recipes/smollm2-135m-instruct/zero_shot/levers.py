@@ -14,7 +14,7 @@ import shutil
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from prepare import FOLDER, check_corpora, run
 from iepile_builder import InputError
 from iepile_builder.commands.cli import parse_options
 from iepile_builder.engines.loading import embedded_model
-from iepile_builder.io import read_lines, write_whole
+from iepile_builder.io import read_lines, to_json, write_whole
 from iepile_builder.scoring.scorer import Scorer
 from iepile_builder.scoring.significance import compute_interval, precision_recall_f1
 
@@ -80,8 +80,8 @@ def main(options: LeverOptions) -> None:
     if model is None:
         model = embedded_model()
         os.environ["HF_HUB_OFFLINE"] = "1"  # nothing else is needed from the Hub
-    options.output_dir.mkdir(parents=True, exist_ok=True)
     check_corpora(options.corpus_dir, corpora["train"])
+    check_settings(options)
 
     tests = {}
     for part, names in levers["tests"].items():
@@ -122,7 +122,9 @@ def main(options: LeverOptions) -> None:
                 "predict", "--model_name_or_path", model_dir, "--dtype", "bfloat16", "--split", "validation",
                 "--batch_size", "32", "--max_new_tokens", options.max_new_tokens, *_to_words(answer_options),
             ]  # fmt: skip
-            if folder.name.startswith("calibrated-") and not (model_dir / "calibration.json").exists():
+            if not folder.name.startswith("calibrated-"):
+                predict += ["--empty_bias", "0"]  # a run that was stopped may have its calibration already
+            elif not (model_dir / "calibration.json").exists():
                 answers = folder / "to_calibrate.jsonl"
                 run(*predict, "--scores", "--empty_bias", "3", "--dataset_name", tests["in_domain"],
                     "--output_file", answers)  # fmt: skip
@@ -136,6 +138,20 @@ def main(options: LeverOptions) -> None:
     text = make_report(options.output_dir, against | dict.fromkeys(levers["answering"], "baseline"))
     write_whole(options.output_dir / "report.md", text)
     print(f"\n{text}\nwritten to {options.output_dir / 'report.md'}")
+
+
+def check_settings(options: LeverOptions) -> None:
+    """Refuse a folder whose runs were made with other settings."""
+    settings = to_json({
+        name: value
+        for name, value in asdict(options).items()
+        if name not in ("corpus_dir", "output_dir", "settings", "seeds")
+    })  # fmt: skip
+    file = options.output_dir / "settings.json"
+    if file.exists() and file.read_text() != settings:
+        raise InputError(f"{options.output_dir}: holds runs with other settings; give another --output_dir")
+    options.output_dir.mkdir(parents=True, exist_ok=True)
+    write_whole(file, settings)
 
 
 def _to_words(options: dict[str, Any]) -> list[str]:
