@@ -254,7 +254,7 @@ def test_levers_compare_settings_with_the_baseline(
     def run(*arguments: object) -> None:
         name, *words = map(str, arguments)
         ran.append(name)
-        if name == "predict":  # a calibration that is there already, of a run that was stopped, changes no other answers
+        if name == "predict":  # the calibration of a run that was stopped changes no other answers
             assert ("--empty_bias 0" in " ".join(words)) is ("/calibrated-" not in words[-1])
         cli.run(name, words)
 
