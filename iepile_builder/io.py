@@ -35,8 +35,9 @@ def fold(text: str) -> str:
 
 def find_resource(folder: str, name: str) -> Path:
     """
-    Find a file of `recipes/` or `evaluate_metrics/` (the `folder`) in a checkout or in the installed package. `name`
-    is a file that exists, or a name in the folder, with or without it: `"qwen3-4b/sft/config_lora.yaml"`.
+    Find a file of `recipes/`, `evaluate_metrics/` or `sample_corpus/` (the `folder`) in a checkout or in the installed
+    package. `name` is a file that exists, or a name in the folder, with or without it:
+    `"qwen3-4b/sft/config_lora.yaml"`.
 
     Raises:
         `InputError`: If there is none of this name; the message lists the names there are.
@@ -59,6 +60,18 @@ def find_adapter(name: str) -> str:
         return str(find_resource("recipes", f"{name}/adapter_config.json").parent)
     except InputError:  # a folder elsewhere, or a Hub id
         return name
+
+
+def find_table(name: str | Path) -> Path:
+    """
+    Find a table by label: a file, or one of the package by its name in the sample corpus or the recipes,
+    `"sample_corpus/label_synonyms.json"`.
+    """
+    folder = "sample_corpus" if str(name).startswith("sample_corpus/") else "recipes"
+    try:
+        return find_resource(folder, str(name))
+    except InputError:  # whoever reads it says what it should be
+        return Path(name)
 
 
 def metric_path() -> str:

@@ -104,9 +104,15 @@ def main(options: BuildOptions, instance_options: InstanceOptions) -> None:
     config = IEPileConfig(**vars(instance_options))
     config.check()
     modes = config.negatives_schedule or [config.negatives]
-    for name in ("num_hard", "num_random"):
-        if getattr(config, name) is not None and not {*modes} & {"hard", "random"}:
-            raise InputError(f"--{name} has no effect with negatives {', '.join(modes)}, only with hard and random")
+    for name, default, used in (
+        ("num_hard", None, ("hard", "random")),
+        ("num_random", None, ("hard", "random")),
+        ("negative_ratio", 1.0, ("ratio",)),
+    ):
+        if getattr(config, name) != default and not {*modes} & {*used}:
+            raise InputError(
+                f"--{name} has no effect with negatives {', '.join(modes)}, only with {' and '.join(used)}"
+            )
 
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity_error()
@@ -117,6 +123,12 @@ def main(options: BuildOptions, instance_options: InstanceOptions) -> None:
         max_length = instance_options.max_length
         notes += schema_notes(corpora)
         notes += length_notes(report, max_length) if max_length is not None else []
+        if "train" in dataset and len({*modes}) > 1:
+            notes.append(
+                f"Negatives of epoch {config.epoch}: {modes[min(config.epoch, len(modes) - 1)]}. A build has one "
+                "epoch of negatives_schedule (--epoch); iepile train takes all where --dataset_name is a YAML file of "
+                "these options."
+            )
         if "train" in dataset and config.needs_hard_negatives():
             notes += hard_negative_notes(config, corpora)
         if "train" in dataset and config.label_synonyms is not None:

@@ -95,7 +95,7 @@ class SchemaBatching:
             drawn at random; `"random"`, as many labels as `"hard"` would ask, all drawn at random; `"all"`, all
             labels; `"ratio"`, each with probability `negative_ratio`. EEA has none.
         negative_ratio (`float`, *optional*, defaults to 1.0):
-            For `negatives="ratio"`, between 0 and 1.
+            For `negatives="ratio"`, between 0 and 1; at 1 it is `"all"`.
         num_hard (`int`, *optional*):
             For `negatives="hard"` and `"random"`, the hard negatives drawn for a record, other ones in each epoch; a
             record without labels of its own is asked for as many random ones. By default all.

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from iepile_builder.errors import InputError
-from iepile_builder.io import RESOURCES, check_file, load_json
+from iepile_builder.io import RESOURCES, check_file, find_table, load_json
 
 
 PUBLISHED = RESOURCES / "hard_negatives.json"
@@ -35,9 +35,10 @@ def load_table(path: str | Path, is_flat: Callable[[object], bool], what: str, v
     Raises:
         `InputError`: If the file is missing or has neither form.
     """
-    check_file(Path(path))
+    path = find_table(path)
+    check_file(path)
     try:
-        table: dict[str, Any] = load_json(Path(path).read_bytes().removeprefix(BOM_UTF8))
+        table: dict[str, Any] = load_json(path.read_bytes().removeprefix(BOM_UTF8))
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; give {what} in JSON") from None
     except InputError as error:

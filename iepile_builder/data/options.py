@@ -18,7 +18,7 @@ from iepile_builder.data.hard_negatives import load_hard_negatives, select_corpu
 from iepile_builder.data.mining import find_hard_negatives
 from iepile_builder.data.synonyms import load_synonyms
 from iepile_builder.errors import InputError
-from iepile_builder.io import hash_file, to_json
+from iepile_builder.io import find_table, hash_file, to_json
 from iepile_builder.tasks import TASKS
 
 
@@ -69,7 +69,7 @@ class SchemaOptions:
         max_negatives_per_positive (`float`, *optional*):
             Keep at most this many purely negative training instances per instance with an answer, in each corpus.
         negative_ratio (`float`, *optional*, defaults to 1.0):
-            With negatives `"ratio"`, the probability of each negative label.
+            With negatives `"ratio"`, the probability of each negative label; 1.0 asks for all labels, as `"all"`.
         num_hard (`int`, *optional*):
             With negatives `"hard"` and `"random"`, number of hard negatives drawn for each record, other ones in each
             epoch. By default all.
@@ -88,9 +88,11 @@ class SchemaOptions:
         label_synonyms (`str`, *optional*):
             A JSON file from label to names, see [`load_synonyms`]: training instructions ask for one of them, drawn
             for each record and epoch. List the label's own name to have it drawn, too.
+            `sample_corpus/label_synonyms.json` is the file for the sample corpus.
         negatives_schedule (`list[str]`, *optional*):
             In place of `negatives`, one for each epoch; the last stays. With `negative_ratio` 0.15, `ratio hard all`
-            begins with few negatives and ends with all labels, as in use.
+            begins with few negatives and ends with all labels, as in use. `iepile build` builds one epoch, by
+            default the first; `iepile train` draws each where its `dataset_name` is a file with these options.
         held_out_labels (`dict[str, list[str]]`, *optional*):
             For each corpus, labels to hold out of training and validation; its test split asks for these alone.
     """
@@ -232,7 +234,7 @@ class IEPileConfig(InstanceOptions, datasets.BuilderConfig):
             if option.name not in READ:
                 key.update(f"{option.name}={getattr(self, option.name)!r}\n".encode())
         paths = [path for pattern in MAKERS for path in sorted(PACKAGE.glob(pattern))]
-        paths += [Path(path) for path in (self.descriptions, self.label_synonyms) if path is not None]
+        paths += [find_table(path) for path in (self.descriptions, self.label_synonyms) if path is not None]
         if self.tokenizer is not None and os.path.isdir(self.tokenizer):
             paths += [path for path in sorted(Path(self.tokenizer).iterdir()) if path.suffix in TOKENIZER_SUFFIXES]
         for corpus in self.find_corpora():

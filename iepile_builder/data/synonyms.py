@@ -10,6 +10,7 @@ import numpy as np
 from iepile_builder.data.corpus import Corpus
 from iepile_builder.data.hard_negatives import is_flat, load_table, select_corpus
 from iepile_builder.data.sampling import NAMES, draws
+from iepile_builder.io import pluralize
 from iepile_builder.tasks import TASKS
 
 
@@ -47,15 +48,13 @@ def synonym_notes(table: Mapping[str, Any], corpora: Sequence[Corpus]) -> list[s
                 if owners.get(name.casefold(), label) != label:
                     clashes[f"{name} for {label} ({corpus.source})"] = None
     notes = [f"Labels with other names: {named} of {number}."]
-    for what, found in (
-        (
-            "Names for what is no label of any corpus, not used",
-            [label for label, is_unknown in unknown.items() if is_unknown],
-        ),
-        ("Names that are those of another label, not used", list(clashes)),
-    ):
-        if found:
-            notes.append(f"{what}: {', '.join(found[:5])}{', ...' if len(found) > 5 else ''} ({len(found)}).")
+    if others := [label for label, is_unknown in unknown.items() if is_unknown]:
+        # many are no misspellings: the table is for more corpora than these
+        listed = f": {', '.join(others)}" if len(others) <= 5 else ""
+        notes.append(f"Names for {pluralize(len(others), 'label')} that these corpora do not have, not used{listed}.")
+    if clashes:
+        listed = f"{', '.join(list(clashes)[:5])}{', ...' if len(clashes) > 5 else ''}"
+        notes.append(f"Names that are those of another label, not used: {listed} ({len(clashes)}).")
     return notes
 
 

@@ -342,3 +342,20 @@ def test_a_build_says_which_schema_it_made_of_the_records(run_command, people: P
     (people / "IE-en" / "NER" / "people" / "schema.json").unlink()
     done = run_command("build", "--corpus_dir", people, "--output_dir", "out", "--negatives", "all")
     assert re.search(r"^Schema of NER people \(en\): the \d labels of its records\.$", done.stdout, re.MULTILINE)
+
+
+def test_a_build_says_which_epoch_of_a_schedule_it_is_of(run_command, people: Path, tmp_path: Path) -> None:
+    options = ["--corpus_dir", people, "--output_dir", "out", "--overwrite", "--negatives_schedule", "ratio", "all"]
+    assert "Negatives of epoch 0: ratio." in run_command("build", *options).stdout
+    assert "Negatives of epoch 5: all." in run_command("build", *options, "--epoch", 5).stdout
+
+
+def test_the_names_of_the_sample_corpus_need_no_path(run_command, tmp_path: Path) -> None:
+    options = ["--corpus_dir", "sample_corpus", "--tasks", "RE", "--languages", "en", "--splits", "train"]
+    run_command("build", *options, "--output_dir", "own")
+    table = ["--label_synonyms", "sample_corpus/label_synonyms.json"]
+    notes = run_command("build", *options, *table, "--output_dir", "renamed").stdout.splitlines()
+    assert "Labels with other names: 14 of 14." in notes
+    assert "Names for 12 labels that these corpora do not have, not used." in notes
+    own, renamed = (read(tmp_path / name / "train.jsonl") for name in ("own", "renamed"))
+    assert own != renamed

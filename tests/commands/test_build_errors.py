@@ -151,6 +151,19 @@ def test_a_full_disk_ends_with_one_clear_line_and_keeps_the_old(
     assert not (tmp_path / ".out.incomplete").exists()
 
 
-def test_a_number_of_negatives_without_effect_ends_with_one_clear_line(people: Path, run_command) -> None:
-    options = ["--corpus_dir", people, "--output_dir", "out", "--negatives", "all", "--num_hard", 2]
-    assert_one_clear_line(run_command("build", *options, check=False), "--num_hard has no effect with negatives all")
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ("--negatives all --num_hard 2", "--num_hard has no effect with negatives all, only with hard and random"),
+        ("--negative_ratio 0.15", "--negative_ratio has no effect with negatives hard, only with ratio"),
+        (
+            "--negatives ratio --negatives_schedule hard all --negative_ratio 0.15",
+            "--negative_ratio has no effect with negatives hard, all, only with ratio",
+        ),
+    ],
+)
+def test_a_number_of_negatives_without_effect_ends_with_one_clear_line(
+    options: str, line: str, people: Path, run_command
+) -> None:
+    done = run_command("build", "--corpus_dir", people, "--output_dir", "out", *options.split(), check=False)
+    assert_one_clear_line(done, line)

@@ -109,6 +109,10 @@ def test_other_names_are_for_training_alone(tmp_path: Path) -> None:
     assert {json.loads(row["instruction"])["schema"][0] for row in splits["test"]} == {"city"}
     (tmp_path / "names.json").write_text('{"NER": {"city": ["place"]}}')
     assert IEPile(**options).config_id != first.config_id  # the contents of the file count
+    shipped, none = (
+        IEPile(**options | {"label_synonyms": table}) for table in ("sample_corpus/label_synonyms.json", None)
+    )
+    assert shipped.config_id != none.config_id
 
 
 def test_no_training_record_is_asked_by_the_name_of_a_label_that_is_held_out(tmp_path: Path) -> None:

@@ -223,6 +223,6 @@ def test_what_is_wrong_with_a_table_of_names_is_told(tmp_path: Path) -> None:
     assert synonym_notes({"city": ["town", "City"]}, corpora) == ["Labels with other names: 1 of 3."]
     assert synonym_notes({"city": ["Person"], "lake": ["pond"], "hill": []}, corpora) == [
         "Labels with other names: 1 of 3.",
-        "Names for what is no label of any corpus, not used: lake, hill (2).",
+        "Names for 2 labels that these corpora do not have, not used: lake, hill.",
         "Names that are those of another label, not used: Person for city (news) (1).",
     ]
