@@ -142,10 +142,11 @@ def load_model(
     [`~transformers.AutoModelForCausalLM.from_pretrained`], whose `attn_implementation` may also be `varlen`.
 
     Raises:
-        `InputError`: If it is not a model, or the adapter is not one for it, or a package that the arguments ask
-            for is missing.
+        `InputError`: If it is not a model, or the adapter is not one for it, or they do not fit into the memory, or a
+            package that the arguments ask for is missing.
     """
     from safetensors import SafetensorError
+    from torch import OutOfMemoryError
     from transformers import AutoModelForCausalLM
 
     from iepile_builder.engines.attention import register_varlen
@@ -155,9 +156,13 @@ def load_model(
     logging.getLogger("bitsandbytes.autograd._functions").addFilter(_is_not_about_the_cast)
     try:
         model = AutoModelForCausalLM.from_pretrained(name, **kwargs)
+    except OutOfMemoryError as error:
+        raise _out_of_memory(name, error) from None
     # ImportError: bitsandbytes, flash attention or kernels are missing
     except (OSError, ValueError, ImportError, SafetensorError) as error:
-        raise InputError(f"{name}: no model can be loaded from it: {first_line(error)}") from None
+        is_attention = any(word in str(error).lower() for word in ("flash", "kernels"))
+        other = "; --attn_implementation sdpa or varlen needs no package" if is_attention else ""
+        raise InputError(f"{name}: no model can be loaded from it: {first_line(error)}{other}") from None
     if adapter is None:
         return model
 
@@ -169,6 +174,8 @@ def load_model(
         )
         # from_pretrained only warns about layers without an adapter, and ignores weights for unknown layers
         result: Any = set_peft_model_state_dict(peft_model, load_peft_weights(adapter, device="cpu"))
+    except OutOfMemoryError as error:
+        raise _out_of_memory(name, error) from None
     # RuntimeError: the adapter's weights have other shapes
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise InputError(f"{adapter}: not an adapter for {name}: {first_line(error)}") from None
@@ -179,6 +186,14 @@ def load_model(
             f"{len(result.unexpected_keys)} belong to no layer: it was trained on another model"
         )
     return peft_model
+
+
+def _out_of_memory(name: str, error: BaseException) -> InputError:
+    """Make the error for a model that a GPU has no room for."""
+    return InputError(
+        f"{name}: it does not fit into the GPU's memory: give --load_in_4bit, --dtype bfloat16 if its weights are "
+        f"float32, or a smaller model ({first_line(error)})"
+    )
 
 
 def shipped_model() -> tuple[str, str]:

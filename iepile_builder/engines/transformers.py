@@ -208,8 +208,13 @@ class TransformersEngine:
         if own_loop and self.pass_cost is None and prompts:
             if self.on_gpu:
                 context = min(512, self.context // 2)
-                rows = min(64, max(1, self.count_fitting(context, 0) // 2))  # half: it has no second try
-                decoder.cost = decoder.measure(rows, context)
+                rows = min(64, max(1, self.count_fitting(context, 0) // 2))
+
+                def measure(batch: Sequence[int]) -> None:
+                    decoder.cost = decoder.measure(len(batch), context)
+
+                if (left := self.run_batches(measure, range(rows), rows, decoder)) < rows:
+                    self.batch_size = size = decoder.batch_size = min(size, left)
             self.pass_cost = decoder.cost
         completions = {}
 

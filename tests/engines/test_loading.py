@@ -52,6 +52,20 @@ def test_loading_and_saving_show_no_bars(tmp_path: Path, capsys: pytest.CaptureF
     assert capsys.readouterr() == ("", "")
 
 
+def test_a_model_that_does_not_fit_into_the_memory_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee the documentation.")
+
+    folder = str(save_tiny_model(tmp_path / "model"))
+    for place, adapter in (("peft.PeftModel", "an/adapter"), ("transformers.AutoModelForCausalLM", None)):
+        monkeypatch.setattr(f"{place}.from_pretrained", fail)
+        with pytest.raises(InputError, match=f"{folder}: it does not fit .*load_in_4bit.*dtype.*2.00 GiB") as caught:
+            load_model(folder, adapter)
+        assert "\n" not in str(caught.value)
+
+
 def test_the_weights_on_the_hub_come_first(
     hub: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

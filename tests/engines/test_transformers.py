@@ -352,6 +352,24 @@ def test_batches_that_do_not_fit_into_the_memory_are_halved(
         engine.generate(requests, LONGEST)
 
 
+def test_a_measurement_that_does_not_fit_into_the_memory(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = TransformersEngine.from_pretrained(model, dtype="float32")
+    measured = []
+
+    def measure(self: GreedyDecoder, rows: int, context: int) -> PassCost:
+        measured.append(rows)
+        if rows > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return PassCost(7)
+
+    monkeypatch.setattr(GreedyDecoder, "measure", measure)
+    monkeypatch.setattr(TransformersEngine, "on_gpu", True)
+    monkeypatch.setattr(TransformersEngine, "count_fitting", lambda self, prompt, answer: 30)
+    assert len(engine.generate(make_requests(6, constrained=True), LONGEST)) == 6
+    assert measured[:3] == [15, 7, 3]
+    assert engine.pass_cost == PassCost(7) and engine.batch_size == 3
+
+
 def test_scores_whose_batches_do_not_fit_into_the_memory(
     model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
