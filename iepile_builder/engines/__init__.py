@@ -65,7 +65,8 @@ class EngineOptions(ModelOptions):
         attn_implementation (`str`, *optional*):
             The model's attention, such as `sdpa` or `flash_attention_2`.
         batch_size (`int`, *optional*):
-            Requests answered at once; by default 16, and on a GPU as many as its memory allows, up to 256.
+            Requests answered at once; by default 16, and on a GPU as many as its memory allows, up to 256. With vLLM
+            its `max_num_seqs`, by default its own.
         max_new_tokens (`int`, *optional*, defaults to 512):
             Longest answer, in tokens.
         constrain (`str`, *optional*, defaults to `"auto"`):
@@ -235,6 +236,7 @@ def load_engine(options: EngineOptions) -> Engine:
             **{
                 "dtype": options.dtype,
                 "quantization": "bitsandbytes" if options.load_in_4bit else None,
+                **({} if options.batch_size is None else {"max_num_seqs": options.batch_size}),
                 **(options.vllm_args or {}),
             },
         )

@@ -3,7 +3,7 @@ Answer with vLLM in this process: paged batches on a GPU, the adapter unmerged, 
 
 vLLM pins a release of PyTorch and an older `transformers` than the other extras need, so it lives in an environment of
 its own: `pip install 'iepile-builder[vllm]'`. The tests ran with vLLM 0.32 built for CPUs, and check the arguments
-against those of 0.33; no GPU was available.
+against those of 0.33; vLLM itself has not been run on a GPU.
 """
 
 from __future__ import annotations
@@ -150,14 +150,18 @@ class VLLMEngine:
         return [answer._replace(decisions=each) for answer, each in zip(completions, decisions, strict=True)]
 
     def _run(self, prompts: list[Any], params: Any) -> list[Any]:
+        from torch import OutOfMemoryError
+        from vllm.exceptions import VLLMError
         from vllm.v1.engine.exceptions import EngineDeadError
 
         try:
             return self._llm.generate(prompts, params, use_tqdm=False, lora_request=self._adapter)
-        except EngineDeadError:
+        except (EngineDeadError, OutOfMemoryError):  # the latter where its engine is in this process
             raise InputError(
                 "vLLM ended, and says above why: if for lack of memory, lower gpu_memory_utilization in --vllm_args"
             ) from None
+        except (VLLMError, ValueError) as error:
+            raise InputError(f"vLLM refuses a request: {first_line(error)}") from None
 
     def score_decisions(self, requests: Sequence[Request], answers: Sequence[str]) -> list[Decisions | None]:
         """Read the decisions of given answers, as [`~iepile_builder.engines.transformers.TransformersEngine`] does."""

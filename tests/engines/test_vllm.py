@@ -167,6 +167,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> dict[str, dict]:
         "vllm.lora": {},
         "vllm.lora.request": {"LoRARequest": taker("LoRARequest", "lora_name", "lora_int_id", "lora_path")},
         "vllm.sampling_params": {"StructuredOutputsParams": taker("StructuredOutputsParams")},
+        "vllm.exceptions": {"VLLMError": type("VLLMError", (Exception,), {})},
         "vllm.v1": {},
         "vllm.v1.engine": {},
         "vllm.v1.engine.exceptions": {"EngineDeadError": type("EngineDeadError", (Exception,), {})},
@@ -244,8 +245,9 @@ def test_the_options_of_the_command_reach_vllm(calls: dict[str, dict], model: Pa
     assert isinstance(load_engine(options), VLLMEngine)
     assert calls["LLM"].items() >= {**given, "dtype": "float16"}.items()
     assert options.window("cuda") == 4096 and EngineOptions(batch_size=16).window("cuda") == 128
-    load_engine(EngineOptions(str(model), engine="vllm", load_in_4bit=True))
-    assert calls["LLM"]["quantization"] == "bitsandbytes"
+    assert "max_num_seqs" not in calls["LLM"]  # vLLM's own default
+    load_engine(EngineOptions(str(model), engine="vllm", load_in_4bit=True, batch_size=96))
+    assert calls["LLM"].items() >= {"quantization": "bitsandbytes", "max_num_seqs": 96}.items()
     recorded = describe_engine(options)
     assert recorded["quantization"] == "fp8" and "tensor_parallel_size" not in recorded
 
@@ -272,15 +274,23 @@ def test_a_prompt_is_encoded_once(calls: dict[str, dict], model: Path, monkeypat
     assert len(encoded) == 2
 
 
-def test_lack_of_memory_is_one_line(calls: dict[str, dict], model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_vllm_fails_at_is_one_line(calls: dict[str, dict], model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = VLLMEngine(str(model))
 
-    def die(*args: object, **kwargs: object) -> None:
-        raise sys.modules["vllm.v1.engine.exceptions"].EngineDeadError
+    refused = sys.modules["vllm.exceptions"].VLLMError("Grammar error: too large\nat line 1")
+    for raised, said in (
+        (sys.modules["vllm.v1.engine.exceptions"].EngineDeadError(), "gpu_memory_utilization in --vllm_args"),
+        (torch.OutOfMemoryError("CUDA out of memory."), "gpu_memory_utilization in --vllm_args"),
+        (refused, "^vLLM refuses a request: Grammar error: too large$"),
+        (ValueError("prompt too long"), "^vLLM refuses a request: prompt too long$"),
+    ):
 
-    monkeypatch.setattr(engine._llm, "generate", die)
-    with pytest.raises(InputError, match="gpu_memory_utilization in --vllm_args"):
-        engine.generate([ask("a")], 16)
+        def die(*args: object, raised: Exception = raised, **kwargs: object) -> None:
+            raise raised
+
+        monkeypatch.setattr(engine._llm, "generate", die)
+        with pytest.raises(InputError, match=said):
+            engine.generate([ask("a")], 16)
 
     def fail(*args: object, **kwargs: object) -> None:
         raise RuntimeError("Engine core initialization failed.\nSee root cause above.")
