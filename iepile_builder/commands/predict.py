@@ -132,7 +132,8 @@ def predict(
         if done == len(dataset):
             return
 
-        if state.is_main_process and state.device.type == "cuda" and len(dataset) - done > 1000:
+        is_here = engine_options.base_url is None and engine_options.engine == "transformers"
+        if is_here and state.is_main_process and state.device.type == "cuda" and len(dataset) - done > 1000:
             print("on a GPU, --engine vllm is made for many instances", file=sys.stderr)
         engine = (load or load_engine)(engine_options)
         if state.is_main_process and not done:

@@ -352,6 +352,34 @@ def test_a_process_may_wait_for_the_whole_window_of_another_one(monkeypatch: pyt
     assert given["timeout"] >= timedelta(hours=12)  # NCCL: 10 minutes
 
 
+@pytest.mark.parametrize(
+    ("options", "device", "count", "told"),
+    [
+        ({}, "cuda", 1001, True),
+        ({}, "cuda", 1000, False),
+        ({}, "cpu", 1001, False),
+        ({"base_url": "http://127.0.0.1:9/v1"}, "cuda", 1001, False),
+        ({"engine": "lookup"}, "cuda", 1001, False),
+    ],
+)
+def test_the_hint_to_vllm(
+    options: dict, device: str, count: int, told: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:  # fmt: skip
+    state = predict.join_processes(EngineOptions())
+    monkeypatch.setattr(predict, "join_processes", lambda options: state)
+    monkeypatch.setattr(state, "device", SimpleNamespace(type=device))
+    data = write_lines(tmp_path / "test.jsonl", make_instances(count))
+
+    def load(options: EngineOptions) -> Any:
+        raise InputError("only the hint is wanted")
+
+    with pytest.raises(InputError, match="only the hint"):
+        asked = PredictOptions(str(data), tmp_path / "preds.jsonl")
+        predict.predict(asked, EngineOptions("m", **options), {"engine": "none"}, load)
+    assert ("--engine vllm is made for many instances" in capsys.readouterr().err) == told
+
+
 def test_processes_share_the_work(
     answer: Callable[..., list[dict]], run_script: Callable, model: str, data: Path, tmp_path: Path
 ) -> None:

@@ -397,6 +397,11 @@ def test_a_model_of_transformers(model: str) -> None:
     assert "no room for the text beside 2 labels asked at once" in str(error.value)
 
 
+def test_the_first_answer_does_not_wait_for_the_vocabulary(model: str) -> None:
+    assert "vocabulary" in vars(Extractor.from_pretrained(model).engine)
+    assert "vocabulary" not in vars(Extractor.from_pretrained(model, constrain="off").engine)
+
+
 def test_a_model_without_a_chat_template(model: str, tmp_path: Path) -> None:
     shutil.copytree(model, tmp_path / "bare")
     (tmp_path / "bare" / "chat_template.jinja").unlink()
