@@ -103,15 +103,15 @@ def _list_items(value: Any) -> list[Any]:
     return [{name: item} for name, item in value.items()] if isinstance(value, dict) else [value]
 
 
-def keep_likeliest(labelled: Sequence[tuple[Hashable, str]], scores: Sequence[float | None]) -> list[bool]:
+def keep_likeliest(labelled: Sequence[tuple[Hashable, str]], decisions: Sequence[Decision | None]) -> list[bool]:
     """
     Tell which of a text's facts, each a mention and its label, to keep so that a mention has one label: that of its
     highest score, in whatever order the facts are. A mention without any score keeps all of its labels.
     """
     best: dict[Hashable, tuple[float, str]] = {}
-    for (mention, label), score in zip(labelled, scores, strict=True):
-        if score is not None:
-            best[mention] = max(best.get(mention, (score, label)), (score, label))
+    for (mention, label), decision in zip(labelled, decisions, strict=True):
+        if decision is not None:  # the uncalibrated score: a slope of 0 makes all calibrated ones equal
+            best[mention] = max(best.get(mention, (decision.logit, label)), (decision.logit, label))
     return [mention not in best or best[mention][1] == label for mention, label in labelled]
 
 

@@ -303,7 +303,7 @@ def join_parts(parts: Iterable[tuple[int, Extraction]]) -> Extraction:
     asked_passages, answers, end = [], list[str](), 0
     for start, part in parts:
         task = TASKS[part.task]
-        add_units(units, best, part.units, [None] * len(part.units), start, task.has_events)
+        add_units(units, {}, part.units, [None] * len(part.units), start, task.has_events)
         for fact, score in zip(part.facts, part.scores, strict=True):
             if score is not None:
                 key = place_key(move(fact, start))

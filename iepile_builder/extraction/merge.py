@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
 from iepile_builder.answers.grounding import as_mention
@@ -72,19 +74,23 @@ def has_usable_form(fact: Fact) -> bool:
 
 def add_units(
     units: dict[Any, list[Fact]],
-    best: dict[Any, float],
+    best: dict[Any, Decision],
     groups: list[list[Fact]],
-    scores: list[float | None],
+    decisions: Sequence[Decision | None],
     offset: int,
     events: bool,
 ) -> None:
-    """Add a passage's facts to those of the text, once where it has them already; of two scores the higher is kept."""
+    """
+    Add a passage's facts to those of the text, once where it has them already; of two decisions the one with the
+    higher score is kept.
+    """
     seen: Counter[Any] = Counter()
-    for group, score in zip(groups, scores, strict=True):
+    for group, decision in zip(groups, decisions, strict=True):
         moved = [move(fact, offset) for fact in group]
-        if score is not None:
-            best.update((key, max(score, best.get(key, 0.0))) for key in map(place_key, moved))
-        name = place_key(moved[0])
+        names = list(map(place_key, moved))
+        if decision is not None:
+            best.update((name, max(best.get(name, decision), decision, key=attrgetter("logit"))) for name in names)
+        name = names[0]
         if not events:
             units.setdefault(name, moved)
             continue

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from iepile_builder.answers.grounding import Locator, as_mention, ground
 from iepile_builder.answers.parse import parse_answer
-from iepile_builder.answers.scores import Calibration, keep_likeliest, score_decision
+from iepile_builder.answers.scores import Calibration, Decision, keep_likeliest, score_decision
 from iepile_builder.data.batching import SchemaBatching
 from iepile_builder.data.instructions import read_asked
 from iepile_builder.engines.base import Completion, Engine, Request
@@ -100,19 +100,19 @@ def merge_answers(
     answers = sorted(work.answers, key=lambda answer: (answer[0].passage, order[answer[0].labels[0]]))
     counts = Counter(cut=0, unparsed=0, repaired=0, left_out=0)
     units: dict[Any, list[Fact]] = {}
-    best: dict[Any, float] = {}  # scores
+    best: dict[Any, Decision] = {}
     for passage, of_passage in groupby(answers, key=lambda answer: answer[0].passage):
         groups: list[list[Fact]] = []
-        scores: list[float | None] = []
+        decisions: list[Decision | None] = []
         for job, completion in of_passage:
             work.check_time()
-            found, decisions, of_answer = read_answer(completion, job.instruction, task, repair)
+            found, decided, of_answer = read_answer(completion, job.instruction, task, repair)
             counts.update(of_answer)
             groups += found
-            scores += [None if each is None else score_decision(each, task.name, calibration) for each in decisions]
+            decisions += decided
         locate = Locator(work.text[passage.start : passage.end], min_similarity, work.check_time)
         grounded = ground(groups, locate)
-        add_units(units, best, grounded, scores, passage.start, task.has_events)
+        add_units(units, best, grounded, decisions, passage.start, task.has_events)
 
     kept = list(units.values()) if task.has_events else drop_repeats(list(units.values()))
     if task.one_label and not multi_label:
@@ -121,9 +121,10 @@ def merge_answers(
         likeliest = keep_likeliest(labelled, [best.get(place_key(fact)) for fact in facts])
         counts["less_likely"] = likeliest.count(False)
         kept = list(compress(kept, likeliest))
+    scores = {key: score_decision(decision, task.name, calibration) for key, decision in best.items()}
     if min_score > 0:
         before = sum(map(len, kept))
-        kept = [[fact for fact in unit if best.get(place_key(fact), -1.0) >= min_score] for unit in kept]
+        kept = [[fact for fact in unit if scores.get(place_key(fact), -1.0) >= min_score] for unit in kept]
         counts["low_score"] = before - sum(map(len, kept))
         kept = list(filter(None, kept))
     if drop_ungrounded:
@@ -141,7 +142,7 @@ def merge_answers(
         work.batching.language,
         work.batching.schema,
         kept,
-        best if show_scores else {},
+        scores if show_scores else {},
         passages=list(dict.fromkeys(job.passage for job, _ in answers)),
         answers=[completion.text for _, completion in answers],
         retried=work.retried,

@@ -42,8 +42,8 @@ def fit_calibration(scorer: Scorer, biases: dict[str, float]) -> tuple[Calibrati
 
     The bias of a task is the one with the best F1 (strict, all facts of the task), or 0 where 5-fold cross-validation
     over records finds no significant gain (p < 0.05). Scores are fitted by Platt scaling to the facts that remain; the
-    slope is never negative, so that the order of facts stays. `biases` maps tasks to the `empty_bias` that the answers
-    were made with, by default 0.
+    slope is never negative, so that no order of facts is reversed. `biases` maps tasks to the `empty_bias` that the
+    answers were made with, by default 0.
 
     Returns:
         `tuple[Calibration, dict]`: The calibration, and for each task what it was fitted on: `records`, `facts`, and
@@ -137,7 +137,7 @@ def fit_platt(logits: np.ndarray[Any, Any], hits: np.ndarray[Any, Any]) -> tuple
     Fit `sigmoid(slope * logit + intercept)` to the shares of right facts, by maximum likelihood.
 
     Targets are those of Platt (1999), away from 0 and 1 by as much as few facts call for. A slope that would be
-    negative is 0.
+    negative is 0: all scores are then the share of right facts.
     """
     right = int(hits.sum())
     targets = np.where(hits, (right + 1) / (right + 2), 1 / (len(hits) - right + 2))

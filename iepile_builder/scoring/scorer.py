@@ -140,8 +140,7 @@ class Scorer:
             record.facts += answer.facts
             record.decisions += decisions
         if not self.multi_label and TASKS[task].one_label:
-            scores = [self.score(decision, key.task) for decision in record.decisions]
-            kept = keep_likeliest([(fact.mentions[0], fact.asked_label) for fact in record.facts], scores)
+            kept = keep_likeliest([(fact.mentions[0], fact.asked_label) for fact in record.facts], record.decisions)
             record.facts = list(compress(record.facts, kept))
             record.decisions = list(compress(record.decisions, kept))
         record.repaired += answer.repaired

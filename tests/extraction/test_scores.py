@@ -125,6 +125,12 @@ def test_an_entity_has_its_likeliest_label() -> None:
     assert extract(engine, min_score=0.5).low_score == 0  # the other label of Rome is counted once
 
 
+def test_a_calibration_with_equal_scores_keeps_the_likeliest_label() -> None:
+    calibration = Calibration(score={"NER": (0.0, 1.0)})
+    result = extract(Sure(RIVALS, RIVAL_DECISIONS), calibration=calibration)
+    assert (labels_of(result), set(result.scores)) == ([("person", "Ada"), ("city", "Rome")], {1 / (1 + exp(-1))})
+
+
 def test_only_answers_with_rivals_are_scored_afterwards() -> None:
     engine = Later(RIVALS, RIVAL_DECISIONS)
     result = extract(engine)
