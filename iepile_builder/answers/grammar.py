@@ -12,7 +12,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from iepile_builder.answers.decisions import mark_answer
-from iepile_builder.answers.repair import repair_json, without_repeats
+from iepile_builder.answers.parse import load_answer
+from iepile_builder.answers.repair import without_repeats
 from iepile_builder.errors import InputError
 from iepile_builder.io import to_json
 
@@ -31,6 +32,9 @@ _WORD = re.compile(r"\d+|(?:[^\W\d_](?<![\u0530-\u1dff\u2000-\U0010ffff]))+|.", 
 # A label may hold a control token of a model, such as "<|im_end|>". `llguidance` tokenizes what a grammar forces, and
 # then refuses this token, which is no text. With an escape in JSON as another way to write it, nothing is forced.
 _CONTROL = re.compile(r"<(?=[^<>\s]*>)")
+
+# What the structure of JSON is read from; the last string may have no quote at its end.
+_LEXEME = re.compile(r'"(?:[^"\\]|\\.)*(?P<quote>"?)|[][{}:]', re.DOTALL)
 
 
 def lark_grammar(schema: Mapping[str, Any], start: str = "") -> str:
@@ -100,19 +104,33 @@ def _nothing(schema: Mapping[str, Any]) -> Any:
     return {} if schema["type"] == "object" else []
 
 
+def _drop_unfinished(text: str) -> str:
+    """Cut an answer behind its last finished item, or the value of a label that is no list, and close it there."""
+    end, brackets, before = 0, "", ""  # the brackets that close what is open, the innermost first
+    closing = ""  # those at `end`
+    for found in _LEXEME.finditer(text):
+        lexeme = found[0]
+        if lexeme in "[{":
+            brackets = ("]" if lexeme == "[" else "}") + brackets
+        elif lexeme in "]}":
+            brackets = brackets[1:]
+        elif lexeme != ":" and not found["quote"]:
+            break
+        is_key = lexeme[0] == '"' and before != ":" and brackets.startswith("}")
+        if len(brackets) <= 2 and lexeme not in "[{:" and not is_key:
+            end, closing = found.end(), brackets
+        before = lexeme
+    return text[text.find("{") : end] + closing
+
+
 def close_answer(schema: Mapping[str, Any], text: str) -> str:
     """
-    Close an answer that was cut: without its last item, which may be unfinished, and with nothing for the labels that
-    it has not reached. Items that their list has already are left out.
+    Close an answer that was cut: without the item that it had not finished, and with nothing for the labels that it
+    has not reached. Items that their list has already are left out.
     """
-    found = repair_json(text) or {}
+    found = load_answer(without_repeats(_drop_unfinished(text))) or {}
     nothing: dict[str, Any] = {key: _nothing(value) for key, value in schema["properties"].items()}
-    if found and (last := found[list(found)[-1]]):
-        if isinstance(last, dict):
-            last.popitem()
-        elif isinstance(last, list):
-            last.pop()
-    closed = without_repeats(to_json({key: found.get(key, value) for key, value in nothing.items()}))
+    closed = to_json({key: found.get(key, value) for key, value in nothing.items()})
     return closed if mark_answer(schema, closed) is not None else to_json(nothing)
 
 

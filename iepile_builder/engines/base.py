@@ -40,8 +40,8 @@ class Completion(NamedTuple):
         text (`str`):
             The answer, without the end token.
         cut (`bool`, *optional*, defaults to `False`):
-            Whether it ended at the token limit. An answer that a grammar constrains is then closed: the last item is
-            dropped, and labels that were not reached are empty.
+            Whether it ended at the token limit. An answer that a grammar constrains is then closed: an unfinished item
+            is dropped, and labels that were not reached are empty.
         decisions (`dict[str, list[tuple[float, float | None]]]`, *optional*):
             How sure the model was, by the label (top-level key) of the answer: a pair for each item of the label's
             list (or object), and a last one for its end. The first of a pair is the log-odds (natural logarithm) that

@@ -181,6 +181,52 @@ def test_what_a_cut_answer_keeps() -> None:
         assert close_answer(schema, cut) == closed
 
 
+FORMS = {  # of an item, before and after its string
+    "NER": ("", ""),
+    "RE": ('{"subject": "]", "object": ', "}"),
+    "EE": ('{"trigger": ', ', "arguments": {"r": "v", "s": ["w", "x"]}}'),
+    "KG": ("", ': {"r": "v", "s": ["w", "x"]}'),
+}
+
+
+@pytest.mark.parametrize("task", FORMS)
+@settings(max_examples=15)
+@given(
+    answer=st.dictionaries(
+        st.text('ab"\\[', max_size=2),
+        st.lists(st.text('xN"\\]}[{:, ', min_size=1, max_size=3) | st.sampled_from(["None", "Null"]), max_size=3),
+        min_size=1,
+        max_size=2,
+    )
+)
+def test_a_cut_answer_keeps_what_it_finished(task: str, answer: dict[str, list[str]]) -> None:
+    roles = ["r", "s"]
+    items = {
+        "EE": [{"event_type": label, "trigger": True, "arguments": roles} for label in answer],
+        "KG": [{"entity_type": label, "attributes": roles} for label in answer],
+    }
+    schema = TASKS[task].answer_schema(items.get(task, list(answer)))
+    start, end = FORMS[task]
+    opened, closed = "{}" if task == "KG" else "[]"
+
+    def write(strings: list[str]) -> str:
+        return opened + ", ".join(start + to_json(string) + end for string in dict.fromkeys(strings)) + closed
+
+    text, expected = "{", []  # what each prefix has finished
+    finished: dict[str, list[str]] = {label: [] for label in answer}
+    for label, strings in answer.items():
+        pieces = [f"{', ' * (len(text) > 1)}{to_json(label)}: {opened}"]
+        pieces += [f"{', ' * bool(number)}{start}{to_json(string)}{end}" for number, string in enumerate(strings)]
+        for number, piece in enumerate([*pieces, closed]):
+            before = "{" + ", ".join(f"{to_json(each)}: {write(of)}" for each, of in finished.items()) + "}"
+            expected += [before] * len(piece)
+            text += piece
+            finished[label] = strings[:number]
+    whole = "{" + ", ".join(f"{to_json(label)}: {write(strings)}" for label, strings in answer.items()) + "}"
+    for length, closing in enumerate([*expected, whole, whole]):
+        assert close_answer(schema, (text + "}")[: length + 1]) == closing
+
+
 def test_long_texts(judge: Judge) -> None:
     text = "".join(f"word{index} " for index in range(3000))
     schema = TASKS["NER"].answer_schema(["a"], text)
