@@ -53,15 +53,15 @@ def load_json(text: str) -> Any:
         return json.loads(text)
 
 
-def parse_answer(text: str, task: str, schema: Schema, repair: bool = False) -> Answer:
+def parse_answer(text: str, task: str, schema: Schema, repair: bool = False, source: str = "") -> Answer:
     """
-    Parse the facts of a model's answer; with `repair` also of what is only nearly JSON, see [`repair_json`]. Never
-    raises.
+    Parse the facts of a model's answer; with `repair` also of what is only nearly JSON, see [`repair_json`]. `source`
+    is the text that was asked about. Never raises.
     """
     strict = answer_facts(load_answer(text), task, schema)
     if not repair:
         return strict
-    lenient = answer_facts(repair_json(strip_fence(text)), task, schema)
+    lenient = answer_facts(repair_json(strip_fence(text), source), task, schema)
     if not lenient.parsed or (strict.parsed and Counter(strict.facts) == Counter(lenient.facts)):
         return strict
     return Answer(lenient.facts, True, lenient.outside, repaired=True)

@@ -7,6 +7,7 @@ takes 13 seconds for 20 kB of `{'`. And what is repaired is fixed here because s
 
 import json
 import re
+from collections.abc import Collection
 from typing import Any
 
 from iepile_builder.io import to_json
@@ -16,6 +17,7 @@ from iepile_builder.tasks.facts import NOTHING
 MAX_DEPTH = 32  # answers nest five deep
 MAX_TOKENS = 200_000
 NOTHINGS = {"", "nan", "none", "null", "n/a"}
+SAID_NOTHING = re.compile(r"\b(?:nan|none|null|n/a)\b", re.IGNORECASE | re.ASCII)
 
 # A quote ends a string if what follows could follow a string: then quotes within need no backslash.
 STRING = r"""{0}(?:[^{0}\\]+|\\.?|{0}(?!\s*(?:[,:\]}}]|\Z)|\s+["']))*{0}?"""
@@ -28,14 +30,15 @@ ESCAPE = re.compile(r"(?P<cut>\\(?:u[0-9a-fA-F]{0,3})?\Z)|\\.|\"", re.DOTALL)
 ESCAPED = {'"': r"\"", r"\'": "'"}  # as JSON has them
 
 
-def repair_json(text: str) -> dict[str, Any] | None:
+def repair_json(text: str, source: str = "") -> dict[str, Any] | None:
     """
     The JSON object in a text, or `None` if there is none. Never raises.
 
     Read besides JSON: text and code fences around the object, a cut tail (all that is open is closed), single quotes,
     no quotes, quotes within quotes, commas too many or missing, brackets that do not match. A key that occurs twice in
     an object has the values of both; of several objects, the first that has a key gives its value. What says "nothing"
-    (`None`, `null`, `NAN`, `N/A`, nothing at all) becomes the format's own word for it, or is left out of a list.
+    (`None`, `null`, `NAN`, `N/A`, nothing at all) becomes the format's own word for it, or is left out of a list;
+    not where the `source`, the text that was asked about, has the word as it is written: "Nan" may be a person.
     """
     if text.strip().lower() in (*NOTHINGS, "[]"):
         return {}
@@ -44,7 +47,9 @@ def repair_json(text: str) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         value = None
     try:
-        return without_nothings(value if isinstance(value, dict) else read_objects(text))
+        return without_nothings(
+            value if isinstance(value, dict) else read_objects(text), set(SAID_NOTHING.findall(source))
+        )
     except RecursionError:  # JSON nested nearly as deep as it can be read
         return None
 
@@ -157,13 +162,16 @@ def merge(first: Any, second: Any) -> Any:
     return values
 
 
-def without_nothings(value: Any) -> Any:
-    """A value with the format's own word where it says "nothing", and lists without such elements."""
+def without_nothings(value: Any, mentions: Collection[str]) -> Any:
+    """A value with the format's own word where it says "nothing", and lists without such elements; not `mentions`."""
     if isinstance(value, dict):
-        return {key: without_nothings(inner) for key, inner in value.items()}
+        return {key: without_nothings(inner, mentions) for key, inner in value.items()}
     if isinstance(value, list):
-        return [inner for inner in map(without_nothings, value) if not says_nothing(inner)]
-    return NOTHING if isinstance(value, str) and value.strip().lower() in NOTHINGS else value
+        found = [without_nothings(inner, mentions) for inner in value]
+        return [inner for inner in found if not says_nothing(inner)]
+    if isinstance(value, str) and value.strip().lower() in NOTHINGS and value.strip() not in mentions:
+        return NOTHING
+    return value
 
 
 def without_repeats(text: str) -> str:

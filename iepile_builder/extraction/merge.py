@@ -26,16 +26,16 @@ def read_answer(
     Read the usable facts of a completion: those that belong together in one list, the decision of each list, and the
     counts `cut`, `repaired`, `unparsed` and `left_out`. With `repair`, near-JSON is read as well.
     """
+    asked, source = read_asked(instruction, task.name)
     text = completion.text
-    if completion.cut:
-        text = text[: text.rfind('"') + 1].removesuffix('"')  # not the string that was being written
     value, repaired = load_answer(text), False
     if value is None and (repair or completion.cut):
-        value = repair_json(strip_fence(text))
+        if completion.cut:
+            text = text[: text.rfind('"') + 1].removesuffix('"')  # not the string that was being written
+        value = repair_json(strip_fence(text), source)
         repaired = value is not None and not completion.cut
     try:
-        schema = read_asked(instruction, task.name)[0].schema
-        groups, decisions, left_out = read_groups(value or {}, task, schema, completion.decisions)
+        groups, decisions, left_out = read_groups(value or {}, task, asked.schema, completion.decisions)
     except RecursionError:  # nested nearly as deep as JSON can be read
         value, groups, decisions, left_out = None, [], [], 0
     counts = Counter(cut=completion.cut, repaired=repaired, unparsed=value is None, left_out=left_out)

@@ -115,7 +115,7 @@ class Scorer:
                 )
             self._warn_of_repeats(key)
             return
-        answer = parse_answer(instance["output"], key.task, asked.schema, self.repair)
+        answer = parse_answer(instance["output"], key.task, asked.schema, self.repair, text)
         labels = TASKS[task].labels(asked.schema)
         joined = _join_labels(record.labels, labels)
         if len(joined) < len(record.labels) + len(labels) and (again := record.labels.intersection(labels)):

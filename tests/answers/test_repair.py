@@ -96,6 +96,14 @@ def test_a_pair_of_nothings_is_no_fact() -> None:
     assert (answer.facts, answer.repaired) == ([Relation("wife", "Ada", "Bob")], True)
 
 
+def test_what_the_text_says_is_no_nothing() -> None:
+    text = '{"person": ["Nan", "None", "null"], "city": ["N/A", ""]}'
+    for answer in (text, text.replace('"', "'")):
+        said = parse_answer(answer, "NER", PEOPLE, True, "Nan, Null & Nonesuch dined at N/A; none paid.")
+        assert said.facts == [Entity("person", "Nan"), Entity("city", "N/A")]
+        assert parse_answer(answer, "NER", PEOPLE, True).facts == []
+
+
 @pytest.mark.parametrize("task", ALL_TASKS)
 @settings(max_examples=25)
 @given(data=st.data())

@@ -237,6 +237,14 @@ def test_what_is_complete_in_a_cut_answer_is_read() -> None:
     assert (result.cut, result.facts) == (1, [])
 
 
+def test_an_entity_of_the_text_may_be_called_none() -> None:
+    engine = RuleEngine(lambda item, text: ["Nan", "None", "null", "Carl"])
+    result = Extractor(engine, max_new_tokens=len('{"person": ["Nan", "None", "null", "Ca'))(
+        "Nan None", "NER", ["person"]
+    )
+    assert (result.cut, [str(fact.entity) for fact in result.facts]) == (1, ["Nan", "None"])
+
+
 @pytest.mark.parametrize(
     ("task", "answer", "facts", "counts"),
     [
