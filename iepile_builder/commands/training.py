@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from iepile_builder.answers.scores import CALIBRATION
 from iepile_builder.commands.cli import documented, make_parser, run
 from iepile_builder.errors import InputError
 from iepile_builder.hub.cards import model_card
@@ -242,10 +243,13 @@ def train_and_keep(
     show_progress(trainer)
     with without_bars(), interrupts_explained(folder), explained_write_errors(folder):
         trainer.train(resume_from_checkpoint=checkpoint)
+        if trainer.is_world_process_zero() and (folder / CALIBRATION).exists():
+            (folder / CALIBRATION).unlink()
+            print(f"{folder / CALIBRATION}: removed, it was fitted to the weights of before; calibrate anew")
         trainer.save_model(args.output_dir)
         if trainer.is_world_process_zero():
             if isinstance(data_args, SftArguments) and data_args.average_checkpoints:
-                steps = average_checkpoints(folder, data_args.average_checkpoints)
+                steps = average_checkpoints(folder, data_args.average_checkpoints, trainer.state.global_step)
                 if steps:
                     print(f"kept: the mean of the weights at steps {', '.join(map(str, steps))}")
                     record["averaged"] = steps

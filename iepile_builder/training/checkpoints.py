@@ -82,15 +82,17 @@ def find_checkpoints(folder: Path) -> dict[int, Path]:
     }
 
 
-def average_checkpoints(folder: Path, count: int) -> list[int]:
+def average_checkpoints(folder: Path, count: int, last_step: int) -> list[int]:
     """
     Replace the saved weights in an output folder by the mean of those of its last whole checkpoints; return their
-    steps. Without any, the weights stay.
+    steps. Without any, the weights stay. Those after `last_step` are of an earlier run, which went further.
     """
     from safetensors.torch import load_file, save_file
 
     steps = []
     for step, checkpoint in sorted(find_checkpoints(folder).items()):
+        if step > last_step:
+            continue
         if (damage := find_damage(checkpoint, only_model=True)) is None:
             steps.append(step)
         else:

@@ -122,11 +122,14 @@ def test_the_mean_of_the_last_checkpoints(
     assert not list((tmp_path / "out").glob("checkpoint-*/README.md"))  # of TRL or PEFT
     load_model(model, str(tmp_path / "out")) if peft else load_model(str(tmp_path / "out"))
     cut(tmp_path / "out" / "checkpoint-6" / f"{name}.safetensors")
-    assert average_checkpoints(tmp_path / "out", 3) == [4, 8]
+    assert average_checkpoints(tmp_path / "out", 3, 8) == [4, 8]
     out = capsys.readouterr().out
     assert f"skipping {tmp_path / 'out' / 'checkpoint-6'}: {name}.safetensors cannot be read" in out
     assert "2 whole checkpoints to average, not 3" in out
     assert "to be kept: the mean of the last 3 checkpoints" in out
+    resumed = {**args, "max_steps": 6, "resume_from_checkpoint": str(tmp_path / "out" / "checkpoint-4")}
+    train("out", {"average_checkpoints": 3}, {"use_peft": peft}, **resumed)
+    assert "kept: the mean of the weights at steps 4, 6\n" in capsys.readouterr().out  # not of 8, of the run before
     with pytest.raises(InputError, match="--average_checkpoints is -1; give 0 or more"):
         train("none", {"average_checkpoints": -1}, **args)
     for name, value in (("empty_weight", float("nan")), ("empty_weight", -1), ("max_train_tokens", 0)):

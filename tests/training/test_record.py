@@ -58,6 +58,17 @@ def test_what_is_kept(
     assert capsys.readouterr().out.splitlines()[-1] == f"adapter, tokenizer with chat template, card, plot: {out}"
 
 
+def test_a_calibration_goes_with_the_weights_that_it_was_fitted_to(
+    train: Callable[..., list[dict]], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    train(max_steps=1)
+    file = tmp_path / "out" / "calibration.json"
+    file.write_text('{"empty_bias": {"NER": -2.5}, "fitted_on": {"split": "validation", "tasks": {}}}')
+    train(max_steps=2)
+    assert not file.exists() and "-2.5" not in (file.parent / "README.md").read_text()
+    assert capsys.readouterr().out.count(f"{file}: removed, ") == 1
+
+
 def test_a_run_too_short_for_a_plot_has_no_word_of_it(
     train: Callable[..., list[dict]], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
