@@ -112,8 +112,16 @@ class IEPile(datasets.ArrowBasedBuilder):
                 weight = weights[corpus] if split == "train" else 1.0
                 of_corpus = to_shards(corpus, split, index, weight, f"{config.seed} {config.epoch}", config.on_error)
                 if split == "train" and config.max_negatives_per_positive is not None:
-                    limit = max_negative_rank(of_corpus, batching, config.max_negatives_per_positive)
-                    batching = replace(batching, max_negative_rank=limit)
+                    epochs = [config.epoch]
+                    if dl_manager.is_streaming:  # goes on to the later negatives of a schedule
+                        epochs += range(config.epoch + 1, len(config.negatives_schedule or ()))
+                    limits = {
+                        epoch: max_negative_rank(
+                            of_corpus, replace(batching, epoch=epoch), config.max_negatives_per_positive
+                        )
+                        for epoch in epochs
+                    }
+                    batching = replace(batching, max_negative_ranks=limits)
                 shards += of_corpus
                 batchings += [replace(batching, repetition=shard.repetition) for shard in of_corpus]
                 counts = {"given": sum(len(shard.offsets) for shard in of_corpus), **index.report}

@@ -346,6 +346,16 @@ def test_the_epoch_of_a_stream_counts_from_its_builders(tmp_path: Path) -> None:
     )
 
 
+def test_a_stream_caps_purely_negative_instances_by_the_negatives_of_its_epoch(tmp_path: Path) -> None:
+    options = {"data_dir": str(SAMPLE_CORPUS), "tasks": ["NER"], "cache_dir": str(tmp_path), "split_num": 2}
+    options |= {"negatives_schedule": ["ratio", "all"], "negative_ratio": 0.0, "max_negatives_per_positive": 0.5}
+    stream = load_dataset("iepile", split="train", streaming=True, **options)
+    for epoch in (0, 1):
+        stream.set_epoch(epoch)
+        built = IEPile(epoch=epoch, **options).as_dataset(split="train")
+        assert sorted(row["instruction"] for row in stream) == sorted(built["instruction"])
+
+
 def test_workers_draw_what_one_process_does(tmp_path: Path) -> None:
     options = {"data_dir": str(SAMPLE_CORPUS), "tasks": ["NER", "RE"], "cache_dir": str(tmp_path)}
     stream = load_dataset("iepile", split="train", streaming=True, **options)

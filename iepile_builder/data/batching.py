@@ -119,8 +119,9 @@ class SchemaBatching:
             Each repetition of a corpus for its weight gives another draw, too.
         labels (`tuple[str, ...]`, *optional*):
             The labels that may be asked and answered, by default all of the schema.
-        max_negative_rank (`int`, *optional*):
-            Drop purely negative instances of a higher rank, see [`negative_ranks`].
+        max_negative_ranks (`dict[int, int]`, *optional*, defaults to `{}`):
+            Epoch to the rank above which purely negative instances are dropped, see [`negative_ranks`]; the last holds
+            from there on.
         descriptions (`dict[str, str | dict[str, str]]`, *optional*, defaults to `{}`):
             Label to description, or to descriptions of the label and its roles by name, for the `schema` of an
             instruction.
@@ -151,7 +152,7 @@ class SchemaBatching:
     epoch: int = 0
     repetition: int = 0
     labels: tuple[str, ...] | None = None
-    max_negative_rank: int | None = None
+    max_negative_ranks: dict[int, int] = field(default_factory=dict)
     descriptions: dict[str, Description] = field(default_factory=dict)
     examples: tuple[tuple[str, str], ...] = ()
     num_examples: int = 0
@@ -178,9 +179,10 @@ class SchemaBatching:
         found = self.find(records.get(task.field) or [None] * len(texts))
         seeds = self.seeds(texts, found)
         batches = self.batches(found, seeds)
-        if self.max_negative_rank is not None:
+        if self.max_negative_ranks:
+            limit = self.max_negative_ranks[min(self.epoch, max(self.max_negative_ranks))]
             for asked, ranks in zip(batches, negative_ranks(found, batches, seeds), strict=True):
-                asked[:] = [batch for batch, rank in zip(asked, ranks, strict=True) if rank <= self.max_negative_rank]
+                asked[:] = [batch for batch, rank in zip(asked, ranks, strict=True) if rank <= limit]
         orders = [0] * len(texts)
         if self.schema_order in ("random", "grouped") and any(
             task.roles(label, self.schema) for label in self.asked_labels()
