@@ -66,7 +66,7 @@ def parse(argv: Sequence[str] | None) -> Any:
 
 def main(data_args: SftArguments, training_args: SFTConfig, model_args: ModelConfig) -> None:
     from accelerate import PartialState
-    from datasets import Dataset
+    from datasets import Dataset, concatenate_datasets
     from trl import get_peft_config
 
     from iepile_builder.chat import load_tokenizer
@@ -247,7 +247,7 @@ def main(data_args: SftArguments, training_args: SFTConfig, model_args: ModelCon
         settings["trained"] = "the linear layers, without embeddings, head and norms"
     if data_args.empty_weight != 1:
         settings["weight of nothing found"] = f"{data_args.empty_weight} in the loss"
-    kinds = find_kinds(train_splits[0]) if state.is_main_process else {}
+    kinds = find_kinds(concatenate_datasets(train_splits)) if state.is_main_process else {}
     record = {**kinds, "rows": len(train_dataset), "data_name": data_name}
     if data_args.answer_loss == "decisions":
         record["how"] = "with the loss on what a grammar leaves open in the answers"

@@ -138,6 +138,9 @@ def test_the_tokens_of_all_epochs_and_a_schedule_that_is_too_long(
     model: str, build: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     build.write_text(build.read_text().replace("- all", "- all\n- ratio\n- random"))
+    names = {"city": [f"town {number}" for number in range(50)]}  # of which a draw of ten records takes ten at most
+    (tmp_path / "names.json").write_text(json.dumps(names))
+    build.write_text(f"{build.read_text()}label_synonyms: {tmp_path / 'names.json'}\n")
     data_args = {"max_train_tokens": 1400, "answer_loss": "decisions", "empty_weight": 0.5}
     run_training(model, build, tmp_path / "out", data_args, num_train_epochs=2, max_steps=1)
     out = capsys.readouterr().out
@@ -146,6 +149,8 @@ def test_the_tokens_of_all_epochs_and_a_schedule_that_is_too_long(
     assert len(tokens) == 2 and all(350 < each <= 700 for each in tokens)
     assert "weight of nothing found in the loss: 0.5" in out
     assert "the loss on what a grammar leaves open in the answers" in (tmp_path / "out" / "README.md").read_text()
+    labels = json.loads((tmp_path / "out" / "training.json").read_text())["labels"]["NER"]
+    assert sum(label.startswith("town ") for label in labels) > 10
 
 
 def test_a_build_that_cannot_be(model: str, build: Path, tmp_path: Path) -> None:
