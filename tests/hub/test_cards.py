@@ -64,6 +64,9 @@ def test_a_calibration(tmp_path: Path) -> None:
     text = model_card("adapter", tmp_path, "user/name").text
     assert "| NER | -0.25 | 40 | 22.8 | 28.3 |" in text.replace("\\", "")
     assert "fitted on the validation split of" in text and "<b>" not in text
+    (tmp_path / "calibration.json").write_text('{"empty_bias": {"NER": -0.25}}')  # by hand
+    text = model_card("adapter", tmp_path, "user/name").text
+    assert "a bias of the decision" in text and "fitted on" not in text
 
 
 @pytest.mark.parametrize("form", ["adapter", "merged", "gguf"])
