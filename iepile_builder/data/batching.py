@@ -23,8 +23,9 @@ from iepile_builder.data.instructions import (
 )
 from iepile_builder.data.mining import default_hard_negatives
 from iepile_builder.data.sampling import EXAMPLES, NEGATIVES, ORDER, ROLE_ORDERS, draws, shuffled
-from iepile_builder.data.splitting import group_labels, spans, split_labels
+from iepile_builder.data.splitting import check_split_num, group_labels, spans, split_labels
 from iepile_builder.data.synonyms import draw_names
+from iepile_builder.errors import InputError
 from iepile_builder.io import to_json
 from iepile_builder.schema import Schema
 from iepile_builder.tasks import TASKS
@@ -135,6 +136,10 @@ class SchemaBatching:
             Label to names, one of which is asked for in its place, see [`draw_names`].
         negatives_schedule (`Sequence[str]`, *optional*, defaults to `()`):
             The `negatives` of each epoch, in place of one for all; the last holds from there on.
+
+    Raises:
+        `InputError`: If the schema has no labels or `split_num` is impossible; when called, if an annotation has a
+            label that is not in the schema.
     """
 
     task: str
@@ -161,6 +166,9 @@ class SchemaBatching:
     negatives_schedule: Sequence[str] = ()
 
     def __post_init__(self) -> None:
+        check_split_num(self.split_num)
+        if not TASKS[self.task].labels(self.schema):
+            raise InputError(f"the schema of {self.source} has no labels for {self.task}")
         modes = {*(self.negatives_schedule or (self.negatives,))}
         if self.hard_negatives is None and (modes & {"hard", "random"} or self.schema_order == "grouped"):
             self.hard_negatives = default_hard_negatives(self.task, self.source, self.schema)[0]
@@ -176,7 +184,12 @@ class SchemaBatching:
         """
         task, texts = TASKS[self.task], records["text"]
         ids = records.get("id") or [sha256(text.encode()).hexdigest() for text in texts]
-        found = self.find(records.get(task.field) or [None] * len(texts))
+        annotated = records.get(task.field) or [None] * len(texts)
+        try:
+            found = self.find(annotated)
+        except KeyError:
+            self._check(ids, annotated)
+            raise
         seeds = self.seeds(texts, found)
         batches = self.batches(found, seeds)
         if self.max_negative_ranks:
@@ -217,6 +230,15 @@ class SchemaBatching:
         for column in ("task", "source", "language"):
             columns[column] = [getattr(self, column)] * len(columns["id"])
         return columns
+
+    def _check(self, ids: list[str], records: list[list[Annotation] | None]) -> None:
+        """Raise an `InputError` that names the first record with an annotation that the schema does not allow."""
+        for id, annotations in zip(ids, records, strict=True):
+            try:
+                for annotation in annotations or ():
+                    TASKS[self.task].check(annotation, self.schema)
+            except InputError as error:
+                raise InputError(f"record {id!r}: {error}") from None
 
     def answered(self, instructions: list[str], outputs: list[str]) -> str:
         """Encode the annotation that the reference answers of a record hold."""
@@ -322,7 +344,7 @@ class SchemaBatching:
         for row, (_, by_label) in enumerate(found):
             positive[row, list(by_label)] = True
             hard[row, [other for label in by_label for other in near[label]]] = True
-        if TASKS[self.task].triggers_given:  # and the event types with them
+        if not positive.size or TASKS[self.task].triggers_given:  # and the event types with them
             return positive
         schedule = self.negatives_schedule or (self.negatives,)
         negatives = schedule[min(self.epoch, len(schedule) - 1)]

@@ -16,6 +16,7 @@ from iepile_builder.data.cleaning import CleaningOptions
 from iepile_builder.data.corpus import SPLIT_FILES, Corpus, check_choices, check_languages, find_corpora
 from iepile_builder.data.hard_negatives import load_hard_negatives, select_corpus
 from iepile_builder.data.mining import find_hard_negatives
+from iepile_builder.data.splitting import check_split_num
 from iepile_builder.data.synonyms import load_synonyms
 from iepile_builder.errors import InputError
 from iepile_builder.io import find_table, hash_file, to_json
@@ -212,8 +213,7 @@ class IEPileConfig(InstanceOptions, datasets.BuilderConfig):
         if isinstance(self.split_num, dict):
             check_choices("task", list(self.split_num), TASKS)
         for split_num in self.split_num.values() if isinstance(self.split_num, dict) else [self.split_num]:
-            if split_num is not None and split_num != -1 and split_num < 1:
-                raise InputError(f"split_num is {split_num}; give a number of labels, or -1 for all in one")
+            check_split_num(split_num)
 
     def find_corpora(self) -> list[Corpus]:
         """Find the corpora to build from."""

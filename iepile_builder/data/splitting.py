@@ -9,9 +9,16 @@ from typing import TypeVar
 import numpy as np
 
 from iepile_builder.data.sampling import BATCHES, draws
+from iepile_builder.errors import InputError
 
 
 T = TypeVar("T", bound=Hashable)
+
+
+def check_split_num(split_num: int | None) -> None:
+    """Raise an `InputError` for an impossible number of labels in one instruction."""
+    if split_num is not None and split_num != -1 and split_num < 1:
+        raise InputError(f"split_num is {split_num}; give a number of labels, or -1 for all in one")
 
 
 def group_labels(

@@ -15,7 +15,7 @@ from helpers.strategies import OPTIONS, annotated, asked_labels, batching_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iepile_builder import Schema, SchemaBatching
+from iepile_builder import InputError, Schema, SchemaBatching
 from iepile_builder.answers.parse import parse_answer
 from iepile_builder.data.corpus import find_corpora
 from iepile_builder.data.index import read_split
@@ -264,6 +264,29 @@ def test_examples_are_other_records_with_their_answers() -> None:
     assert asked["example"][1] == {"input": "Hm.", "output": {"city": []}}  # "Ada left." is the text itself
     assert [len(json.loads(row["instruction"])["example"]) for row in (first, second)] == [2, 2]
     assert json.loads(second["output"]) == {"city": []}
+
+
+@pytest.mark.parametrize(
+    "task, schema, annotation, message",
+    [
+        ("NER", Schema(types=("city",)), {"entity": "Ada", "entity_type": "cites"}, "entity_type 'cites' .*'city'"),
+        ("NER", Schema(types=("city",)), {"entity": "Ada"}, "'entity_type' is missing"),
+        ("KG", Schema((), ("mayor",), {"city": ("mayor",)}), {"head": "A", "relation": "b", "tail": "C"}, "'b'"),
+    ],
+)
+def test_an_annotation_outside_of_the_schema(task: str, schema: Schema, annotation: dict, message: str) -> None:
+    with pytest.raises(InputError, match=f"record 'r7': .*{message}"):
+        list(batching_of(task, schema).instances("r7", "Ada", [annotation]))
+
+
+def test_nothing_to_ask() -> None:
+    with pytest.raises(InputError, match="generated has no labels for NER"):
+        batching_of("NER", Schema(roles=("mayor",)))
+    with pytest.raises(InputError, match="split_num is 0; give"):
+        batching_of("NER", Schema(types=("city",)), split_num=0)
+    for negatives in ("hard", "random", "ratio", "all"):  # every label is held out
+        batching = batching_of("NER", Schema(types=("city",)), labels=(), negatives=negatives)
+        assert not list(batching.instances("1", "Ada", []))
 
 
 # Defects of the code that was published with IEPile
