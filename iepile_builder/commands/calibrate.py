@@ -5,6 +5,7 @@ Calibrate a model on validation records: when to answer "nothing", and what its 
         --dataset_name data/iepile --split validation --scores --empty_bias 3 --output_file outputs/validation.jsonl
     iepile calibrate --predictions_file outputs/validation.jsonl --adapter_name_or_path outputs/adapter
 
+then predict anew, without `--empty_bias`, and score: the scaling is for answers made with the bias that was fitted.
 Writes `calibration.json` into the folder of the adapter (or of the whole model), where `iepile predict`, `extract`,
 `demo` and `Extractor` find it: for each task the bias of a label's first decision (an item or "nothing") that has the
 best F1, and the scaling that makes a fact's score the estimated probability that it is right. A bias is found by
@@ -22,7 +23,7 @@ from iepile_builder.answers.scores import CALIBRATION
 from iepile_builder.engines.record import find_version, run_file
 from iepile_builder.errors import InputError
 from iepile_builder.hub.cards import read_run
-from iepile_builder.io import write_whole
+from iepile_builder.io import find_adapter, write_whole
 from iepile_builder.scoring.calibration import MIN_RECORDS_TO_FIT, fit_calibration
 from iepile_builder.scoring.scorer import NO_SCORES, read_predictions
 
@@ -36,7 +37,7 @@ class CalibrateOptions:
         predictions_file (`Path`):
             Answers of `iepile predict --scores` to validation records.
         adapter_name_or_path (`Path`):
-            Folder of the adapter or model that made them.
+            Folder of the adapter or model that made them. Of an adapter of the package, give a copy.
         split (`str`, *optional*):
             Split of these records, by default that of the run record beside the answers. The test split is refused
             unless it is given here: nothing should be chosen on test records.
@@ -53,7 +54,12 @@ OPTIONS = (CalibrateOptions,)
 def main(options: CalibrateOptions) -> None:
     file, folder = options.predictions_file, options.adapter_name_or_path
     if not any((folder / name).is_file() for name in ("adapter_config.json", "config.json")):
-        raise InputError(f"{folder}: not the folder of an adapter or model; give --adapter_name_or_path")
+        if (shipped := find_adapter(str(folder))) != str(folder):
+            raise InputError(
+                f"{folder}: nothing is written into the package; copy the adapter, `cp -r {shipped} COPY`, and give "
+                "--adapter_name_or_path COPY, here and wherever it answers"
+            )
+        raise InputError(f"{folder}: not the folder of an adapter or model")
     run = _read_run(file)
     data, engine = run.get("data", {}), run.get("engine", {})
     split = options.split or data.get("split")

@@ -22,7 +22,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from iepile_builder.answers.scores import CALIBRATION, load_calibration
+from iepile_builder.answers.scores import CALIBRATION, Calibration, load_calibration
 from iepile_builder.data.hard_negatives import load_hard_negatives
 from iepile_builder.engines.record import run_file
 from iepile_builder.errors import InputError
@@ -68,7 +68,8 @@ class ScoreOptions:
             Whether an entity of NER may have several labels. If not, the one that scores highest counts, as in
             `iepile extract`.
         calibration (`Path`, *optional*):
-            A `calibration.json` of `iepile calibrate`, which makes scores probabilities.
+            A `calibration.json` of `iepile calibrate`, which makes scores probabilities if the answers were made with
+            its bias (`predict` takes it from the adapter's folder).
         hard_negatives (`Path`, *optional*):
             The dictionary that says which labels are confusable, as `iepile mine` writes it; by default the published
             one of the corpus, else one that is mined from the label names.
@@ -191,12 +192,12 @@ def main(options: ScoreOptions, matching: Matching) -> None:
     if options.json:
         print(text, end="")
     else:
-        _print_scores(report, options, name)
+        _print_scores(report, options, name, calibration)
         for line in written:
             print(line)
 
 
-def _print_scores(report: dict[str, Any], options: ScoreOptions, name: str) -> None:
+def _print_scores(report: dict[str, Any], options: ScoreOptions, name: str, calibration: Calibration | None) -> None:
     """Print scores and comparison, a row for each task and block."""
     console = Console(markup=False, highlight=False)
     console.width = max(console.width, 100)  # a pipe has 80 columns, too few for intervals
@@ -221,6 +222,9 @@ def _print_scores(report: dict[str, Any], options: ScoreOptions, name: str) -> N
             "{calibration_error:.2f}".format_map(report["confidence"]["overall"]),
             soft_wrap=True,
         )
+        if calibration is not None and options.predictions_file is not None:
+            for line in _compare_bias(options.predictions_file, calibration, list(report["confidence"]["tasks"])):
+                console.print(line, soft_wrap=True)
         found = _find_calibration(options.predictions_file) if options.predictions_file is not None else None
         if options.calibration is None and found is not None:
             console.print(f"{found} was found: --calibration {found} makes the scores probabilities", soft_wrap=True)
@@ -243,6 +247,22 @@ def _print_scores(report: dict[str, Any], options: ScoreOptions, name: str) -> N
             cells = [f"{of['f1']:.2f}", f"{of['other_f1']:.2f}", f"{of['difference']:+.2f}"]
             tests.add_row(name, *cells, format_interval(of["interval"], records[name]), f"{of['p_value']:.4f}")
         console.print(tests)
+
+
+def _compare_bias(predictions: Path, calibration: Calibration, tasks: list[str]) -> list[str]:
+    """Say for which tasks the answers were made with another bias than the one that the scaling is for."""
+    try:
+        used = read_run(predictions)["engine"].get("empty_bias") or 0.0
+        of_task = {task: float(used.get(task, 0.0) if isinstance(used, dict) else used) for task in tasks}
+    except (InputError, AttributeError, KeyError, TypeError, ValueError):
+        return []  # no record, or a damaged one
+    fitted = {task: calibration.empty_bias.get(task, 0.0) for task in calibration.score}
+    return [
+        f"{task}: answers made with empty_bias {bias:g}, the calibration is for {fitted[task]:g}: predict anew with "
+        "it, else these scores are no probabilities"
+        for task, bias in of_task.items()
+        if fitted.get(task, bias) != bias
+    ]
 
 
 def _find_calibration(predictions: Path) -> Path | None:

@@ -107,8 +107,8 @@ class SchemaBatching:
             Number of labels in one instruction; -1 for all in one. By default 6 for NER, 1 for KG, 4 for other tasks.
         schema_order (`str`, *optional*, defaults to `"random"`):
             `"random"`, `"sorted"` or `"schema"`: the order of the labels, and of the roles of each. `"grouped"` is
-            random, but cut into instructions so that a record's labels are beside their hard negatives, see
-            [`group_labels`].
+            random, but cut into instructions, greedily, so that most of a record's labels are beside their hard
+            negatives, see [`group_labels`].
         hard_negatives (`dict[str, list[str]]`, *optional*):
             Label to confusable labels; a label without an entry has none. By default the published ones of the corpus,
             else mined from the label names.

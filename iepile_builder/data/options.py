@@ -79,7 +79,7 @@ class SchemaOptions:
             all. By default `split_num`.
         schema_order (`str`, *optional*, defaults to `"random"`):
             Order of the labels and roles of training instances: `"random"`; `"sorted"`; or `"grouped"`, random but
-            cut so that a record's labels are asked together with their hard negatives, as far as these fit.
+            cut, greedily, so that most of a record's labels are asked together with their hard negatives.
         descriptions (`str`, *optional*):
             A JSON file from label to description, see [`load_descriptions`]: instructions then describe their labels.
         num_examples (`int`, *optional*, defaults to 0):

@@ -41,9 +41,13 @@ def test_a_calibration_is_written_and_used(run_script, answers: Path, tmp_path: 
     assert value["fitted_on"]["split"] == "validation"
     assert value["fitted_on"]["dataset"] == tmp_path.name  # no path of this machine
     assert value["fitted_on"]["tasks"]["NER"]["limit"] == 1.0
-    score = ["--predictions_file", answers, "--calibration", "adapter/calibration.json", "--json"]
-    report = json.loads(run_script("score.py", *score).stdout)
+    score = ["--predictions_file", answers, "--calibration", "adapter/calibration.json"]
+    report = json.loads(run_script("score.py", *score, "--json").stdout)
     assert report["confidence"]["tasks"]["NER"]["average_precision"] == pytest.approx(50)
+    line = "NER: answers made with empty_bias 1, the calibration is for 0: predict anew with it"
+    assert line in run_script("score.py", *score).stdout
+    write_run(tmp_path, "validation", bias=0.0)
+    assert "predict anew" not in run_script("score.py", *score).stdout
 
 
 def test_a_bias_that_is_not_taken_is_told(run_script, answers: Path) -> None:
@@ -82,6 +86,8 @@ def test_what_should_not_be_fitted_to_is_refused(run_script, answers: Path, tmp_
     assert_one_clear_line(run_script("calibrate.py", *options, check=False), "no run record", "give --split")
     options[-1] = "nowhere"
     assert_one_clear_line(run_script("calibrate.py", *options, check=False), "not the folder of an adapter or model")
+    options[-1] = "smollm2-135m-instruct/zero_shot/adapter"
+    assert_one_clear_line(run_script("calibrate.py", *options, check=False), "copy the adapter, `cp -r /")
     rows = [json.loads(line) for line in answers.read_text().splitlines()]
     options = ["--adapter_name_or_path", "adapter", "--split", "validation", "--predictions_file"]
     few = write_lines(tmp_path / "few.jsonl", rows[:5])
