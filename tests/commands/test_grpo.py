@@ -232,6 +232,13 @@ def test_bad_input(train: Callable, tmp_path: Path) -> None:
         train("out", max_completion_length=2)
 
 
+def test_processes_that_accelerate_does_not_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASTER_PORT", "29500")
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with pytest.raises(InputError, match="several processes were asked for, but accelerate started one"):
+        grpo.main(GrpoArguments("data"), GRPOConfig(**CONFIG, output_dir=str(tmp_path)), ModelConfig("model"))
+
+
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.parts[-3])
 def test_recipes_parse(recipe: Path) -> None:
     command = ["--config", str(recipe), "--dataset_name", "data", "--output_dir", "out", "--use_cpu"]

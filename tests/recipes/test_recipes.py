@@ -34,6 +34,7 @@ CONFIGS = {recipe: yaml.safe_load(recipe.read_text(encoding="utf-8")) for recipe
 REMOTE = [recipe for recipe in RECIPES if CONFIGS[recipe].get("trust_remote_code")]
 LOCAL = [recipe for recipe in RECIPES if recipe not in REMOTE]
 GRPO = sorted((ROOT / "recipes").glob("*/grpo/config_*.yaml"))
+ON_GPU = sorted((ROOT / "recipes").glob("**/sft_gpu.yaml"))  # of the shipped adapter and of a study
 
 
 # Base, chat template and adapter of each published system.
@@ -100,11 +101,11 @@ def test_every_recipe_is_in_the_tables() -> None:
         assert f"iepile train --config {folder.name}/sft/{recipe.name} " in head, "the launch command on top"
 
 
-@pytest.mark.parametrize("recipe", LOCAL, ids=short)
+@pytest.mark.parametrize("recipe", LOCAL + ON_GPU, ids=short)
 def test_the_model_takes_the_attention_of_the_recipe(recipe: Path) -> None:
     """On a GPU as well: without a package that `pip install 'iepile-builder[train]'` does not bring."""
     register_varlen()
-    config = CONFIGS[recipe]
+    config = yaml.safe_load(recipe.read_text(encoding="utf-8"))
     model = AutoModelForCausalLM._model_mapping[MODELS[config["model_name_or_path"]].config]
     attention = config.get("attn_implementation", "sdpa")
     assert attention in ("varlen", "sdpa", "eager")

@@ -99,6 +99,26 @@ def test_batches_and_processes_give_the_same_rows(model: str) -> None:
     assert encode(["Rome", "by train"], tokenizer) == plain
 
 
+def test_the_number_of_processes_that_tokenize(
+    train: Callable[..., list[dict]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(dataset: Dataset, *args: object, num_proc: int | None, **kwargs: object) -> None:
+        raise InputError(f"{num_proc} processes")
+
+    monkeypatch.setattr(Dataset, "map", refuse)
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    with pytest.raises(InputError, match="^3 processes"):
+        train(dataset_num_proc=3)
+    with pytest.raises(InputError, match="^None processes"):
+        train()
+    for rows, wanted in ((10_000, None), (20_000, 2), (59_999, 3), (1_000_000, 4)):
+        with pytest.raises(InputError, match=f"^{wanted} processes"):
+            data_module._map(Dataset.from_dict({"row": range(rows)}), len, "Tokenizing", None)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    with pytest.raises(InputError, match="^16 processes"):
+        data_module._map(Dataset.from_dict({"row": range(400_000)}), len, "Tokenizing", None)
+
+
 def test_the_first_process_goes_first_and_the_others_wait_for_no_barrier(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whose time-out would end a run that tokenizes for longer."""
     order: list[str] = []
