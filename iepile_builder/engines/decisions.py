@@ -54,8 +54,15 @@ class Point(NamedTuple):
     closed: bool  # whether it is closed here
 
 
-def find_points(text: bytes) -> list[Point]:
-    """Find the decisions in an answer, a JSON object, in their order."""
+def item_starts(schema: Mapping[str, Any] | None) -> tuple[bytes, ...]:
+    """Tell how the items of lists start in the answers that satisfy a schema of `Task.answer_schema`."""
+    values = [] if schema is None else schema["properties"].values()
+    objects = {"properties" in value["items"] for value in values if value.get("type") == "array"}
+    return _IN_LIST if len(objects) != 1 else _IN_LIST[1:] if True in objects else _IN_LIST[:1]
+
+
+def find_points(text: bytes, starts: tuple[bytes, ...] = _IN_LIST) -> list[Point]:
+    """Find the decisions in an answer, a JSON object, in their order; `starts` are those of the items of its lists."""
     points = []
     depth, label, close = 0, "", b""
     opens: tuple[bytes, ...] = _NEXT
@@ -65,9 +72,9 @@ def find_points(text: bytes) -> list[Point]:
         if depth == 1 and lexeme.startswith(b'"'):
             label = json.loads(lexeme.decode(errors="replace"))
         elif depth == 1 and lexeme in (b"[", b"{"):
-            close, opens = (b"]", _IN_LIST) if lexeme == b"[" else (b"}", _IN_OBJECT)
+            close, opens = (b"]", starts) if lexeme == b"[" else (b"}", _IN_OBJECT)
         elif depth == 2 and (opens is not _NEXT or lexeme in (b",", close)):
-            if opens is _IN_LIST and lexeme != close:  # the items that follow are of the kind of the first
+            if opens is starts and lexeme != close:  # the item that is written tells the kind, if nothing else does
                 opens = tuple(start for start in opens if start[:1] == lexeme[:1]) or opens
             points.append(Point(label, found.start(), opens, close, lexeme == close))
             opens = _NEXT
@@ -75,7 +82,7 @@ def find_points(text: bytes) -> list[Point]:
     return points
 
 
-def first_decision(text: bytes, remainder: bytes) -> Choice | None:
+def first_decision(text: bytes, remainder: bytes, starts: tuple[bytes, ...]) -> Choice | None:
     """Give the first decision of a label if an answer so far, which ends with the remainder, comes to it."""
     if not text.endswith((b"[", b"{")):
         return None
@@ -83,7 +90,7 @@ def first_decision(text: bytes, remainder: bytes) -> Choice | None:
     depth = sum((lexeme in (b"[", b"{")) - (lexeme in (b"]", b"}")) for lexeme in brackets)
     if depth != 2:
         return None
-    return Choice(remainder, _IN_LIST, b"]") if text.endswith(b"[") else Choice(remainder, _IN_OBJECT, b"}")
+    return Choice(remainder, starts, b"]") if text.endswith(b"[") else Choice(remainder, _IN_OBJECT, b"}")
 
 
 def find_repeat(text: bytes, start: int) -> int | None:
@@ -223,10 +230,10 @@ class TopSteps:
         return min(self.tops[step].values())
 
 
-def read_decisions(steps: Steps) -> Decisions | None:
+def read_decisions(steps: Steps, schema: Mapping[str, Any] | None = None) -> Decisions | None:
     """
-    Read the decisions of an answer, see [`~iepile_builder.engines.base.Completion`]; `None` for one that is no JSON
-    object.
+    Read the decisions of an answer to a schema of `Task.answer_schema`, see
+    [`~iepile_builder.engines.base.Completion`]; `None` for one that is no JSON object.
 
     A continuation that none of the known tokens begins counts as likely as the least of them. Values that are neither
     lists nor objects, and objects with a key twice, are left out.
@@ -240,7 +247,7 @@ def read_decisions(steps: Steps) -> Decisions | None:
     decisions: Decisions = {}
     settled = 0  # how many tokens are read
     opened: float | None = None  # the log-probability of all up to the opening of an item
-    for point in find_points(text):
+    for point in find_points(text, item_starts(schema)):
         last = bisect_right(starts, point.place) - 1
         first = last
         while first > settled and not _WORD.search(text, starts[first - 1], point.place):

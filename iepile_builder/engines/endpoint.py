@@ -231,7 +231,7 @@ class EndpointEngine:
         steps = _read_steps(choice, text) if self.scores else None
         if self.scores and steps is None and said == text:
             self._warn("tells no log-probabilities: scores are not available", "scores")
-        decisions = None if steps is None else read_decisions(steps)
+        decisions = None if steps is None else read_decisions(steps, request.answer_schema)
         return Completion(distinct, cut, decisions if distinct == said else _without_repeats(decisions, said))
 
     def _find_out_structured(self) -> None:

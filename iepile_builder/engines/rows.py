@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 
-from iepile_builder.engines.decisions import Vocabulary, find_repeat, first_decision
+from iepile_builder.engines.decisions import Vocabulary, find_repeat, first_decision, item_starts
 from iepile_builder.errors import InputError
 
 
@@ -50,6 +50,8 @@ class Row:
             What is added to the log-odds that a label has an item, in nats.
         nothing (`Sequence[int]`, *optional*, defaults to `()`):
             The tokens of the answer in which all labels are empty, of which drafts are made.
+        schema (`dict[str, Any]`, *optional*):
+            The answer's schema, for a bias.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Row:
         vocabulary: Vocabulary | None = None,
         empty_bias: float = 0.0,
         nothing: Sequence[int] = (),
+        schema: Mapping[str, Any] | None = None,
     ) -> None:
         self.tokens = list(prompt)
         self.start = len(prompt)
@@ -67,6 +70,7 @@ class Row:
         self.matcher = matcher
         self.vocabulary = vocabulary
         self.empty_bias = empty_bias
+        self.starts = item_starts(schema)
         self.shifted: tuple[int, set[int]] = (-1, set())  # a decision, and tokens that settle it but do not show it
         self.computed = len(prefix)  # how many of the tokens the cache holds
         self.ended = False
@@ -122,7 +126,7 @@ class Row:
         assert self.matcher is not None and self.vocabulary is not None
         remainder = self.matcher.compute_ff_bytes()
         said = self.said() + remainder
-        choice = first_decision(said, remainder)
+        choice = first_decision(said, remainder, self.starts)
         place, settling = self.shifted
         if choice is None or (place == len(said) and self.tokens[-1] in settling):
             return []

@@ -269,7 +269,8 @@ class TransformersEngine:
         def read(batch: Sequence[int]) -> None:
             rows = [Row(tokens[index], prefixes[index]) for index in batch]
             for index, log_probs in zip(batch, decoder.read(rows, [len(asked[i]) for i in batch]), strict=True):
-                decisions[index] = read_decisions(AllSteps(told[index], log_probs.numpy(), self.vocabulary))
+                steps = AllSteps(told[index], log_probs.numpy(), self.vocabulary)
+                decisions[index] = read_decisions(steps, requests[index].answer_schema)
 
         if (left := self.run_batches(read, order, size, decoder)) < size:
             self.most_scored = left
@@ -360,7 +361,7 @@ class TransformersEngine:
             return Row(prompt, prefix)
         schema, grammars = request.answer_schema, self.grammars
         bias = self.empty_bias.get(request.task, 0.0) if isinstance(self.empty_bias, dict) else self.empty_bias
-        return Row(prompt, prefix, grammars.matcher(schema), self.vocabulary, bias, grammars.nothing(schema))
+        return Row(prompt, prefix, grammars.matcher(schema), self.vocabulary, bias, grammars.nothing(schema), schema)
 
     @cached_property
     def vocabulary(self) -> Vocabulary:

@@ -179,13 +179,14 @@ class VLLMEngine:
         batches = (prompts[start : start + at_once] for start in range(0, len(prompts), at_once))
         outputs = [output for batch in batches for output in self._run(batch, params)]
         decisions = []
-        for prompt, answer, output in zip(asked, told, outputs, strict=True):
+        for request, prompt, answer, output in zip(requests, asked, told, outputs, strict=True):
             texts = self.vocabulary.texts
             tops = [
                 {texts[token]: found.logprob for token, found in step.items()}
                 for step in output.prompt_logprobs[len(prompt) :]
             ]
-            decisions.append(read_decisions(TopSteps([texts[token] for token in answer], tops, self.vocabulary)))
+            steps = TopSteps([texts[token] for token in answer], tops, self.vocabulary)
+            decisions.append(read_decisions(steps, request.answer_schema))
         return decisions
 
     @cached_property

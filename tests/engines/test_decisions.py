@@ -254,7 +254,7 @@ def test_a_bias_shifts_the_log_odds_of_first_decisions_alone(model: str) -> None
                 continue
             [answer] = engine.generate([request], 100)
             decisions = plain.score_decisions([request], [answer.text])[0]
-            shifted = shifted_log_odds(engine, row, answer.text)
+            shifted = shifted_log_odds(engine, row, answer.text, request.answer_schema)
             assert list(shifted) == list(decisions)
             for label, pairs in decisions.items():
                 biases = [bias, *[0.0] * (len(pairs) - 1)]
@@ -262,7 +262,7 @@ def test_a_bias_shifts_the_log_odds_of_first_decisions_alone(model: str) -> None
                 assert found == pytest.approx([pair[0] + b for pair, b in zip(pairs, biases, strict=True)], abs=1e-3)
 
 
-def shifted_log_odds(engine: TransformersEngine, row: Row, answer: str) -> dict:
+def shifted_log_odds(engine: TransformersEngine, row: Row, answer: str, schema: dict) -> dict:
     """Decisions as they are when the row has shifted the logits, for an answer that is given."""
     from iepile_builder.engines.decisions import AllSteps, read_decisions
 
@@ -276,7 +276,22 @@ def shifted_log_odds(engine: TransformersEngine, row: Row, answer: str) -> dict:
         log_probs[-1][row.find_raised()] += row.empty_bias
         assert row.matcher.consume_token(token)
         row.tokens.append(token)
-    return read_decisions(AllSteps(tokens, torch.stack(log_probs).numpy(), engine.vocabulary))
+    return read_decisions(AllSteps(tokens, torch.stack(log_probs).numpy(), engine.vocabulary), schema)
+
+
+@pytest.mark.parametrize("bias", [0.0, 2.0, -30.0])
+def test_the_first_decision_is_the_same_however_it_is_answered(model: str, bias: float) -> None:
+    """The tokenizer has ` ["` but no ` []`; an object as an item, which it writes otherwise, is not asked for."""
+    engine = TransformersEngine.from_pretrained(model, dtype="float32", batch_size=3, empty_bias=bias)
+    request = ask("by train")._replace(answer_schema=TASKS["NER"].answer_schema(["city"]))
+    answers = ['{"city": ["Rome"]}', '{"city": []}']
+    expected = engine.score_decisions([request] * 2, answers)
+    assert expected[0]["city"][0][0] == pytest.approx(expected[1]["city"][0][0], abs=1e-3)
+    for answer in answers:
+        shifted = shifted_log_odds(
+            engine, engine.row(request, engine.prompt_ids(request)), answer, request.answer_schema
+        )
+        assert shifted["city"][0][0] == pytest.approx(expected[0]["city"][0][0] + bias, abs=1e-3)
 
 
 def test_how_much_a_bias_opens(model: str) -> None:
