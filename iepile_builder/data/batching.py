@@ -111,7 +111,8 @@ class SchemaBatching:
             negatives, see [`group_labels`].
         hard_negatives (`dict[str, list[str]]`, *optional*):
             Label to confusable labels; a label without an entry has none. By default the published ones of the corpus,
-            else mined from the label names.
+            else mined from the label names: a `hard_negatives.json` beside the corpus, which `iepile build` takes, is
+            not looked for. Give what [`~iepile_builder.data.hard_negatives.load_hard_negatives`] reads of it.
         seed (`int`, *optional*, defaults to 42):
             Another seed gives another draw.
         epoch (`int`, *optional*, defaults to 0):

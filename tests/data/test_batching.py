@@ -7,15 +7,18 @@ import subprocess
 import sys
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import datasets
 import pytest
 from helpers.corpora import ALL_TASKS, ROOT, SAMPLE_CORPUS
+from helpers.pages import blocks
 from helpers.strategies import OPTIONS, annotated, asked_labels, batching_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from iepile_builder import InputError, Schema, SchemaBatching
+from iepile_builder import IEPile, InputError, Schema, SchemaBatching
 from iepile_builder.answers.parse import parse_answer
 from iepile_builder.data.corpus import find_corpora
 from iepile_builder.data.index import read_split
@@ -312,3 +315,12 @@ def test_published_defect_unlabelled_input_was_a_key_error() -> None:
     batching = replace(batching_of("NER", Schema(types=("person",))), negatives="all")
     (row,) = batching.instances("1", "Ada", None)
     assert (row["output"], row["label"]) == (None, None)
+
+
+def test_the_documented_transform_makes_the_instances_of_a_build(tmp_path: Path) -> None:
+    [code] = [each["code"] for each in blocks("docs/walkthrough.md") if "records.map(batching" in each["code"]]
+    made: dict[str, Any] = {}
+    exec(code, made)
+    built = IEPile(data_dir=str(SAMPLE_CORPUS), corpora=["daily_news"], cache_dir=str(tmp_path)).as_dataset("train")
+    assert made["instances"]["instruction"] == built["instruction"]
+    assert made["instances"]["output"] == built["output"]

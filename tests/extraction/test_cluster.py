@@ -18,7 +18,7 @@ import pyarrow.dataset
 import pytest
 from helpers.corpora import ROOT, SAMPLE_CORPUS
 
-from iepile_builder import Schema, SchemaBatching
+from iepile_builder import IEPile
 from iepile_builder.commands.extract_corpus import ExtractCorpusOptions, extract_corpus
 from iepile_builder.engines import EngineOptions
 from iepile_builder.engines.base import Completion
@@ -197,11 +197,10 @@ def test_a_worker_without_a_model_and_a_cluster_without_room(cluster: Any, tmp_p
 def test_building_on_ray_as_documented(cluster: Any, tmp_path: Path) -> None:
     corpus = SAMPLE_CORPUS / "IE-en" / "NER" / "daily_news"
     (tmp_path / "corpus").symlink_to(corpus)
+    (tmp_path / "hard_negatives.json").symlink_to(SAMPLE_CORPUS / "hard_negatives.json")
     [code] = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "scale.md").read_text(), re.DOTALL)
     exec(code.replace("/data", str(tmp_path)), {})
-    records = [json.loads(line) for line in (corpus / "train.json").read_text().splitlines()]
-    batching = SchemaBatching("NER", "en", "daily_news", Schema.read(corpus / "schema.json"))
-    columns = batching({name: [record[name] for record in records] for name in ("text", "entity")})
+    built = IEPile(data_dir=str(corpus), cache_dir=str(tmp_path / "cache")).as_dataset(split="train")
     found = pyarrow.dataset.dataset(tmp_path / "instances").to_table().to_pydict()
-    assert sorted(found["output"]) == sorted(columns["output"])
-    assert sorted(found["instruction"]) == sorted(columns["instruction"])
+    assert sorted(found["output"]) == sorted(built["output"])
+    assert sorted(found["instruction"]) == sorted(built["instruction"])
