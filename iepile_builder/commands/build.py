@@ -30,8 +30,8 @@ from tqdm import tqdm
 from iepile_builder.data.convert import convert
 from iepile_builder.data.corpus import SPLIT_FILES, Corpus, check_choices
 from iepile_builder.data.detect import SUFFIXES, in_place
-from iepile_builder.data.options import IEPileConfig, InstanceOptions
-from iepile_builder.data.output import MARKER, end_children_with_us, replace_folder
+from iepile_builder.data.options import IEPileConfig, InstanceOptions, find_given
+from iepile_builder.data.output import MARKER, end_children_with_us, replace_folder, write_marker
 from iepile_builder.data.statistics import count_instances, look_into, plot
 from iepile_builder.data.synonyms import load_synonyms, synonym_notes
 from iepile_builder.errors import InputError
@@ -152,6 +152,11 @@ def main(options: BuildOptions, instance_options: InstanceOptions) -> None:
             example = next(iter(dataset.values()))[0]
             card = dataset_card(corpora, counts, report, command, options.licenses, name, notes, plots, example)
             card.save(new / "README.md")
+        tables: dict[str, dict[str, dict[str, list[str]]]] = {}
+        for corpus in corpora:
+            of_task = tables.setdefault(corpus.task, {})
+            of_task[corpus.source] = of_task.get(corpus.source, {}) | config.find_hard_negatives(corpus)[0]
+        write_marker(new, options=find_given(instance_options), hard_negatives=tables)
         if options.left_out_file is not None:
             # in the output folder it is part of the new content, else the old would take it away
             file, output = options.left_out_file.resolve(), options.output_dir.resolve()

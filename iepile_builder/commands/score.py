@@ -24,6 +24,7 @@ from rich.table import Table
 
 from iepile_builder.answers.scores import CALIBRATION, Calibration, load_calibration
 from iepile_builder.data.hard_negatives import load_hard_negatives
+from iepile_builder.data.output import read_marker
 from iepile_builder.engines.record import run_file
 from iepile_builder.errors import InputError
 from iepile_builder.hub.cards import read_run
@@ -71,8 +72,9 @@ class ScoreOptions:
             A `calibration.json` of `iepile calibrate`, which makes scores probabilities if the answers were made with
             its bias (`predict` takes it from the adapter's folder).
         hard_negatives (`Path`, *optional*):
-            The dictionary that says which labels are confusable, as `iepile mine` writes it; by default the published
-            one of the corpus, else one that is mined from the label names.
+            The dictionary that says which labels are confusable, as `iepile mine` writes it; by default that of the
+            `iepile build` whose folder `iepile predict` has answered, else the published one of the corpus, else one
+            that is mined from the label names.
         trained_labels (`Path`, *optional*):
             Also score the label names that training has seen, and the others: an adapter or model with a
             `training.json` (its folder, Hub id or name in the recipes), or a text file, one name a line. Case and
@@ -155,7 +157,9 @@ def main(options: ScoreOptions, matching: Matching) -> None:
             report["settings"]["min_score"] = options.min_score
         if not options.multi_label:
             report["settings"]["multi_label"] = False
-        report["confusable"] = count_confusable(scorer, given, str(options.hard_negatives))
+        report["confusable"] = count_confusable(
+            scorer, given, str(options.hard_negatives), _find_built(options.predictions_file)
+        )
         if (confidence := report_confidence(scorer)) is not None:
             report["confidence"] = confidence
         if trained is not None:
@@ -214,7 +218,8 @@ def _print_scores(report: dict[str, Any], options: ScoreOptions, name: str, cali
         cells += [format_interval(of["intervals"]["f1"], of["records"])] if options.bootstrap else []
         scores.add_row(block, *cells)
     console.print(scores)
-    hint = "" if options.hard_negatives else " (--hard_negatives FILE takes that of the build)"
+    mined = any("mined" in where for of in report["confusable"]["dictionaries"].values() for where in of.values())
+    hint = " (--hard_negatives FILE takes that of the build)" if mined and not options.hard_negatives else ""
     console.print(f"{describe_confusable(report['confusable'])}{hint}", soft_wrap=True)
     if "confidence" in report:
         console.print(
@@ -273,6 +278,16 @@ def _find_calibration(predictions: Path) -> Path | None:
         return file if file.is_file() else None
     except (InputError, AttributeError, KeyError, TypeError, ValueError, OSError):
         return None  # no record, or a damaged one, which scores do not depend on
+
+
+def _find_built(predictions: Path) -> dict[str, Any]:
+    """Find the hard negatives of the build whose instances the run record beside the answers names."""
+    try:
+        place = Path(read_run(predictions)["data"]["dataset_name"])
+        table = read_marker(place if place.is_dir() else place.parent)["hard_negatives"]
+        return {task: {source: dict(of) for source, of in sources.items()} for task, sources in table.items()}
+    except (InputError, AttributeError, KeyError, TypeError, ValueError, OSError):
+        return {}  # no record, or a damaged one, or no build's folder
 
 
 def _make_table(title: str, names: list[str]) -> Table:

@@ -167,6 +167,11 @@ class InstanceOptions(DrawOptions, LengthOptions, CleaningOptions, SchemaOptions
     """How corpora become instances."""
 
 
+def find_given(options: InstanceOptions) -> dict[str, Any]:
+    """Find the options that differ from their defaults."""
+    return {name: value for name, value in vars(options).items() if value != vars(InstanceOptions())[name]}
+
+
 @dataclass
 class IEPileConfig(InstanceOptions, datasets.BuilderConfig):
     """

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from iepile_builder.errors import InputError
 from iepile_builder.processes import end_with
@@ -25,7 +26,7 @@ except ImportError:  # Windows, where two runs into one folder are not kept apar
     fcntl = None  # type: ignore[assignment]
 
 
-MARKER = ".iepile"  # in a folder that a command wrote: which command, and its files
+MARKER = ".iepile"  # in a folder that a command wrote: which command, its files, and what it records of itself
 INSIDE = ".incomplete"  # the work folder in a mount point
 NOT_CONTENT = (INSIDE, "lost+found")
 
@@ -72,7 +73,7 @@ def replace_folder(
                 yield new
                 keep = True
                 _check_content(output_dir, output, command, overwrite)  # again: a build takes hours
-                _write_marker(new, command)
+                write_marker(new, command=command, files=_files(new))
                 _swap(output, work, inside)
             except BaseException as error:
                 if not old.exists():  # else the next run finishes the swap
@@ -145,19 +146,15 @@ def _check_content(output_dir: Path, output: Path, command: str, overwrite: bool
         raise InputError(f"{output_dir}: not a folder")
     if not _entries(output):
         return
-    try:
-        marker = json.loads((output / MARKER).read_text(encoding="utf-8"))
-        writer, files = marker["command"], {MARKER, *marker["files"]}
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        writer, files = None, set()
-    if writer != command:
+    marker = read_marker(output)
+    if marker.get("command") != command:
         raise InputError(
             f"{output_dir}: not empty, and not written by iepile {command}; give another folder, or empty it yourself"
         )
     if not overwrite:
         raise InputError(f"{output_dir}: not empty; give another folder or --overwrite")
     for name in _files(output):
-        if name not in files and name.partition("/")[0] not in NOT_CONTENT:
+        if name not in {MARKER, *marker["files"]} and name.partition("/")[0] not in NOT_CONTENT:
             raise InputError(
                 f"{output_dir}: holds {name}, which iepile {command} did not write; move it, or give another folder"
             )
@@ -169,9 +166,18 @@ def _files(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in paths)
 
 
-def _write_marker(new: Path, command: str) -> None:
-    marker = {"command": command, "files": _files(new)}
-    (new / MARKER).write_text(json.dumps(marker, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+def write_marker(folder: Path, **content: Any) -> None:
+    """Write what a command records in a folder that it writes, besides what it has recorded there before."""
+    text = json.dumps({**read_marker(folder), **content}, ensure_ascii=False, indent=1) + "\n"
+    (folder / MARKER).write_text(text, encoding="utf-8")
+
+
+def read_marker(folder: Path) -> dict[str, Any]:
+    """Read what a command recorded in a folder that it wrote; nothing if it is none, or damaged."""
+    try:
+        return dict(json.loads((folder / MARKER).read_bytes()))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def _swap(output: Path, work: Path, inside: bool) -> None:

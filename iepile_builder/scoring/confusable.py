@@ -40,7 +40,7 @@ class Located:
 
 
 def find_located(scorer: Scorer) -> Located:
-    """Find the predicted facts with the mentions of a gold fact."""
+    """Find the predicted facts with the mentions of a gold fact; one that is repeated counts once."""
     located = Located()
     for key, record, gold in scorer.compared():
         task = TASKS[key.task]
@@ -50,19 +50,26 @@ def find_located(scorer: Scorer) -> Located:
         for fact in gold:
             gold_labels[fact.block, fact.content].append(fact.asked_label)
         missing = Counter((fact.block, fact.content, fact.asked_label) for fact in gold)
+        wrong = set()
         for fact in record.facts:
             annotated, label = gold_labels.get((fact.block, fact.content), []), fact.asked_label
-            if missing[fact.block, fact.content, label] > 0:
-                missing[fact.block, fact.content, label] -= 1
+            part = (fact.block, fact.content, label)
+            if missing[part] > 0:
+                missing[part] -= 1
                 annotated = [label]
-            elif not annotated or label in annotated:  # spurious, or repeated
+            elif not annotated or label in annotated or part in wrong:  # spurious, or repeated
                 continue
+            else:
+                wrong.add(part)
             located.pairs[key.task, key.source, tuple(annotated), label] += 1
     return located
 
 
 def count_confusable(
-    scorer: Scorer | Located, given: dict[str, Any] | None = None, name: str = "given"
+    scorer: Scorer | Located,
+    given: dict[str, Any] | None = None,
+    name: str = "given",
+    built: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """
     Count how often a predicted fact has a gold fact's mentions under a label that is confusable with the gold one.
@@ -75,9 +82,11 @@ def count_confusable(
             The answers, or what [`find_located`] has found in them.
         given (`dict[str, Any]`, *optional*):
             A dictionary of [`~iepile_builder.data.hard_negatives.load_hard_negatives`]. A corpus that it does not have
-            gets the published one, else one that is mined from the label names.
+            gets that of the build, if known, else the published one, else one that is mined from the label names.
         name (`str`, *optional*, defaults to `"given"`):
             Name or path of the given dictionary.
+        built (`dict[str, Any]`, *optional*):
+            The dictionary that the instances were built with.
 
     Returns:
         `dict`: `overall` and, by task and gold label, `labels`. Each has the predicted facts with the mentions of a
@@ -89,7 +98,7 @@ def count_confusable(
         `InputError`: If the given dictionary has no pair of labels that the answers were asked for.
     """
     located = scorer if isinstance(scorer, Located) else find_located(scorer)
-    tables = dict(_find_dictionaries(located, given, name))
+    tables = dict(_find_dictionaries(located, given, name, built or {}))
     overall = _Counts()
     labels: dict[str, dict[str, _Counts]] = defaultdict(lambda: defaultdict(_Counts))
     for (task, source, annotated, label), number in located.pairs.items():
@@ -126,7 +135,7 @@ def describe_confusable(counts: dict[str, Any]) -> str:
 
 
 def _find_dictionaries(
-    located: Located, given: dict[str, Any] | None, given_name: str
+    located: Located, given: dict[str, Any] | None, given_name: str, built: dict[str, Any]
 ) -> Iterator[tuple[tuple[str, str], tuple[dict[str, list[str]], str]]]:
     """Find the dictionary of each task and corpus, and say where it is from."""
     fits = not given
@@ -135,6 +144,8 @@ def _find_dictionaries(
         if found:
             fits = fits or any(label in labels and other in labels for label, of in found.items() for other in of)
             yield (name, source), (found, Path(given_name).name)  # a report may be published
+        elif of_build := select_corpus(built, name, source):
+            yield (name, source), (of_build, "that of the build")
         else:
             yield (name, source), default_hard_negatives(name, source, TASKS[name].to_schema(labels))
     if not fits:

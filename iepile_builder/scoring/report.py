@@ -24,7 +24,7 @@ from iepile_builder.tasks.facts import Fact
 KINDS = {
     "missed": "a gold fact without a similar prediction",
     "spurious": "a predicted fact without a similar gold fact",
-    "wrong type": "the mentions of a gold fact under another label",
+    "wrong type": "the mentions of a gold fact under another label, even if it is also found under its own",
     "wrong boundary": "the label of a gold fact with overlapping mentions",
     "not in the text": "a mention that does not occur in the text, or a value that is not of the task's form",
     "label outside the schema": "a label that the instruction did not ask for",
@@ -77,11 +77,13 @@ def diagnose(
 ) -> list[Finding]:
     """
     Classify every gold and every predicted fact of a record as right or as one of `KINDS`: a finding for each pair,
-    and for each fact that has no pair. `keys` are those that the answers may have.
+    and for each fact that has no pair. A gold fact has one pair, and another one with each further prediction of its
+    mentions under a wrong label. `keys` are those that the answers may have.
     """
     matching = Matching()
     block_of = TASKS[task].block_of
-    missing = Counter(Part(block_of(fact), *matching.parts(fact)) for fact in gold)
+    every = [Part(block_of(fact), *matching.parts(fact)) for fact in gold]
+    missing = Counter(every)
     known: set[Part] = set()
     findings, rest = [], []
     for fact in predicted:
@@ -108,11 +110,17 @@ def diagnose(
         same = annotated[:2] == part[:2]
         return same and all(map(overlaps, annotated.mentions, part.mentions))
 
-    for kind, near in (("wrong type", wrong_type), ("wrong boundary", wrong_boundary)):
+    passes = (
+        ("wrong type", wrong_type, left),
+        ("wrong type", wrong_type, every),
+        ("wrong boundary", wrong_boundary, left),
+    )
+    for kind, near, candidates in passes:
         for part in list(rest):
-            annotated = next((annotated for annotated in left if near(annotated, part)), None)
+            annotated = next((annotated for annotated in candidates if near(annotated, part)), None)
             if annotated is not None:
-                left.remove(annotated)
+                if candidates is left:
+                    left.remove(annotated)
                 rest.remove(part)
                 findings.append(Finding(kind, annotated, part))
     findings += [Finding("spurious", None, part) for part in rest]

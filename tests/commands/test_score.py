@@ -133,6 +133,20 @@ def test_scores_of_facts_and_confusable_labels(run_script, tmp_path: Path) -> No
     assert_one_clear_line(failed, "names.json: no dictionary of hard negatives")
 
 
+def test_the_dictionary_of_confusable_labels_is_that_of_the_build(run_command, tmp_path: Path) -> None:
+    run_command("build", "--corpus_dir", "sample_corpus", "--corpora", "daily_news", "--output_dir", "built")
+    row = instance("NER", ["person", "politician"], entities(person=["Ada"]), {"politician": ["Ada"]})
+    write_lines(tmp_path / "preds.jsonl", [{**row, "source": "daily_news"}])
+    score = ("score", "--predictions_file", "preds.jsonl")
+    assert "confusable labels: 0 of 1" in run_command(*score).stdout
+    (tmp_path / "preds.run.json").write_text('{"data": {"dataset_name": "built"}}')
+    screen = run_command(*score).stdout
+    assert "confusable labels: 1 of 1" in screen and "dictionary: that of the build\n" in screen
+    # as the build calls it
+    named = run_command(*score, "--hard_negatives", "sample_corpus/hard_negatives.json").stdout
+    assert "confusable labels: 1 of 1" in named and "dictionary: hard_negatives.json\n" in named
+
+
 def test_the_evaluate_module_gives_the_same_numbers(predictions: list[dict], tmp_path: Path) -> None:
     metric = evaluate.load(str(ROOT / "evaluate_metrics" / "ie_f1"), cache_dir=str(tmp_path))
     columns = {"predictions": "output", "references": "label", "tasks": "task", "sources": "source", "ids": "id"}

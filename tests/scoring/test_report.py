@@ -12,6 +12,7 @@ from helpers.answers import entities, instance, scorer_of
 from hypothesis import given
 from hypothesis import strategies as st
 
+from iepile_builder.scoring.confusable import count_confusable
 from iepile_builder.scoring.report import KINDS, Finding, Part, cover_spans, diagnose, mark_mentions, write_report
 from iepile_builder.tasks.facts import Entity, Fact, TypedRelation
 
@@ -42,6 +43,18 @@ def test_kinds_of_error_by_hand() -> None:
     assert kinds(gold, predicted[::-1]) == sorted(everything)
     assert kinds(gold, []) == ["missed"] * 4
     assert kinds(gold, gold) == ["right"] * 4
+
+
+def test_a_string_with_many_labels_is_confused_even_where_it_is_found() -> None:
+    labels = ["person", "city", "river"]
+    gold = entities(person=["Ada"], city=["Rome"])
+    answer = {"person": ["Ada", "Rome", "Eve"], "city": ["Ada", "Ada"], "river": ["Ada", "Rome"]}
+    scorer = scorer_of([instance("NER", labels, gold, answer)])
+    [(_, record, facts)] = scorer.compared()
+    found = Counter(kinds(facts, record.facts, keys=frozenset(labels), text="Ada met Eve in Rome."))
+    assert found == {"right": 1, "wrong type": 4, "spurious": 1, "repeated": 1}
+    counts = count_confusable(scorer, {"person": ["city"]})["overall"]
+    assert (counts["right"], counts["confusable"] + counts["other"]) == (found["right"], found["wrong type"])
 
 
 def test_the_label_of_spo_is_known_by_its_predicate() -> None:
