@@ -21,6 +21,7 @@ from iepile_builder.errors import InputError
 from iepile_builder.hub.push import take_push
 from iepile_builder.io import first_line
 from iepile_builder.training.arguments import GrpoArguments
+from iepile_builder.training.record import describe_build, find_build
 
 
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ def main(data_args: GrpoArguments, training_args: GRPOConfig, model_args: ModelC
         "longest answer": f"{training_args.max_completion_length} tokens",
         "temperature": trainer.temperature,
         "beta": trainer.beta,
+        **describe_build(built := find_build(data_args.dataset_name)),
     }
     training.train_and_keep(
         trainer,
@@ -126,6 +128,7 @@ def main(data_args: GrpoArguments, training_args: GRPOConfig, model_args: ModelC
         settings,
         rows=len(train_dataset),
         how=f"with GRPO; the reward of an answer is {reward}",
+        build=built,
         **find_kinds(train_split),
     )
 

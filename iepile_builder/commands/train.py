@@ -29,10 +29,14 @@ from iepile_builder.errors import InputError
 from iepile_builder.hub.push import take_push
 from iepile_builder.io import first_line
 from iepile_builder.training.arguments import SftArguments
+from iepile_builder.training.record import describe_build, find_build
 
 
 if TYPE_CHECKING:
     from trl import ModelConfig, SFTConfig
+
+    from iepile_builder.commands.build import BuildOptions
+    from iepile_builder.data.options import InstanceOptions
 
 SHOWN = training.SHOWN | {
     "chat_template_path": "a Jinja file in place of the tokenizer's template",
@@ -49,6 +53,25 @@ SHOWN = training.SHOWN | {
     "activation_checkpointing": "save memory with a second forward pass",
     "eval_strategy": "no, steps or epoch",
 }
+
+
+def _read_build(dataset_name: str, output_dir: str | None) -> tuple[BuildOptions, InstanceOptions]:
+    """Read options of `iepile build` from the file that is given as the dataset."""
+    if not Path(dataset_name).is_file():
+        raise InputError(f"{dataset_name}: no such file: give options of iepile build, or instances")
+    try:
+        options, instance_options = parse_options(
+            "build", "", build.OPTIONS, ["--config", dataset_name, "--output_dir", str(output_dir)]
+        )
+    except InputError as error:
+        reason = str(error).removeprefix(f"{dataset_name}: ")
+        raise InputError(f"{dataset_name}: {reason}") from None
+    if others := [place for place in options.corpus_dir if not in_place(place, options.input_format)]:
+        raise InputError(
+            f"{dataset_name}: {others[0]}: training draws from corpora of the unified format alone, "
+            "which iepile convert writes"
+        )
+    return options, instance_options
 
 
 def name_corpora(sources: Sequence[str]) -> str:
@@ -70,7 +93,7 @@ def main(data_args: SftArguments, training_args: SFTConfig, model_args: ModelCon
     from trl import get_peft_config
 
     from iepile_builder.chat import load_tokenizer
-    from iepile_builder.data.options import IEPileConfig
+    from iepile_builder.data.options import IEPileConfig, find_given
     from iepile_builder.engines.loading import find_weights
     from iepile_builder.training.checkpoints import check_instances
     from iepile_builder.training.data import (
@@ -104,6 +127,7 @@ def main(data_args: SftArguments, training_args: SFTConfig, model_args: ModelCon
     state = PartialState()
     set_up_processes(training_args)
     epochs = EpochPerDraw(training_args) if is_build(data_args.dataset_name) else None
+    drawn_by = None if epochs is None else _read_build(data_args.dataset_name, training_args.output_dir)
     if data_args.ie_f1_records:
         keep_best(training_args)
     if not 0 <= data_args.empty_weight < inf:
@@ -133,20 +157,8 @@ def main(data_args: SftArguments, training_args: SFTConfig, model_args: ModelCon
     learned: dict[str, Any] = {"answer_loss": data_args.answer_loss, "empty_weight": data_args.empty_weight}
     learned["num_proc"] = training_args.dataset_num_proc
     with first_process_first():
-        if epochs is not None:
-            if not Path(data_args.dataset_name).is_file():
-                raise InputError(f"{data_args.dataset_name}: no such file: give options of iepile build, or instances")
-            arguments = ["--config", data_args.dataset_name, "--output_dir", training_args.output_dir]
-            try:
-                options, instance_options = parse_options("build", "", build.OPTIONS, arguments)
-            except InputError as error:
-                reason = str(error).removeprefix(f"{data_args.dataset_name}: ")
-                raise InputError(f"{data_args.dataset_name}: {reason}") from None
-            if others := [place for place in options.corpus_dir if not in_place(place, options.input_format)]:
-                raise InputError(
-                    f"{data_args.dataset_name}: {others[0]}: training draws from corpora of the unified format alone, "
-                    "which iepile convert writes"
-                )
+        if drawn_by is not None and epochs is not None:
+            options, instance_options = drawn_by
             evaluated = training_args.eval_strategy != "no"
             config = IEPileConfig(corpus_dirs=options.corpus_dir, **vars(instance_options))
             if state.is_main_process:
@@ -242,13 +254,14 @@ def main(data_args: SftArguments, training_args: SFTConfig, model_args: ModelCon
         "packing": training_args.packing_strategy if training_args.packing else "none",
         "longest row": f"{max_length} tokens",
         **({} if epochs is None else {"labels asked": "another draw in each epoch"}),
+        **describe_build(built := find_build(data_args.dataset_name, drawn_by and find_given(drawn_by[1]))),
     }
     if data_args.linear_layers_only:
         settings["trained"] = "the linear layers, without embeddings, head and norms"
     if data_args.empty_weight != 1:
         settings["weight of nothing found"] = f"{data_args.empty_weight} in the loss"
     kinds = find_kinds(concatenate_datasets(train_splits)) if state.is_main_process else {}
-    record = {**kinds, "rows": len(train_dataset), "data_name": data_name}
+    record = {**kinds, "rows": len(train_dataset), "data_name": data_name, "build": built}
     if data_args.answer_loss == "decisions":
         record["how"] = "with the loss on what a grammar leaves open in the answers"
     training.train_and_keep(trainer, data_args, model_args, repo_id, settings, **record)

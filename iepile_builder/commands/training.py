@@ -251,7 +251,8 @@ def train_and_keep(
             if isinstance(data_args, SftArguments) and data_args.average_checkpoints:
                 steps = average_checkpoints(folder, data_args.average_checkpoints, trainer.state.global_step)
                 if steps:
-                    print(f"kept: the mean of the weights at steps {', '.join(map(str, steps))}")
+                    what = "the mean of the weights at steps" if len(steps) > 1 else "the weights at step"
+                    print(f"kept: {what} {', '.join(map(str, steps))}")
                     record["averaged"] = steps
             if not is_adapter and args.bf16:
                 convert_to_bfloat16(folder)

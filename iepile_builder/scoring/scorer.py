@@ -226,7 +226,8 @@ class Scorer:
             label). Each is a dictionary of `precision`, `recall`, `f1` (percentages), `tp`, `pred`, `gold` (facts),
             `records`, `answers`, `unparsed` and `repaired` (answers), `outside_schema` (labels), `not_in_text` and
             `gold_not_in_text` (facts with a string that is not in the text); labels have only scores and facts.
-            With resamples there are also `intervals` of precision, recall and f1.
+            With resamples there are also `intervals` of precision, recall and f1; `n_too_small` is `True` where they
+            are of fewer than 10 records, too few for the interval to mean anything.
             EE has a `trigger` and an `argument` block of these instead, EEA an `argument` block; `overall` and each
             language pool all facts, and also have these two blocks if there is EE.
 

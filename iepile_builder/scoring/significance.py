@@ -44,6 +44,11 @@ def format_interval(interval: Sequence[float], records: float, form: str = "{:.2
     return form.format(*interval) if records >= MIN_RECORDS_OF_INTERVAL else "n too small"
 
 
+def mark_small(records: float) -> dict[str, Any]:
+    """Give what a report says of an interval that [`format_interval`] does not show."""
+    return {"n_too_small": True} if records < MIN_RECORDS_OF_INTERVAL else {}
+
+
 def paired_test(first: np.ndarray, second: np.ndarray, resamples: int, confidence: float, seed: int) -> dict[str, Any]:
     """
     Compare the F1 of two systems on the same records.
@@ -61,7 +66,7 @@ def paired_test(first: np.ndarray, second: np.ndarray, resamples: int, confidenc
     Returns:
         `dict`: `f1` and `other_f1`; their `difference`; its `interval` by paired bootstrap; and the two-sided
         `p_value` of approximate randomization: how often the difference is at least as large when each record's
-        answers are swapped between the systems at random.
+        answers are swapped between the systems at random. `n_too_small` is `True` if there are fewer than 10 records.
     """
     totals = first.sum(axis=0), second.sum(axis=0)
     f1, other_f1 = (float(precision_recall_f1(total)[2]) for total in totals)
@@ -81,4 +86,5 @@ def paired_test(first: np.ndarray, second: np.ndarray, resamples: int, confidenc
         "difference": f1 - other_f1,
         "interval": compute_interval(np.concatenate(differences), confidence),
         "p_value": (extreme + 1) / (resamples + 1),
+        **mark_small(len(first)),
     }

@@ -13,7 +13,7 @@ from iepile_builder.answers.scores import Decision
 from iepile_builder.data.instructions import Asked
 from iepile_builder.schema import Schema
 from iepile_builder.scoring.matching import Label, Matching
-from iepile_builder.scoring.significance import compute_interval, draw_resamples, precision_recall_f1
+from iepile_builder.scoring.significance import compute_interval, draw_resamples, mark_small, precision_recall_f1
 from iepile_builder.tasks import TASKS
 from iepile_builder.tasks.facts import Fact
 
@@ -153,6 +153,7 @@ def report_tally(
             report["intervals"] = dict(
                 zip(("precision", "recall", "f1"), compute_interval(scores, confidence), strict=True)
             )
+            report |= mark_small(report["records"])
         return report
 
     def pooled(cells: list[Cell]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 from iepile_builder.io import fold
 from iepile_builder.scoring.matching import Matching
 from iepile_builder.scoring.scorer import STRICT, Scorer
-from iepile_builder.scoring.significance import compute_interval, draw_resamples, precision_recall_f1
+from iepile_builder.scoring.significance import compute_interval, draw_resamples, mark_small, precision_recall_f1
 from iepile_builder.scoring.tally import Counts
 from iepile_builder.tasks import TASKS
 
@@ -42,7 +42,7 @@ def score_by_training(
     Returns:
         `dict`: By task (in EE and EEA, by block within it), `seen` and `unseen`, each with `precision`, `recall`, `f1`
         (percentages), `tp`, `pred`, `gold` (facts), `labels` (asked for, counted in each corpus), `records` (with such
-        facts), and with resamples `intervals` of the three scores.
+        facts), and with resamples `intervals` of the three scores, with `n_too_small` as in [`Scorer.report`].
     """
     names = {
         task: {
@@ -78,6 +78,7 @@ def score_by_training(
             values = precision_recall_f1(np.concatenate([part @ counts for part in weights]))
             bounds = compute_interval(values, confidence)
             scores["intervals"] = dict(zip(("precision", "recall", "f1"), bounds, strict=True))
+            scores |= mark_small(scores["records"])
         return scores
 
     report: dict[str, Any] = {}

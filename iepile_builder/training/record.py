@@ -11,9 +11,10 @@ import orjson
 import yaml
 from huggingface_hub import ModelCard
 
+from iepile_builder.data.output import read_marker
 from iepile_builder.engines.loading import BASE_NOTE, SMOLLM2, ZERO_SHOT, find_file
 from iepile_builder.errors import InputError
-from iepile_builder.io import find_adapter, write_whole
+from iepile_builder.io import find_adapter, to_json, write_whole
 from iepile_builder.tasks import TASKS
 
 
@@ -45,6 +46,7 @@ def write_training(
     languages: Sequence[str] = (),
     labels: Mapping[str, Sequence[str]] | None = None,
     items: Mapping[str, Sequence[Any]] | None = None,
+    build: Mapping[str, Any] | None = None,
 ) -> None:
     """
     Record a training run beside the model: everything in `training.json`, and in `recipe.yaml` the arguments that
@@ -67,6 +69,8 @@ def write_training(
             What was learned from, for the card.
         tasks, languages, labels, items (*optional*):
             Of the training rows, if known; by task the labels, and a few schema items for the card.
+        build (`Mapping[str, Any]`, *optional*):
+            What the rows were built with, from [`find_build`].
     """
     base, data = model_args.model_name_or_path, data_args.dataset_name
     note = Path(base, BASE_NOTE)  # in the folder of the embedded model alone
@@ -93,6 +97,7 @@ def write_training(
         "languages": list(languages),
         "labels": add_labels(data_args.adapter_name_or_path, labels),
         "items": items,
+        "build": build or None,
         "rows": rows,
         "how": how,
         "kept_step": kept_step,
@@ -105,7 +110,8 @@ def write_training(
     if record["base_model"] is not None:
         recipe = {"model_name_or_path": record["base_model"], **recipe}
     adapter = data_args.adapter_name_or_path
-    needed = ["--dataset_name"] if record["base_model"] is not None else ["--dataset_name", "--model_name_or_path"]
+    needed = ["--dataset_name" + (f" (this run drew from {build['file']})" if build and "file" in build else "")]
+    needed += [] if record["base_model"] is not None else ["--model_name_or_path"]
     if adapter is not None and adapter == find_adapter(ZERO_SHOT):
         recipe["adapter_name_or_path"] = ZERO_SHOT
     elif adapter is not None and not is_path(adapter):
@@ -218,6 +224,34 @@ def describe_settings(
         "seed": training_args.seed,
         "versions": ", ".join(f"{package} {version(package)}" for package in ("torch", "transformers", "trl", "peft")),
     }
+
+
+def find_build(dataset_name: str, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """
+    Find what training rows were built with: the `options` of a YAML file, else those that `iepile build` recorded in
+    its folder; both without paths of this machine.
+
+    Returns:
+        `dict`: `options`, and `file`, the name of a YAML file; empty if nothing is known.
+    """
+    place = Path(dataset_name)
+    given = read_marker(place).get("options") if options is None else options
+    if given is None:
+        return {}
+    known = {
+        name: Path(value).name if isinstance(value, str) and is_path(value) else value for name, value in given.items()
+    }
+    return {"options": known} if options is None else {"file": place.name, "options": known}
+
+
+def describe_build(build: Mapping[str, Any]) -> dict[str, str]:
+    """Describe what [`find_build`] found, as a setting for the card; none if there is nothing to say."""
+    options = [
+        f"{name} {value if isinstance(value, str) else to_json(value)}"
+        for name, value in build.get("options", {}).items()
+    ]
+    file = f"{build['file']}: " if "file" in build else ""
+    return {"instances built with": f"{file}{'; '.join(options) or 'the defaults'}"} if build else {}
 
 
 def public(name: str) -> str:

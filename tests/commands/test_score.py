@@ -75,8 +75,10 @@ def test_the_screen_shows_a_row_for_each_task_and_block(run_script, predictions:
 
 def test_an_interval_of_few_records_is_not_shown(run_command, tmp_path: Path) -> None:
     file = write_lines(tmp_path / "one.jsonl", [instance("NER", ["person"], entities(person=["Ada"]), {"person": []})])
-    report = ["--report", tmp_path / "page"]
+    report = ["--report", tmp_path / "page", "--output_file", tmp_path / "report.json"]
     screen = run_command("score", "--predictions_file", file, "--bootstrap", 20, "--compare", file, *report).stdout
+    found = json.loads((tmp_path / "report.json").read_text())
+    assert found["overall"]["n_too_small"] and found["comparison"]["overall"]["n_too_small"]
     assert screen.count("n too small") == 4  # NER and all facts, in the scores and in the comparison
     page = (tmp_path / "page" / "index.html").read_text()
     assert page.count("n too small") == 3 + 3 + 2  # all facts and NER, of three scores each, and the comparison

@@ -1,5 +1,6 @@
 """Continuing: after a kill, a full disk, a damaged checkpoint."""
 
+import json
 import os
 import resource
 import shutil
@@ -18,6 +19,7 @@ from safetensors.torch import load_file
 
 from iepile_builder import InputError
 from iepile_builder.engines.loading import load_model
+from iepile_builder.hub.cards import model_card
 from iepile_builder.training.checkpoints import average_checkpoints, find_damage
 
 
@@ -120,6 +122,9 @@ def test_the_mean_of_the_last_checkpoints(
     card = (tmp_path / "out" / "README.md").read_text()
     assert "The weights are the mean of those at steps 4, 6, 8." in card and "those of step" not in card
     assert not list((tmp_path / "out").glob("checkpoint-*/README.md"))  # of TRL or PEFT
+    record = json.loads((tmp_path / "out" / "training.json").read_text())
+    (tmp_path / "out" / "training.json").write_text(json.dumps({**record, "averaged": [8]}))
+    assert "The weights are those of step 8." in model_card("adapter" if peft else "merged", tmp_path / "out").text
     load_model(model, str(tmp_path / "out")) if peft else load_model(str(tmp_path / "out"))
     cut(tmp_path / "out" / "checkpoint-6" / f"{name}.safetensors")
     assert average_checkpoints(tmp_path / "out", 3, 8) == [4, 8]
@@ -127,6 +132,7 @@ def test_the_mean_of_the_last_checkpoints(
     assert f"skipping {tmp_path / 'out' / 'checkpoint-6'}: {name}.safetensors cannot be read" in out
     assert "2 whole checkpoints to average, not 3" in out
     assert "to be kept: the mean of the last 3 checkpoints" in out
+    assert "\nkept: the mean of the weights at steps 4, 6, 8\n" in out
     resumed = {**args, "max_steps": 6, "resume_from_checkpoint": str(tmp_path / "out" / "checkpoint-4")}
     train("out", {"average_checkpoints": 3}, {"use_peft": peft}, **resumed)
     assert "kept: the mean of the weights at steps 4, 6\n" in capsys.readouterr().out  # not of 8, of the run before

@@ -115,6 +115,11 @@ def test_a_run_on_a_corpus(model: str, build: Path, tmp_path: Path, capsys: pyte
     assert "train: " not in out and "not reached" not in out
     record = json.loads((tmp_path / "whole" / "training.json").read_text())
     assert record["dataset_name"] == "trips"
+    built = {"split_num": 4, "num_random": 2, "negatives_schedule": ["hard", "all"]}
+    assert record["build"] == {"file": "build.yaml", "options": built}
+    said = 'build.yaml: split_num 4; num_random 2; negatives_schedule ["hard", "all"]'
+    assert record["settings"]["instances built with"] == said
+    assert "(this run drew from build.yaml)" in (tmp_path / "whole" / "recipe.yaml").read_text()
     assert record["arguments"]["num_train_epochs"] == 2
     assert record["arguments"]["save_strategy"] == "epoch"
     assert "2.00 epochs" in record["settings"]["steps"]
@@ -165,3 +170,6 @@ def test_a_build_that_cannot_be(model: str, build: Path, tmp_path: Path) -> None
         build.write_text(text + wrong)
         with pytest.raises(InputError, match=message):
             run_training(model, build, tmp_path / "out")
+    build.write_text("corpus_dir: sample_corpus\n")
+    with pytest.raises(InputError, match="build.yaml: corpus_dir is a list"):  # before a model is looked for
+        run_training(str(tmp_path / "nowhere"), build, tmp_path / "out")

@@ -16,10 +16,11 @@ from safetensors.torch import load_file
 
 from iepile_builder import InputError
 from iepile_builder.chat import load_tokenizer
+from iepile_builder.data.output import write_marker
 from iepile_builder.engines.loading import BASE_NOTE, SMOLLM2
 from iepile_builder.hub.cards import ModelFacts
 from iepile_builder.hub.files import model_files
-from iepile_builder.training.record import add_labels
+from iepile_builder.training.record import add_labels, describe_build, find_build
 
 
 def test_what_is_kept(
@@ -67,6 +68,16 @@ def test_a_calibration_goes_with_the_weights_that_it_was_fitted_to(
     train(max_steps=2)
     assert not file.exists() and "-2.5" not in (file.parent / "README.md").read_text()
     assert capsys.readouterr().out.count(f"{file}: removed, ") == 1
+
+
+def test_what_the_rows_were_built_with(tmp_path: Path) -> None:
+    write_marker(
+        tmp_path, command="build", options={"negatives": "all", "label_synonyms": str(tmp_path / "names.json")}
+    )
+    found = find_build(str(tmp_path))
+    assert found == {"options": {"negatives": "all", "label_synonyms": "names.json"}}
+    assert describe_build(found) == {"instances built with": "negatives all; label_synonyms names.json"}
+    assert find_build(str(tmp_path / "train.jsonl")) == find_build("zjunlp/iepile") == describe_build({}) == {}
 
 
 def test_a_run_too_short_for_a_plot_has_no_word_of_it(
