@@ -371,7 +371,7 @@ def build_demo(extractor: Extractor, max_characters: int = 20_000, max_seconds: 
 def main(options: EngineOptions, page_options: DemoOptions) -> None:
     if page_options.mcp_server and find_spec("mcp") is None:
         raise InputError("mcp is not installed: pip install 'iepile-builder[mcp]'")
-    extractor = make_extractor(load_engine(options), options)
+    extractor = make_extractor(load_engine(options, keep_prefixes=True), options)
     demo = build_demo(extractor, page_options.max_characters, page_options.max_seconds)
     demo.launch(
         server_name=page_options.server_name,

@@ -72,8 +72,9 @@ class ExtractCorpusOptions:
             Write the text as well.
         shard_size (`int`, *optional*, defaults to 1000):
             Documents in a Parquet file.
-        documents_at_once (`int`, *optional*, defaults to 64):
-            Documents that a worker is given at once. vLLM needs several hundred to fill a GPU.
+        documents_at_once (`int`, *optional*):
+            Documents that a worker is given at once; by default 512 with vLLM or a GPU in this machine, 2 for each
+            request on its way to a server, at least 64.
         max_failures (`int`, *optional*, defaults to 100):
             Stop after so many documents in a row without an answer, as when a server is down; 0 for never.
         retry_failed (`bool`, *optional*, defaults to `False`):
@@ -93,7 +94,7 @@ class ExtractCorpusOptions:
     multi_label: bool = False
     keep_text: bool = False
     shard_size: int = 1000
-    documents_at_once: int = 64
+    documents_at_once: int | None = None
     max_failures: int = 100
     retry_failed: bool = False
     overwrite: bool = False
@@ -124,6 +125,10 @@ def extract_corpus(
     Raises:
         `InputError`: If the options are wrong, or there are rows of another engine or of other documents.
     """
+    at_once = options.documents_at_once
+    if at_once is None:
+        at_once = _choose_documents_at_once(engine_options)
+        options = replace(options, documents_at_once=at_once)
     asked = read_asked(documents, options)
     if options.min_score > 0:
         engine_options.scores = True
@@ -151,7 +156,7 @@ def extract_corpus(
                 "shard_size",
             )
         },
-        "documents_at_once": options.documents_at_once,
+        "documents_at_once": at_once,
     }
 
     shards = Shards(options.output_dir, options.shard_size, options.keep_text, options.max_failures)
@@ -180,7 +185,7 @@ def extract_corpus(
             print(f"{options.output_dir}: {before} documents are answered already", file=sys.stderr)
 
         start = time.monotonic()
-        read = partial(make_parcels, documents, options.shard_size, options.documents_at_once, options.keep_text)
+        read = partial(make_parcels, documents, options.shard_size, at_once, options.keep_text)
         if cluster.uses_ray:  # whose processes have another working directory
             engine_options = replace(engine_options)
             for name in ("model_name_or_path", "adapter_name_or_path", "chat_template_path"):
@@ -211,6 +216,16 @@ def extract_corpus(
         shards.write("report.json", json.dumps(report, indent=2).encode())
     print(describe_report(report, options.output_dir), file=sys.stderr)
     return report
+
+
+def _choose_documents_at_once(options: EngineOptions) -> int:
+    """Choose how many documents keep an engine busy: they are dealt out before it is loaded, perhaps elsewhere."""
+    if options.base_url is not None:
+        return max(64, 2 * options.concurrency)
+    import torch
+
+    is_on_gpu = options.engine == "vllm" or (options.engine == "transformers" and torch.cuda.is_available())
+    return 512 if is_on_gpu else 64
 
 
 def read_asked(documents: DocumentOptions, options: ExtractCorpusOptions) -> dict[str, Any]:
@@ -248,7 +263,6 @@ def build_answerer(
         drop_ungrounded=options.drop_ungrounded,
         min_score=options.min_score,
         multi_label=options.multi_label,
-        requests_at_once=max(64, options.documents_at_once),
     )
     return Answerer(extractor, options.task, asked, begin, end)
 

@@ -19,6 +19,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
@@ -298,7 +299,9 @@ def answer(engine: Engine, instances: Dataset, first: int, options: EngineOption
     rows = [{key: value for key, value in row.items() if value is not None} for row in instances]
     requests = [to_request(row, first + index, options) for index, row in enumerate(rows)]
     # A server that does not tell its context refuses by itself what does not fit.
-    fits = [(engine.context_left(request, options.max_new_tokens) or 0) >= 0 for request in requests]
+    with ThreadPoolExecutor(getattr(engine, "concurrency", 1)) as pool:  # each count of a server's is a request
+        left = list(pool.map(lambda request: engine.context_left(request, options.max_new_tokens), requests))
+    fits = [(tokens or 0) >= 0 for tokens in left]
     completions = iter(engine.generate(list(compress(requests, fits)), options.max_new_tokens))
     answers = []
     for row, fit in zip(rows, fits, strict=True):

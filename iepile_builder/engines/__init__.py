@@ -66,7 +66,7 @@ class EngineOptions(ModelOptions):
             The model's attention, such as `sdpa` or `flash_attention_2`.
         batch_size (`int`, *optional*):
             Requests answered at once; by default 16, and on a GPU as many as its memory allows, up to 256. With vLLM
-            its `max_num_seqs`, by default its own.
+            its `max_num_seqs`, by default its own; with a server the requests on their way at once.
         max_new_tokens (`int`, *optional*, defaults to 512):
             Longest answer, in tokens.
         constrain (`str`, *optional*, defaults to `"auto"`):
@@ -104,10 +104,17 @@ class EngineOptions(ModelOptions):
     vllm_args: dict[str, Any] | None = None
 
     def window(self, device: str) -> int:
-        """Tell how many requests are given to the engine at once, on a type of device."""
+        """Tell how many instances are answered before they are written, on a type of device."""
+        if self.base_url is not None:
+            return 64 * self.concurrency  # at the end of each, the server waits for the last answer
         if self.engine == "vllm":
             return 4096
-        return 8 * (self.batch_size or (256 if device == "cuda" and self.base_url is None else 16))
+        return 8 * (self.batch_size or (256 if device == "cuda" else 16))
+
+    @property
+    def concurrency(self) -> int:
+        """Requests that are on their way to a server at once."""
+        return self.batch_size or 16
 
     @property
     def copied_in_force(self) -> bool | None:
@@ -183,9 +190,10 @@ def _tell_calibration(options: EngineOptions) -> None:
         print(f"{task}: empty_bias {value:+.2f} from {file}{left}", file=sys.stderr)
 
 
-def load_engine(options: EngineOptions) -> Engine:
+def load_engine(options: EngineOptions, keep_prefixes: bool = False) -> Engine:
     """
-    Load the engine that the options name: a server, vLLM, the look-up, or a model of `transformers` in this process.
+    Load the engine that the options name: a server, vLLM, the look-up, or a model of `transformers` in this process,
+    which may keep what it has computed of the last schemas.
 
     Raises:
         `InputError`: If options exclude each other, or the model cannot be loaded or reached.
@@ -213,7 +221,7 @@ def load_engine(options: EngineOptions) -> Engine:
         from iepile_builder.engines.endpoint import EndpointEngine
 
         return EndpointEngine(
-            options.base_url, options.model_name_or_path, concurrency=options.batch_size or 16, scores=options.scores
+            options.base_url, options.model_name_or_path, concurrency=options.concurrency, scores=options.scores
         )
     assert options.model_name_or_path is not None  # chosen above
     if options.engine == "lookup":
@@ -254,4 +262,5 @@ def load_engine(options: EngineOptions) -> Engine:
         constrain=options.constrain,
         scores=options.scores,
         empty_bias=bias,
+        keep_prefixes=keep_prefixes,
     )

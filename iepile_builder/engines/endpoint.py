@@ -100,6 +100,7 @@ class EndpointEngine:
 
         self.base_url = base_url
         self.concurrency = concurrency
+        self.window = 8 * concurrency  # requests to be given at once, so that the server is busy
         self.timeout = timeout
         self.api_key_variable = api_key_variable
         self.scores = scores
@@ -149,7 +150,8 @@ class EndpointEngine:
     def context_left(self, request: Request, max_new_tokens: int) -> int | None:
         from openai import NotFoundError
 
-        if self.context is None:
+        context = self.context  # of several threads, one may find out that nothing can be known
+        if context is None:
             return None
         question = {"model": self.model, "messages": _escape(request), "max_tokens": max_new_tokens}
         with self._clear_errors():
@@ -159,7 +161,7 @@ class EndpointEngine:
                 self.context = None  # not asked again: the length of no prompt can be known
                 return None
         tokens = count.get("input_tokens") if isinstance(count, dict) else None
-        return self.context - max_new_tokens - tokens if isinstance(tokens, int) else None
+        return context - max_new_tokens - tokens if isinstance(tokens, int) else None
 
     def _run(self, request: Coroutine[Any, Any, Any], deadline: float | None = None) -> Any:
         """Wait for the server; an interrupted wait gives the request up."""

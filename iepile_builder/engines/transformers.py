@@ -93,6 +93,7 @@ class TransformersEngine:
         self.end_tokens: set[int] = {tokenizer.eos_token_id}
         if (configured := model.generation_config.eos_token_id) is not None:
             self.end_tokens |= {configured} if isinstance(configured, int) else set(configured)
+        self.window = 4 * (batch_size or (256 if self.on_gpu else 16))  # requests to be given at once
         self.context: int = model.config.get_text_config().max_position_embeddings
         self.constrained = constrain != "off" and find_spec("llguidance") is not None
         if constrain == "on" and not self.constrained:

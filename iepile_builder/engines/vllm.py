@@ -60,6 +60,8 @@ class VLLMEngine:
         `InputError`: If vLLM is not installed or cannot load them.
     """
 
+    window = 4096  # requests to be given at once, so that it is busy
+
     def __init__(
         self,
         model: str,

@@ -98,9 +98,10 @@ class Extractor:
         progress (`bool` or `Callable[[int, int], None]`, *optional*, defaults to `False`):
             Whether to show a progress bar where the standard error is a terminal; or a function that is called with
             the numbers of answers so far and in all.
-        requests_at_once (`int`, *optional*, defaults to 64):
-            Number of requests that the engine is given at once, so that it can put those of similar length together.
-            For many texts on a GPU give several hundred: each time the engine waits for the last answer.
+        requests_at_once (`int`, *optional*):
+            Number of requests that the engine is given at once, so that it can put those of similar length together:
+            each time it waits for the last answer. By default 4 batches, 8 for each request on its way to a server,
+            4096 with vLLM; 64 for an engine of one's own without an attribute `window`.
     """
 
     engine: Engine
@@ -117,7 +118,7 @@ class Extractor:
     drop_ungrounded: bool = False
     max_seconds: float | None = None
     progress: bool | Callable[[int, int], None] = False
-    requests_at_once: int = 64
+    requests_at_once: int | None = None
 
     def __post_init__(self) -> None:
         if self.copied is None and isinstance(self.engine, VLLMEngine):
@@ -126,6 +127,8 @@ class Extractor:
             raise InputError("copied: not available with a server, whose JSON schemas cannot hold strings to a text")
         if not hasattr(self.engine, "generate"):
             raise InputError(f"the engine is {show(self.engine)}; Extractor.from_pretrained(...) loads a model")
+        if self.requests_at_once is None:
+            self.requests_at_once = getattr(self.engine, "window", 64)
         check_numbers(self)
         if self.min_score > 0 and not getattr(self.engine, "scores", True):
             raise InputError("min_score needs the scores of facts: load the engine with scores=True (--scores)")
@@ -288,7 +291,7 @@ class Extractor:
         """Yield the results of each text, one of each batching, in their order."""
         works: deque[list[Work]] = deque()
         check_time = start_clock(self.max_seconds)
-        at_once = self.requests_at_once if self.max_seconds is None else REQUESTS_TIMED
+        at_once = REQUESTS_TIMED if self.max_seconds is not None else self.requests_at_once
         merge = partial(
             merge_answers,
             repair=self.repair,

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from zipfile import ZipFile
 
@@ -16,6 +17,7 @@ from helpers.rules import AnswerEngine, RuleEngine
 from iepile_builder import Extractor, InputError
 from iepile_builder.answers.grounding import Locator
 from iepile_builder.commands import demo
+from iepile_builder.engines import EngineOptions
 from iepile_builder.extraction.user_schema import read_schema
 from iepile_builder.tasks import TASKS
 
@@ -332,6 +334,16 @@ def test_nothing_that_is_typed_is_logged_or_kept(server: str, capfd: pytest.Capt
     assert "MARKER-7351" not in out + err + " ".join(record.getMessage() for record in ours)
     kept = [path for path in Path(os.environ["GRADIO_TEMP_DIR"]).rglob("*") if path.is_file()]
     assert not [path for path in kept if b"MARKER-7351" in path.read_bytes()]
+
+
+def test_what_is_computed_of_a_schema_is_kept_for_the_next_text(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[Extractor] = []
+    page = SimpleNamespace(launch=lambda **options: None)
+    monkeypatch.setattr(demo, "build_demo", lambda extractor, *limits: shown.append(extractor) or page)
+    demo.main(EngineOptions(model, max_new_tokens=8), demo.DemoOptions())
+    for text in ("Ada ran.", "Bob met Ada."):
+        list(shown[0]([text], "NER", ["person"]))
+    assert len([prefix for prefix in shown[0].engine.kept if prefix]) == 1  # type: ignore[attr-defined]
 
 
 def test_facts_that_score_less_are_left_out() -> None:

@@ -59,6 +59,32 @@ def read_rows(output_dir: object) -> list[dict[str, Any]]:
     return pyarrow.dataset.dataset(f"{output_dir}/data").to_table().to_pylist()
 
 
+@pytest.mark.parametrize(
+    ("options", "on_gpu", "documents"),
+    [
+        ({}, False, 64),
+        ({}, True, 512),
+        ({"engine": "vllm"}, False, 512),
+        ({"engine": "lookup"}, True, 64),
+        ({"base_url": "http://127.0.0.1:9/v1"}, True, 64),
+        ({"base_url": "http://127.0.0.1:9/v1", "batch_size": 256}, False, 512),
+    ],
+)
+def test_a_worker_is_given_enough_documents(
+    options: dict, on_gpu: bool, documents: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: on_gpu)
+    extract_corpus(
+        DocumentOptions(write_corpus(tmp_path / "corpus.jsonl", make_texts(3)), id_column="id"),
+        ExtractCorpusOptions(str(tmp_path / "out"), SCHEMA),
+        ClusterOptions(),
+        EngineOptions(**options),
+        description={"engine": "rules"},
+        load=lambda options: RuleEngine(tagged),
+    )
+    assert json.loads((tmp_path / "out" / "run.json").read_bytes())["documents_at_once"] == documents
+
+
 def test_rows_are_what_the_extractor_finds(tmp_path: Path) -> None:
     texts = make_texts(20)
     report = run(write_corpus(tmp_path / "corpus.jsonl", texts), tmp_path / "out", keep_text=True)

@@ -16,7 +16,9 @@ from helpers.corpora import assert_one_clear_line, write_lines
 from helpers.servers import FaultyServer, OddServer, unused_url
 from helpers.tiny import is_installed, make_instances
 
-from iepile_builder import InputError
+from iepile_builder import Extractor, InputError
+from iepile_builder.commands import predict
+from iepile_builder.engines import EngineOptions
 from iepile_builder.engines.base import Completion, Request
 from iepile_builder.engines.endpoint import EndpointEngine
 from iepile_builder.engines.loading import embedded_gguf
@@ -224,6 +226,21 @@ def test_a_server_that_counts_no_tokens_is_asked_once(odd: OddServer) -> None:
     engine = EndpointEngine(odd.url, max_retries=0)
     assert [engine.context_left(ask("Say hi"), 8) for _ in range(3)] == [None] * 3
     assert len(odd.bodies) == 1
+
+
+def test_predict_counts_the_tokens_of_several_prompts_at_once(odd: OddServer) -> None:
+    odd.models, odd.reply = {"data": [{"id": "m", "max_model_len": 100}]}, {**ANSWER, "input_tokens": 50}
+    with FaultyServer(odd.url, KEY) as server:
+        engine = EndpointEngine(server.url, concurrency=3, max_retries=0)
+        server.faults = ["wait for three"] * 3
+        options = EngineOptions(constrain="off", max_new_tokens=8)
+        answers = predict.answer(engine, make_instances(3), 1, options)  # type: ignore[arg-type]
+        assert [(answer.fits, json.loads(answer.line)["output"]) for answer in answers] == [(True, "{}")] * 3
+        assert Extractor(engine).requests_at_once == 24
+    odd.reply = {**ANSWER, "input_tokens": 99}
+    engine = EndpointEngine(odd.url, concurrency=3, max_retries=0)
+    answers = predict.answer(engine, make_instances(3), 1, options)  # type: ignore[arg-type]
+    assert [answer.fits for answer in answers] == [False] * 3
 
 
 def test_what_is_wrong_with_a_server_is_not_said_of_its_schemas(

@@ -12,6 +12,7 @@ import pytest
 from helpers.tiny import save_tiny_model
 
 from iepile_builder import Extractor, InputError
+from iepile_builder.chat import load_tokenizer
 from iepile_builder.commands.cli import parse_options, run
 from iepile_builder.engines import EngineOptions, choose_model, load_engine
 from iepile_builder.engines.loading import SMOLLM2, load_model
@@ -115,6 +116,24 @@ def test_a_model_with_its_options(tmp_path: Path) -> None:
     assert isinstance(engine, TransformersEngine)
     assert str(engine.model.dtype) == "torch.bfloat16"
     assert (engine.batch_size, engine.constrained) == (3, False)
+
+
+def test_the_windows_that_keep_an_engine_busy(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for address, size, windows in (
+        (None, None, (128, 2048)),
+        (None, 4, (32, 32)),
+        ("http://127.0.0.1:9/v1", None, (1024, 1024)),
+        ("http://127.0.0.1:9/v1", 256, (16384, 16384)),
+    ):
+        options = EngineOptions(base_url=address, batch_size=size)
+        assert (options.window("cpu"), options.window("cuda")) == windows
+    network = load_model(model)
+    tokenizer = load_tokenizer(model)
+    assert Extractor(TransformersEngine(network, tokenizer)).requests_at_once == 64
+    assert Extractor(TransformersEngine(network, tokenizer), requests_at_once=7).requests_at_once == 7
+    monkeypatch.setattr(TransformersEngine, "on_gpu", True)
+    assert Extractor(TransformersEngine(network, tokenizer)).requests_at_once == 1024
+    assert Extractor(TransformersEngine(network, tokenizer, batch_size=8)).requests_at_once == 32
 
 
 def test_the_bias_is_that_of_the_calibration_if_none_is_given(

@@ -245,6 +245,7 @@ def test_the_options_of_the_command_reach_vllm(calls: dict[str, dict], model: Pa
     assert isinstance(load_engine(options), VLLMEngine)
     assert calls["LLM"].items() >= {**given, "dtype": "float16"}.items()
     assert options.window("cuda") == 4096 and EngineOptions(batch_size=16).window("cuda") == 128
+    assert Extractor(load_engine(options)).requests_at_once == 4096
     assert "max_num_seqs" not in calls["LLM"]  # vLLM's own default
     load_engine(EngineOptions(str(model), engine="vllm", load_in_4bit=True, batch_size=96))
     assert calls["LLM"].items() >= {"quantization": "bitsandbytes", "max_num_seqs": 96}.items()
