@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -214,6 +215,11 @@ def interrupts_explained(folder: Path) -> Iterator[None]:
         raise KeyboardInterrupt(kept) from None
 
 
+def _read_step(folder: Path) -> int | None:
+    state = folder / "trainer_state.json"
+    return json.loads(state.read_text())["global_step"] if state.exists() else None
+
+
 def train_and_keep(
     trainer: Trainer,
     data_args: DataArguments,
@@ -243,7 +249,11 @@ def train_and_keep(
     show_progress(trainer)
     with without_bars(), interrupts_explained(folder), explained_write_errors(folder):
         trainer.train(resume_from_checkpoint=checkpoint)
-        if trainer.is_world_process_zero() and (folder / CALIBRATION).exists():
+        if (
+            trainer.is_world_process_zero()
+            and (folder / CALIBRATION).exists()
+            and not (checkpoint and {_read_step(folder), _read_step(Path(checkpoint))} == {trainer.state.global_step})
+        ):
             (folder / CALIBRATION).unlink()
             print(f"{folder / CALIBRATION}: removed, it was fitted to the weights of before; calibrate anew")
         trainer.save_model(args.output_dir)
