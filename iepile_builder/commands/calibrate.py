@@ -11,7 +11,8 @@ Writes `calibration.json` into the folder of the adapter (or of the whole model)
 best F1, and the scaling that makes a fact's score the estimated probability that it is right. A bias is found by
 emptying labels of the answers, so it is at most the `--empty_bias` they were made with: a generous one leaves room on
 both sides of 0. Where 5-fold cross-validation finds no significant gain (p < 0.05), the bias is 0: a few
-dozen records are seldom enough. Training on into the folder removes the file; a finished run that is started again keeps it.
+dozen records are seldom enough. Training on into the folder removes the file; a finished run that is started again
+keeps it.
 """
 
 import json
