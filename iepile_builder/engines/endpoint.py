@@ -13,6 +13,7 @@ import os
 import re
 import weakref
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from concurrent.futures import wait
 from contextlib import contextmanager
 from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -167,6 +168,8 @@ class EndpointEngine:
         """Wait for the server; an interrupted wait gives the request up."""
         future = asyncio.run_coroutine_threadsafe(asyncio.wait_for(request, deadline), self._loop)
         try:
+            while not wait([future], timeout=1).done:
+                pass  # an interrupt that the system gave to another thread is seen between two waits only
             return future.result()
         finally:
             future.cancel()

@@ -71,7 +71,7 @@ def test_from_a_corpus_to_scores_and_again_to_the_hub(quickstart, hub: LocalHub,
 @pytest.mark.slow
 def test_the_shipped_adapter_is_continued(smollm2: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "iepile_builder", "quickstart", "--max_train_tokens", "1000"]
-    command += ["--max_generated_tokens", "60", "--max_new_tokens", "10"]
+    command += ["--max_generated_tokens", "180", "--max_new_tokens", "30"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "outputs" / "quickstart").iterdir()

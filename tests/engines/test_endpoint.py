@@ -358,13 +358,21 @@ def test_an_answer_that_would_fill_the_memory_is_refused(odd: OddServer, monkeyp
         engine.generate([ask("Say hi")], 8)
 
 
-def test_an_interrupt_ends_at_once_though_the_server_hangs(odd: OddServer) -> None:
+@pytest.mark.parametrize(
+    "interrupt",
+    [
+        "lambda: os.kill(os.getpid(), signal.SIGINT)",
+        "lambda: signal.pthread_kill(threading.get_ident(), signal.SIGINT)",  # the system may choose any thread
+    ],
+)
+def test_an_interrupt_ends_at_once_though_the_server_hangs(odd: OddServer, interrupt: str) -> None:
     code = (
         "import os, signal, threading\n"
         "from iepile_builder.engines.base import Request\n"
         "from iepile_builder.engines.endpoint import EndpointEngine\n"
         f"engine = EndpointEngine({odd.url!r}, 'm', timeout=300)\n"
-        "threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
+        f"interrupt = {interrupt}\n"
+        "threading.Timer(1, interrupt).start()\n"
         "engine.generate([Request([{'role': 'user', 'content': 'hi'}])] * 3, 8)\n"
     )
     odd.reply = 0.1
