@@ -371,6 +371,7 @@ def test_an_interrupt_ends_at_once_though_the_server_hangs(odd: OddServer, inter
         "from iepile_builder.engines.base import Request\n"
         "from iepile_builder.engines.endpoint import EndpointEngine\n"
         f"engine = EndpointEngine({odd.url!r}, 'm', timeout=300)\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a test run in the background ignores it
         f"interrupt = {interrupt}\n"
         "threading.Timer(1, interrupt).start()\n"
         "engine.generate([Request([{'role': 'user', 'content': 'hi'}])] * 3, 8)\n"
